@@ -1,0 +1,346 @@
+"""The exit hook, with real processes and real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows cannot send these signals.")
+
+ALL = [1, 2, 15]  # SIGHUP, which Windows has not even by name, SIGINT, SIGTERM
+
+# Whoever starts the tests may ignore signals (`nohup`, `&`), and children inherit that.
+BEGIN = """
+import atexit, os, signal, sys, threading, time
+for signo in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(signo, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+PROGRAM = """
+import json
+from monolith_keras_metrics import cli, exit_hook, task_context
+
+class FileClient:
+    def __init__(self, prefix):
+        self.prefix = prefix
+    def emit_counter(self, name, value, tags):
+        with open(os.environ["COUNTERS"], "a") as file:
+            print(json.dumps([self.prefix, name, value, tags]), file=file)
+    emit_store = emit_timer = emit_counter
+
+cli.set_backend(FileClient)
+
+def say(*words):
+    print(*words, flush=True)
+
+def train():
+    say("ready")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+"""
+
+
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    status: int
+    lines: list[str]
+    errors: str
+    counters: list[list[object]]
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs programs, and sends them a signal each time that they say they are ready."""
+    file = tmp_path / "counters"
+    clean = {
+        k: v for k, v in os.environ.items() if k not in ("TF_CONFIG", "MONOLITH_METRIC_PREFIX")
+    }
+    clean |= {"PYTHONPATH": os.pathsep.join(sys.path), "COUNTERS": str(file)}
+
+    def run_(
+        code: str, *signals: int, begin: str = BEGIN + PROGRAM, options: str = "", **env: str
+    ) -> Ended:
+        with subprocess.Popen(
+            [sys.executable, *options.split(), "-c", begin + code],
+            env=clean | env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout
+            lines = []
+            for signo in signals:
+                while "ready" not in (line := process.stdout.readline()):
+                    assert line, f"It ended early: {process.communicate()}"
+                    lines.append(line.strip())
+                process.send_signal(signo)
+            out, err = process.communicate(timeout=60)
+        counters = file.read_text().splitlines() if file.exists() else []
+        lines += out.splitlines()
+        return Ended(process.returncode, lines, err, [json.loads(line) for line in counters])
+
+    return run_
+
+
+def counter(sig: int, server_type: str = "worker", index: str = "0") -> list[object]:
+    """The counter that one process emits."""
+    tags = {"server_type": server_type, "index": index, "sig": str(sig)}
+    return ["monolith.training", "exit_hook", 1, tags]
+
+
+@pytest.mark.parametrize("signo", ALL)
+def test_status_is_the_signal_and_the_stack_unwinds(run: Run, signo: int) -> None:
+    """`finally` runs, even after `uninstall`; then the counter; then the status."""
+    ended = run(
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "finally: exit_hook.uninstall(); say('unwound', exit_hook.sig_no)",
+        signo,
+    )
+    assert ended == (signo, [f"unwound {signo}"], "", [counter(signo)])
+
+
+def test_no_signal_no_counter(run: Run) -> None:
+    """Neither an ordinary end nor an error of the program's is a signal."""
+    assert run("exit_hook.install()") == (0, [], "", [])
+    ended = run("exit_hook.install(); sys.exit(15)")
+    assert (ended.status, ended.counters) == (15, [])
+
+
+def test_tags_are_those_of_the_task_and_the_prefix_of_the_environment(run: Run) -> None:
+    """By `TF_CONFIG`, or by hand."""
+    cluster = {"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 1}}
+    ended = run("exit_hook.install(); train()", signal.SIGTERM, TF_CONFIG=json.dumps(cluster))
+    assert ended.counters == [counter(15, "worker", "1")]
+    by_hand = "task_context.set_context(task_context.TaskContext('ps', 1, 2))"
+    ended = run(
+        f"{by_hand}; exit_hook.install(); train()", signal.SIGTERM, MONOLITH_METRIC_PREFIX="mine"
+    )
+    assert ended.counters[1] == ["mine", *counter(15, "ps", "2")[1:]]
+
+
+def test_a_metrics_client_that_fails_changes_nothing(run: Run) -> None:
+    """It is logged; the status is the signal's."""
+    ended = run(
+        "def emit_counter(self, *args): raise OSError('disk full')\n"
+        "FileClient.emit_counter = emit_counter\n"
+        "exit_hook.install(); train()",
+        signal.SIGTERM,
+    )
+    assert (ended.status, ended.counters) == (15, [])
+    assert "counter of signal 15 could not be emitted" in ended.errors
+    assert "disk full" in ended.errors
+
+
+def test_an_earlier_handler_runs_first(run: Run) -> None:
+    """With the signal and the frame; `sig_no` is known to it already."""
+    ended = run(
+        "def earlier(signo, frame): say('earlier', signo, type(frame), exit_hook.sig_no)\n"
+        "signal.signal(signal.SIGTERM, earlier)\n"
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "except SystemExit as error: say('unwinding', error.code); raise",
+        signal.SIGTERM,
+    )
+    assert ended == (15, ["earlier 15 <class 'frame'> 15", "unwinding 15"], "", [counter(15)])
+
+
+def test_an_earlier_handler_may_exit_in_its_own_way(run: Run) -> None:
+    """Its status stands; the counter is emitted all the same."""
+    ended = run(
+        "signal.signal(signal.SIGTERM, lambda *args: sys.exit(7))\nexit_hook.install(); train()",
+        signal.SIGTERM,
+    )
+    assert (ended.status, ended.counters) == (7, [counter(15)])
+
+
+def test_a_handler_on_top_that_calls_ours_is_not_run_in_circles(run: Run) -> None:
+    """It was set during one training, and calls what was before it: ours, and so itself again."""
+    ended = run(
+        "exit_hook.install()\n"
+        "before = signal.getsignal(signal.SIGTERM)\n"
+        "def top(signo, frame): say('top'); before(signo, frame)\n"
+        "signal.signal(signal.SIGTERM, top)\n"
+        "exit_hook.uninstall()\n"
+        "say(signal.getsignal(signal.SIGTERM) is top)\n"
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "finally: say('unwound')",
+        signal.SIGTERM,
+    )
+    assert ended == (15, ["True", "top", "unwound"], "", [counter(15)])
+
+
+def test_a_handler_that_was_set_meanwhile_runs_first_in_a_nested_training(run: Run) -> None:
+    """It is an earlier handler like any other, and is what the end puts back."""
+    ended = run(
+        "exit_hook.install()\n"
+        "def mine(signo, frame): say('mine', signo)\n"
+        "signal.signal(signal.SIGTERM, mine)\n"
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "finally:\n"
+        "    exit_hook.uninstall(); exit_hook.uninstall()\n"
+        "    say(signal.getsignal(signal.SIGTERM) is mine)",
+        signal.SIGTERM,
+    )
+    assert ended == (15, ["mine 15", "True"], "", [counter(15)])
+
+
+@pytest.mark.parametrize("second", ALL)
+def test_a_second_signal_ends_the_process_at_once(run: Run, second: int) -> None:
+    """By the signal itself: nothing more is run, not even `finally`."""
+    ended = run(
+        "exit_hook.install()\ntry: train()\nfinally: train(); say('too late')",
+        signal.SIGTERM,
+        second,
+    )
+    assert ended == (-second, [], "", [])
+
+
+@pytest.mark.parametrize("signo", ALL)
+def test_what_is_ignored_stays_ignored(run: Run, signo: int) -> None:
+    """As under `nohup`."""
+    ended = run(
+        f"signal.signal({signo}, signal.SIG_IGN)\n"
+        f"exit_hook.install(); os.kill(os.getpid(), {signo})\n"
+        f"say(signal.getsignal({signo}) is signal.SIG_IGN, exit_hook.sig_no)",
+    )
+    assert ended == (0, ["True None"], "", [])
+
+
+@pytest.mark.parametrize(
+    ("options", "prepare"),
+    [("", "sys.ps1 = '>>> '"), ("", "__builtins__.get_ipython = None"), ("-i", "pass")],
+)
+def test_in_an_interactive_session_sigint_is_pythons(run: Run, options: str, prepare: str) -> None:
+    """`KeyboardInterrupt` ends the cell; SIGTERM is ours as ever."""
+    ended = run(
+        f"{prepare}\n"
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "except KeyboardInterrupt: say('interrupted', exit_hook.sig_no)\n"
+        "try: train()\n"
+        "except SystemExit as error: say('exit', error.code); os._exit(3)",
+        signal.SIGINT,
+        signal.SIGTERM,
+        options=options,
+    )
+    assert ended.status == 3
+    assert ended.lines == ["interrupted None", "exit 15"]
+
+
+def test_importing_changes_nothing(run: Run) -> None:
+    """No handler, no exit hook, no thread; nor TensorFlow."""
+    ended = run(
+        "import absl.logging\n"
+        "before = [signal.getsignal(n) for n in signal.valid_signals()], atexit._ncallbacks()\n"
+        "from monolith_keras_metrics import cli, exit_hook, task_context\n"
+        "after = [signal.getsignal(n) for n in signal.valid_signals()], atexit._ncallbacks()\n"
+        "print(before == after, threading.active_count(), exit_hook.sig_no)\n"
+        "print([name for name in ('tensorflow', 'keras') if name in sys.modules])",
+        begin=BEGIN,
+    )
+    assert ended == (0, ["True 1 None", "[]"], "", [])
+
+
+def test_the_last_uninstall_puts_back_what_was_there(run: Run) -> None:
+    """Python's own handlers, the program's, no exit hook; one `uninstall` too many is none."""
+    ended = run(
+        "signal.signal(signal.SIGTERM, print)\n"
+        "def now(): return [*map(signal.getsignal, (1, 2, 15))]\n"
+        "before, ours = now(), [exit_hook.sig_handler] * 3\n"
+        "for _ in range(2):\n"
+        "    exit_hook.install(); say(now() == ours)\n"
+        "    exit_hook.install(); say(now() == ours)\n"
+        "    exit_hook.uninstall(); say(now() == ours)\n"
+        "    exit_hook.uninstall(); say(now() == before)\n"
+        "    exit_hook.uninstall(); say(now() == before)\n"
+        "signal.signal(signal.SIGTERM, exit_hook.sig_handler)  # the program's own doing\n"
+        "exit_hook.install(); exit_hook.uninstall(); say(now()[2:] == ours[2:])\n"
+        "exit_hook.sig_no = 1  # which the exit hook, were it there, would tell",
+    )
+    assert ended == (0, ["True"] * 11, "", [])
+
+
+@pytest.mark.parametrize("theirs", ["signal.SIG_DFL", "signal.SIG_IGN", "print"])
+def test_uninstall_leaves_a_handler_that_was_set_meanwhile(run: Run, theirs: str) -> None:
+    """It is the program's last word; the other signals are put back."""
+    ended = run(
+        "exit_hook.install()\n"
+        f"signal.signal(signal.SIGTERM, {theirs})\n"
+        "exit_hook.uninstall()\n"
+        f"say(signal.getsignal(signal.SIGTERM) is {theirs})\n"
+        "say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n",
+    )
+    assert ended == (0, ["True", "True"], "", [])
+
+
+def test_off_the_main_thread_it_says_so_once_and_goes_on(run: Run) -> None:
+    """Nothing is installed, and the main thread's installation is not taken down."""
+    ended = run(
+        "def fit(): exit_hook.install(); exit_hook.uninstall(); say('fitted')\n"
+        "def ours(): return signal.getsignal(signal.SIGTERM) is exit_hook.sig_handler\n"
+        "def fit_in_thread(): one = threading.Thread(target=fit); one.start(); one.join()\n"
+        "fit_in_thread(); say(ours())\n"
+        "exit_hook.install(); fit_in_thread(); say(ours())",
+    )
+    assert (ended.status, ended.lines) == (0, ["fitted", "False", "fitted", "True"])
+    assert ended.errors.count("signals are not handled") == 1
+
+
+def test_a_training_after_a_signal_that_was_survived(run: Run) -> None:
+    """The next signal is a first one again, though nobody has uninstalled; one counter, at exit."""
+    ended = run(
+        "for _ in range(2):\n"
+        "    exit_hook.install()\n"
+        "    try: train()\n"
+        "    except SystemExit: say('survived', exit_hook.sig_no)\n"
+        "exit_hook.uninstall(); exit_hook.uninstall()\n"
+        "exit_hook.install(); exit_hook.uninstall()",
+        signal.SIGTERM,
+        signal.SIGHUP,
+    )
+    assert ended == (0, ["survived 15", "survived 1"], "", [counter(1)])
+
+
+def test_only_the_process_that_installed_emits(run: Run) -> None:
+    """A forked child exits by the signal as well; the counter is about the task."""
+    ended = run(
+        "exit_hook.install()\n"
+        "child = os.fork()\n"
+        "if child == 0: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "say('child', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), exit_hook.sig_no)\n"
+        "exit_hook.sig_no = 1\n"
+        "if os.fork() == 0: sys.exit()\n"
+        "os.wait()",
+    )
+    assert ended == (0, ["child 15 None"], "", [counter(1)])
+
+
+def test_a_forked_child_may_install_its_own(run: Run) -> None:
+    """It trains in the middle of its parent's training, and puts back what the parent would."""
+    ended = run(
+        "exit_hook.install()\n"
+        "if os.fork() == 0:\n"
+        "    exit_hook.install(); exit_hook.uninstall()\n"
+        "    say(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)\n"
+        "    exit_hook.install(); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "os.wait(); exit_hook.uninstall()",
+    )
+    assert ended == (0, ["True"], "", [counter(15)])
