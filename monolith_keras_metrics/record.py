@@ -1,0 +1,313 @@
+"""The record: columns of a batch become one Polars frame, and a frame becomes JSON messages.
+
+This is the one place that knows the schema. Every sink writes these frames:
+
+| column | type | in the JSON message |
+| --- | --- | --- |
+| `model_name` | String | always |
+| `uid`, `req_time`, `train_time` | Int64 | always; times are Unix seconds |
+| `sample_ratio` | Float64 | always: the share of *users* that is written |
+| `label`, `predict`, `sample_rate` | Struct of Float32, a field a target | always |
+| `extra_float`, `extra_int`, `extra_str` | Struct of Float32, Int64, String | where there is one |
+| `mode` | String, `"train"` or `"test"` | where the writer knows it |
+| `run`, `attempt`, `worker`, `position` | String, 3 × Int64 | where the writer has an `Origin` |
+
+`sample_rate` is the rate at which the *example* was kept before training (negative
+down-sampling). `run`, `attempt`, `worker` and `position` together name a record, so that what a
+restored training writes again can be found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from monolith_keras_metrics import sampling
+
+ArrayLike = Any  # a numpy array, a tf.Tensor: whatever numpy.asarray takes
+
+
+class Origin(NamedTuple):
+    """Who writes: with a record's `position` this tells it from its replay.
+
+    Attributes:
+        run: The training that all its workers and restarts belong to.
+        attempt: When this process began to write, in microseconds since 1970: later attempts have
+            larger numbers.
+        worker: The worker's number among those that write to one place.
+    """
+
+    run: str
+    attempt: int
+    worker: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What all the examples of a batch have in common.
+
+    Attributes:
+        model_name: The model's name.
+        targets: Names of the targets, in the order of the blocks' columns.
+        extra_fields: Names of the extra fields.
+        sample_ratio: Share of users to write, in [0, 1].
+        mode: `"train"`, `"test"`, or None where it is not known.
+    """
+
+    model_name: str
+    targets: tuple[str, ...]
+    extra_fields: tuple[str, ...] = ()
+    sample_ratio: float = 0.01
+    mode: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model_name, str) or not self.model_name:
+            raise ValueError(
+                f"`model_name` must be a non-empty string. Received: model_name={self.model_name!r}"
+            )
+        for argument, names in (("targets", self.targets), ("extra_fields", self.extra_fields)):
+            if not all(isinstance(name, str) and name for name in names):
+                raise ValueError(
+                    f"`{argument}` must be non-empty strings. Received: {argument}={list(names)}"
+                )
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"`{argument}` must be different names. Received: {argument}={list(names)}"
+                )
+        if not self.targets:
+            raise ValueError("`targets` must name at least one target. Received: targets=[]")
+        object.__setattr__(self, "sample_ratio", sampling.check_sample_ratio(self.sample_ratio))
+
+
+@dataclasses.dataclass
+class Batch:
+    """One step's columns, as they came: nothing is copied or converted before the thread does.
+
+    A *block* is an array of shape `(rows,)` or `(rows, k)`; its columns are 1 or k targets.
+
+    Attributes:
+        layout: What the examples have in common.
+        rows: How many examples.
+        uid: Integers, shape `(rows,)` or `(rows, 1)`.
+        req_time: Integers, Unix seconds, shape `(rows,)` or `(rows, 1)`.
+        train_time: Unix seconds, one value for the batch.
+        labels: Blocks that together have a column a target.
+        predictions: The same for predictions.
+        sample_rates: The same for sample rates; or a single column, which serves every target;
+            or none, which means 1.
+        extras: A column for each of `layout.extra_fields`: floats, integers or strings.
+        first_position: The position of the first example; set when the batch is accepted.
+    """
+
+    layout: Layout
+    rows: int
+    uid: ArrayLike
+    req_time: ArrayLike
+    train_time: int
+    labels: Sequence[ArrayLike]
+    predictions: Sequence[ArrayLike]
+    sample_rates: Sequence[ArrayLike] = ()
+    extras: Sequence[ArrayLike] = ()
+    first_position: int = 0
+
+
+def to_frame(
+    batches: Sequence[Batch], origin: Origin | None = None, uid_hash_key: bytes | None = None
+) -> pl.DataFrame:
+    """Turns batches of one layout into the frame of their sampled examples, in order.
+
+    Args:
+        batches: One or more batches with equal layouts.
+        origin: Who writes; None leaves its columns out.
+        uid_hash_key: With a key, `uid` is a keyed hash of the uid; sampling goes by the true one.
+
+    Returns:
+        A frame with the schema that this module describes, of zero or more rows.
+
+    Raises:
+        TypeError, ValueError: If a column has not the batch's number of rows or cannot be
+            converted.
+    """
+    layout = batches[0].layout
+    uids = _column("uid", [b.uid for b in batches], batches, np.int64)
+    rows = np.flatnonzero(sampling.sampled(uids, layout.sample_ratio))
+    take_all = len(rows) == len(uids)
+
+    def pick(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values if take_all else values[rows]
+
+    lengths = [b.rows for b in batches]
+    uid = pick(uids)
+    columns: dict[str, Any] = {
+        "uid": uid if uid_hash_key is None else hashed_uids(uid, uid_hash_key),
+        "req_time": pick(_column("req_time", [b.req_time for b in batches], batches, np.int64)),
+        "train_time": pick(np.repeat([np.int64(b.train_time) for b in batches], lengths)),
+    }
+    fields: dict[str, list[str]] = {}
+
+    def add(field: str, name: str, values: Any) -> None:
+        columns[f"{field}.{name}"] = values
+        fields.setdefault(field, []).append(name)
+
+    for field, blocks in (
+        ("label", [b.labels for b in batches]),
+        ("predict", [b.predictions for b in batches]),
+        ("sample_rate", [b.sample_rates for b in batches]),
+    ):
+        by_target = _target_columns(field, blocks, batches)
+        for target, column in zip(layout.targets, by_target, strict=True):
+            add(field, target, pick(column) if column is not None else None)
+    for index, name in enumerate(layout.extra_fields):
+        values = pick(_column(name, [b.extras[index] for b in batches], batches))
+        field, series = _extra(name, values)
+        add(field, name, series)
+    if origin is not None:
+        starts = np.repeat([b.first_position for b in batches], lengths)
+        within = np.concatenate([np.arange(length) for length in lengths])
+        columns["position"] = pick(starts + within)
+    return _nested(columns, fields, layout, origin)
+
+
+def _nested(
+    columns: dict[str, Any],
+    fields: dict[str, list[str]],
+    layout: Layout,
+    origin: Origin | None,
+) -> pl.DataFrame:
+    """Puts flat columns into the schema's order and structs."""
+    missing = {name for name, values in columns.items() if values is None}
+    flat = pl.DataFrame({name: v for name, v in columns.items() if v is not None})
+
+    def leaf(field: str, name: str) -> pl.Expr:
+        flat_name = f"{field}.{name}"
+        if flat_name in missing:
+            return pl.lit(1.0, pl.Float32).alias(name)
+        return pl.col(flat_name).alias(name)
+
+    order = ("label", "predict", "sample_rate", "extra_float", "extra_int", "extra_str")
+    selection = [
+        pl.lit(layout.model_name).alias("model_name"),
+        pl.col("uid", "req_time", "train_time"),
+        pl.lit(layout.sample_ratio, pl.Float64).alias("sample_ratio"),
+        *(
+            pl.struct(leaf(field, name) for name in fields[field]).alias(field)
+            for field in order
+            if field in fields
+        ),
+    ]
+    if layout.mode is not None:
+        selection.append(pl.lit(layout.mode).alias("mode"))
+    if origin is not None:
+        selection += [
+            pl.lit(origin.run).alias("run"),
+            pl.lit(origin.attempt, pl.Int64).alias("attempt"),
+            pl.lit(origin.worker, pl.Int64).alias("worker"),
+            pl.col("position"),
+        ]
+    return flat.select(selection)
+
+
+def messages(frame: pl.DataFrame) -> pl.Series:
+    """Turns each record into its JSON message.
+
+    Args:
+        frame: Records, as `to_frame` makes them.
+
+    Returns:
+        A String series, a message a row. A Float32 is the shortest text that reads back as the
+        same Float32; NaN and ±inf are `null`.
+    """
+    if frame.is_empty():
+        return pl.Series("message", [], pl.String)
+    return frame.select(pl.struct(pl.all()).struct.json_encode().alias("message")).to_series()
+
+
+def hashed_uids(uids: npt.NDArray[np.int64], key: bytes) -> npt.NDArray[np.int64]:
+    """Replaces each uid by a keyed hash: stable under one key, not to be undone without it.
+
+    Args:
+        uids: int64, shape `(batch,)`.
+        key: 1 to 64 bytes.
+
+    Returns:
+        int64, shape `(batch,)`: the first 8 bytes of BLAKE2b over the uid's 8 little-endian bytes.
+    """
+    distinct, inverse = np.unique(uids, return_inverse=True)
+    hashes = b"".join(
+        hashlib.blake2b(uid.tobytes(), digest_size=8, key=key).digest()
+        for uid in distinct.astype("<i8")
+    )
+    return np.frombuffer(hashes, "<i8").astype(np.int64)[inverse]
+
+
+def _column(
+    name: str, parts: Sequence[ArrayLike], batches: Sequence[Batch], dtype: Any = None
+) -> npt.NDArray[Any]:
+    """Joins one column of several batches: `(rows,)` or `(rows, 1)` each."""
+    arrays = [np.asarray(part) for part in parts]
+    for array, batch in zip(arrays, batches, strict=True):
+        if array.size != batch.rows or len(array) != batch.rows:
+            raise ValueError(
+                f"`{name}` must have shape (batch,) = ({batch.rows},). Received: {array.shape}"
+            )
+        if dtype is np.int64 and array.dtype.kind not in "iu":
+            raise TypeError(f"`{name}` must be of an integer dtype. Received: {array.dtype}")
+    joined = np.concatenate([array.reshape(-1) for array in arrays])
+    return joined if dtype is None else joined.astype(dtype, copy=False)
+
+
+def _target_columns(
+    field: str, blocks_of_batches: Sequence[Sequence[ArrayLike]], batches: Sequence[Batch]
+) -> list[npt.NDArray[np.float32] | None]:
+    """Joins blocks into a Float32 column a target; None stands for a column of ones."""
+    targets = len(batches[0].layout.targets)
+    joined: list[npt.NDArray[np.float32] | None] = []
+    for parts in zip(*blocks_of_batches, strict=True):
+        arrays = [np.asarray(part) for part in parts]
+        for array, batch in zip(arrays, batches, strict=True):
+            if not 1 <= array.ndim <= 2 or len(array) != batch.rows:
+                raise ValueError(
+                    f"`{field}` must have shape (batch,) or (batch, k) with "
+                    f"batch = {batch.rows}. Received: {array.shape}"
+                )
+        # (rows, k) → k columns, each in one piece, as Polars wants them.
+        block = np.concatenate([a if a.ndim == 2 else a[:, np.newaxis] for a in arrays])
+        joined.extend(np.ascontiguousarray(block.T, np.float32))
+    if field == "sample_rate" and len(joined) <= 1:
+        return (joined or [None]) * targets
+    if len(joined) != targets:
+        raise ValueError(f"`{field}` must have {targets} columns, one a target: got {len(joined)}")
+    return joined
+
+
+def _extra(name: str, values: npt.NDArray[Any]) -> tuple[str, pl.Series]:
+    """Which object of the message an extra field goes to, and its column there."""
+    kind = values.dtype.kind
+    if kind in "iub":
+        return "extra_int", pl.Series(values.astype(np.int64, copy=False))
+    if kind in "OSU":
+        return "extra_str", _text(values)
+    try:  # floats; and bfloat16, whose kind numpy calls "V"
+        return "extra_float", pl.Series(values.astype(np.float32, copy=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Extra field {name!r} must be floats, integers or strings. Received: {values.dtype}"
+        ) from error
+
+
+def _text(values: npt.NDArray[Any]) -> pl.Series:
+    """Decodes strings; what is not UTF-8 is kept readable by replacement."""
+    items = values.tolist()
+    try:
+        text: pl.Series = pl.Series(items, dtype=pl.Binary).cast(pl.String)
+    except (pl.exceptions.PolarsError, TypeError):  # bytes of no UTF-8; or text already
+        texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in items]
+        # Lone surrogates are no text either; a Python str may hold them.
+        text = pl.Series([t.encode("utf-8", "replace").decode() for t in texts], dtype=pl.String)
+    return text

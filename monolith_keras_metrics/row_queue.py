@@ -1,0 +1,103 @@
+"""The queue between training and the background thread: bounded in rows, cheap to put into.
+
+`put` is what a training step pays for: a lock, an append and two additions. The thread is not
+woken by each batch, since every switch of threads costs the step more than the `put` itself: it
+wakes by itself a few times a second, or at once when the queue is half full.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable
+
+from monolith_keras_metrics.record import Batch
+
+
+class RowQueue:
+    """A first-in first-out queue of batches that holds at most `capacity` rows.
+
+    A batch that alone is larger is taken when the queue is empty: nothing is refused for ever.
+
+    Args:
+        capacity: Rows that may wait.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._wake_at = max(1, capacity // 2)
+        self._batches: collections.deque[Batch] = collections.deque()
+        self._lock = threading.Lock()
+        self._not_empty = threading.Condition(self._lock)
+        self._not_full = threading.Condition(self._lock)
+        self._rows = 0
+        self._positions = 0
+        self._dropped = 0
+        self._urgent = False
+
+    def put(self, batch: Batch, *, block: bool, alive: Callable[[], bool]) -> bool:
+        """Adds a batch, and gives it its position.
+
+        Args:
+            batch: The batch.
+            block: Whether to wait for room; else a batch that finds none is dropped.
+            alive: Tells whether anybody still takes; asked every second of waiting.
+
+        Returns:
+            Whether the batch was taken; False when it was dropped.
+        """
+        rows = batch.rows
+        with self._lock:
+            while self._rows and self._rows + rows > self._capacity:
+                self._not_empty.notify()
+                if not block or not alive():
+                    self._positions += rows
+                    self._dropped += rows
+                    return False
+                self._not_full.wait(1.0)
+            batch.first_position = self._positions
+            self._positions += rows
+            self._batches.append(batch)
+            self._rows += rows
+            if self._rows >= self._wake_at:
+                self._not_empty.notify()
+        return True
+
+    def take(self, at_most: int, timeout: float) -> list[Batch]:
+        """Waits up to `timeout` seconds, less if the queue fills up or `hurry` was called.
+
+        Args:
+            at_most: Rows to take, though always one batch if there is any.
+            timeout: Seconds.
+
+        Returns:
+            Batches in order, perhaps none. They count as waiting until `done` is called.
+        """
+        taken: list[Batch] = []
+        rows = 0
+        with self._lock:
+            if self._rows < self._wake_at and not self._urgent:
+                self._not_empty.wait(timeout)
+            while self._batches and (not taken or rows + self._batches[0].rows <= at_most):
+                rows += self._batches[0].rows
+                taken.append(self._batches.popleft())
+            if not self._batches:
+                self._urgent = False
+        return taken
+
+    def done(self, rows: int) -> None:
+        """Says that `rows` rows which `take` gave have been dealt with: there is room for more."""
+        with self._lock:
+            self._rows -= rows
+            self._not_full.notify_all()
+
+    def hurry(self) -> None:
+        """Has `take` return at once until the queue is empty."""
+        with self._lock:
+            self._urgent = True
+            self._not_empty.notify()
+
+    def counts(self) -> tuple[int, int, int]:
+        """Returns rows ever put (dropped ones too), rows dropped, and rows waiting."""
+        with self._lock:
+            return self._positions, self._dropped, self._rows
