@@ -1,0 +1,358 @@
+"""The operations: what Monolith's `deep_insight_ops` declares, backed by `tf.py_function`.
+
+They work eagerly, in a `tf.function`, in `Model.fit`, and in a TF1 graph with a session. A
+`tf.py_function` runs in the process that made it and XLA cannot compile it: call the operations
+outside of functions with `jit_compile=True`.
+
+What is wrong with an argument is a `TypeError` or `ValueError` when the operation is called or
+traced, as far as static shapes show it. What shows only when the graph runs (the length of a
+column, say) is `tf.errors.InvalidArgumentError` with the same text, which is how TensorFlow
+reports a `ValueError` from Python.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from monolith_keras_metrics import task_context
+from monolith_keras_metrics.client import DeepInsightClient, open_client, sink_list
+from monolith_keras_metrics.op_arguments import extra_field, floats, integers, write_examples
+from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics.sinks import SinkLike
+from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
+
+
+def deep_insight_client(
+    enable_metrics_counter: bool = False,
+    is_fake: bool = False,
+    dump_filename: str | None = None,
+    container: str = socket.gethostname(),
+    *,
+    sink: SinkLike | Sequence[SinkLike] = (),
+    **options: Any,
+) -> tf.Tensor:
+    """Makes a client that writes in the background, and returns a handle to it.
+
+    The client is closed, with everything written, when the process exits, or by
+    `client_of(handle).close()`.
+
+    Args:
+        enable_metrics_counter: Whether counters of what was written go to the metrics client
+            (`cli.get_cli`).
+        is_fake: Nothing leaves the process: sinks are not opened. Messages are still returned,
+            and dumped.
+        dump_filename: Every message is also written to this TFRecord file, which gets its name
+            when the client is closed. Its folder is made if it is missing. Where the task context
+            has several workers, worker `i` adds `.part-%05d`.
+        container: A tag of the counters.
+        sink: Where to write: as for `DeepInsightClient`. Without a sink, messages are only
+            returned and dumped.
+        **options: Further arguments of `DeepInsightClient`.
+
+    Returns:
+        A scalar int64 tensor, the handle. Two calls give two clients.
+
+    Raises:
+        FileExistsError: If `dump_filename` exists or is being written.
+        OSError: If a sink cannot be written to.
+
+    Example:
+    >>> client = deep_insight_client(is_fake=True)
+    >>> write_deep_insight(client, [0, 19], [7, 7], [1.0, 0.0], [0.5, 0.25], [1.0, 1.0], "ctr",
+    ...                    return_msgs=True, use_zero_train_time=True).numpy()[1]
+    b''
+    """
+    places = [] if is_fake else sink_list(sink)
+    if dump_filename:
+        context = task_context.get()
+        part = f".part-{context.worker_number:05d}" if context.num_workers > 1 else ""
+        places.append(TFRecordDump(f"{dump_filename}{part}"))
+    tags = {"container": container} if enable_metrics_counter else None
+    return DeepInsightClient(places, counter_tags=tags, **options).handle
+
+
+def client_of(deep_insight_client_tensor: tf.Tensor) -> DeepInsightClient:
+    """Returns the client behind a handle, to flush it, close it or read its counts.
+
+    Args:
+        deep_insight_client_tensor: What `deep_insight_client` returned, of a known value.
+
+    Raises:
+        ValueError: If it is no handle of an open client of this process.
+    """
+    number = tf.get_static_value(deep_insight_client_tensor)
+    if number is None or np.ndim(number) != 0:
+        raise ValueError(
+            "`deep_insight_client_tensor` must be the scalar that deep_insight_client returned. "
+            f"Received: {deep_insight_client_tensor!r}"
+        )
+    return open_client(int(number))
+
+
+def write_deep_insight(
+    deep_insight_client_tensor: tf.Tensor,
+    uids: Any,
+    req_times: Any,
+    labels: Any,
+    preds: Any,
+    sample_rates: Any,
+    model_name: str,
+    target: str = "ctr_head",
+    sample_ratio: float = 0.01,
+    return_msgs: bool = False,
+    use_zero_train_time: bool = False,
+) -> tf.Tensor:
+    """Writes a message for each example of a sampled user, with one target.
+
+    Args:
+        deep_insight_client_tensor: A handle from `deep_insight_client`.
+        uids: int64, shape `(batch,)`.
+        req_times: int64, Unix seconds, shape `(batch,)`.
+        labels: Floats, shape `(batch,)`.
+        preds: Floats, shape `(batch,)`.
+        sample_rates: Floats, shape `(batch,)`: the rate at which each example was kept before
+            training.
+        model_name: Name of the model.
+        target: Name of the target.
+        sample_ratio: Share of users to write, in [0, 1].
+        return_msgs: Whether to return the messages.
+        use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
+
+    Returns:
+        Strings, shape `(batch,)`: the message where `return_msgs` is true and the example was
+        sampled, `""` elsewhere.
+
+    Raises:
+        TypeError, ValueError: If an argument has a wrong dtype, shape or length.
+
+    Example:
+    >>> client = deep_insight_client(is_fake=True)
+    >>> msgs = write_deep_insight(
+    ...     client, uids=[0, 19, 1005], req_times=[7, 8, 9], labels=[1.0, 0.0, 0.0],
+    ...     preds=[0.5, 0.25, 0.125], sample_rates=[1.0, 1.0, 1.0], model_name="ctr",
+    ...     sample_ratio=0.01, return_msgs=True, use_zero_train_time=True)
+    >>> [len(msg) > 0 for msg in msgs.numpy()]  # uid 19 is in bucket 19, and 1% reaches to 9
+    [True, False, True]
+    """
+    arguments = {
+        "uids": integers("uids", uids),
+        "req_times": integers("req_times", req_times),
+        "labels": floats("labels", labels),
+        "preds": floats("preds", preds),
+        "sample_rates": floats("sample_rates", sample_rates),
+    }
+    layout = Layout(model_name, (target,), (), sample_ratio)
+
+    def make_batch(values: Mapping[str, Any], rows: int, train_time: int) -> Batch:
+        return Batch(
+            layout,
+            rows,
+            values["uids"],
+            values["req_times"],
+            train_time,
+            labels=[values["labels"]],
+            predictions=[values["preds"]],
+            sample_rates=[values["sample_rates"]],
+        )
+
+    return write_examples(
+        deep_insight_client_tensor, arguments, make_batch, 1, return_msgs, use_zero_train_time
+    )
+
+
+def write_deep_insight_v2(
+    deep_insight_client_tensor: tf.Tensor,
+    req_times: Any,
+    labels: Any,
+    preds: Any,
+    sample_rates: Any,
+    extra_fields_values: Sequence[Any],
+    extra_fields_keys: Sequence[str],
+    model_name: str,
+    targets: Sequence[str],
+    sample_ratio: float = 0.01,
+    return_msgs: bool = False,
+    use_zero_train_time: bool = False,
+) -> tf.Tensor:
+    """Writes a message for each example of a sampled user, with several targets and extra fields.
+
+    Args:
+        deep_insight_client_tensor: A handle from `deep_insight_client`.
+        req_times: int64, Unix seconds, shape `(batch,)`.
+        labels: Floats, shape `(num_targets, batch)`.
+        preds: Floats, shape `(num_targets, batch)`.
+        sample_rates: Floats, shape `(num_targets, batch)`: the rate at which each example was
+            kept before training.
+        extra_fields_values: Tensors of shape `(batch,)`, float32, int64 or string.
+        extra_fields_keys: Their names, as many. One is `"uid"`, int64: the message's `uid`.
+        model_name: Name of the model.
+        targets: Names of the targets, `num_targets` of them. They travel in one message.
+        sample_ratio: Share of users to write, in [0, 1].
+        return_msgs: Whether to return the messages.
+        use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
+
+    Returns:
+        Strings, shape `(batch,)`: the message where `return_msgs` is true and the example was
+        sampled, `""` elsewhere.
+
+    Raises:
+        TypeError, ValueError: If an argument has a wrong dtype, shape or length.
+
+    Example:
+    >>> client = deep_insight_client(is_fake=True)
+    >>> msgs = write_deep_insight_v2(
+    ...     client, req_times=[7, 8], labels=[[1.0, 0.0], [0.0, 0.0]],
+    ...     preds=[[0.5, 0.25], [0.125, 0.0]], sample_rates=[[1.0, 1.0], [0.5, 0.5]],
+    ...     extra_fields_values=[tf.constant([3, 4], tf.int64), tf.constant(["UA", "DL"])],
+    ...     extra_fields_keys=["uid", "carrier"], model_name="ctr", targets=["click", "buy"],
+    ...     sample_ratio=1.0, return_msgs=True, use_zero_train_time=True)
+    >>> import json; json.loads(msgs.numpy()[0])["predict"]
+    {'click': 0.5, 'buy': 0.125}
+    """
+    keys, values, targets = list(extra_fields_keys), list(extra_fields_values), list(targets)
+    if len(keys) != len(values):
+        raise ValueError(
+            "`extra_fields_keys` must be as many as `extra_fields_values`. "
+            f"Received: {len(keys)} keys {keys}, {len(values)} values"
+        )
+    if keys.count("uid") != 1:
+        raise ValueError(f"`extra_fields_keys` must have 'uid', once. Received: {keys}")
+    names = {key: f"extra_fields_values[{key!r}]" for key in keys}
+    by_target = ("num_targets", "batch")
+    arguments = {
+        "req_times": integers("req_times", req_times),
+        "labels": floats("labels", labels, *by_target),
+        "preds": floats("preds", preds, *by_target),
+        "sample_rates": floats("sample_rates", sample_rates, *by_target),
+    }
+    for key, value in zip(keys, values, strict=True):
+        make_argument = integers if key == "uid" else extra_field
+        arguments[names[key]] = make_argument(names[key], value)
+    extra_keys = tuple(key for key in keys if key != "uid")
+    layout = Layout(model_name, tuple(targets), extra_keys, sample_ratio)
+
+    def make_batch(values: Mapping[str, Any], rows: int, train_time: int) -> Batch:
+        return Batch(
+            layout,
+            rows,
+            values[names["uid"]],
+            values["req_times"],
+            train_time,
+            labels=[values["labels"].T],
+            predictions=[values["preds"].T],
+            sample_rates=[values["sample_rates"].T],
+            extras=[values[names[key]] for key in extra_keys],
+        )
+
+    return write_examples(
+        deep_insight_client_tensor,
+        arguments,
+        make_batch,
+        len(targets),
+        return_msgs,
+        use_zero_train_time,
+    )
+
+
+def write_deep_insight_from_features(
+    features: Mapping[str, Any],
+    sample_ratio: float,
+    model_name: str,
+    labels: Any = None,
+    preds: Any = None,
+    target: str | None = None,
+    targets: Sequence[str] | None = None,
+    labels_list: Sequence[Any] | None = None,
+    preds_list: Sequence[Any] | None = None,
+    sample_rates_list: Sequence[Any] | None = None,
+    extra_fields_keys: Sequence[str] = (),
+    enable_deep_insight_metrics: bool = True,
+    enable_kafka_metrics: bool = False,
+    dump_filename: str | None = None,
+    *,
+    deep_insight_client_tensor: tf.Tensor | None = None,
+    return_msgs: bool | None = None,
+    use_zero_train_time: bool = False,
+) -> Any:
+    """Writes from a dict of features: Monolith's convenience form (`native_training/metric/utils`).
+
+    Args:
+        features: Has `uid` and `req_time` (int64) and `sample_rate` (floats), of shape `(batch,)`
+            or `(batch, 1)`, and the extra fields.
+        sample_ratio: Share of users to write, in [0, 1].
+        model_name: Name of the model.
+        labels: One target: floats, `(batch,)`.
+        preds: One target: floats, `(batch,)`.
+        target: One target: its name; default `"ctr_head"`.
+        targets: Several targets: their names; then the lists count.
+        labels_list: Several targets: floats `(batch,)` or `(batch, 1)` each; None entries are
+            left out.
+        preds_list: The same for predictions.
+        sample_rates_list: The same for sample rates; default: the feature, for every target.
+        extra_fields_keys: With several targets: features to write as extra fields.
+        enable_deep_insight_metrics: Whether the client that is made here counts.
+        enable_kafka_metrics: Makes the client a fake one whose messages are returned, as in
+            Monolith, where another hook sends them.
+        dump_filename: Makes the client a fake one that dumps to this file.
+        deep_insight_client_tensor: The client to use. Default: one is made for this call, which
+            in a training step belongs outside of the step.
+        return_msgs: Whether to return messages; default: if the client is a fake one.
+        use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
+
+    Returns:
+        What `write_deep_insight` or `write_deep_insight_v2` returns; `tf.no_op()` where `features`
+        has no `req_time`, with one line in the log.
+    """
+    if "req_time" not in features:
+        logging.log_first_n(logging.INFO, "Deep insight is off: the features have no 'req_time'", 1)
+        return tf.no_op()
+    needed = ["uid", *extra_fields_keys]
+    if targets is None or not sample_rates_list:
+        needed.append("sample_rate")
+    if missing := [name for name in needed if name not in features]:
+        raise ValueError(f"`features` must have {missing}. Received: {sorted(features)}")
+    is_fake = enable_kafka_metrics or bool(dump_filename)
+    if deep_insight_client_tensor is None:
+        deep_insight_client_tensor = deep_insight_client(
+            enable_deep_insight_metrics, is_fake, dump_filename
+        )
+    rest: dict[str, Any] = {
+        "model_name": model_name,
+        "sample_ratio": sample_ratio,
+        "return_msgs": is_fake if return_msgs is None else return_msgs,
+        "use_zero_train_time": use_zero_train_time,
+    }
+    flat = {name: tf.reshape(features[name], [-1]) for name in ["req_time", *needed]}
+    if not targets:
+        return write_deep_insight(
+            deep_insight_client_tensor,
+            uids=flat["uid"],
+            req_times=flat["req_time"],
+            labels=labels,
+            preds=preds,
+            sample_rates=flat["sample_rate"],
+            target=target or "ctr_head",
+            **rest,
+        )
+
+    def stacked(values: Sequence[Any]) -> tf.Tensor:
+        return tf.stack([tf.reshape(value, [-1]) for value in values if value is not None])
+
+    keys = [*dict.fromkeys([*extra_fields_keys, "uid"])]
+    return write_deep_insight_v2(
+        deep_insight_client_tensor,
+        req_times=flat["req_time"],
+        labels=stacked(labels_list or ()),
+        preds=stacked(preds_list or ()),
+        sample_rates=stacked(sample_rates_list or [flat["sample_rate"]] * len(targets)),
+        extra_fields_values=[flat[key] for key in keys],
+        extra_fields_keys=keys,
+        targets=targets,
+        **rest,
+    )
