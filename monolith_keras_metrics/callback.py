@@ -1,0 +1,295 @@
+"""`DeepInsightCallback`: records what `fit` trains on and predicts.
+
+Where the columns come from: Keras makes `model.train_function` before `on_train_begin` and reads
+it at each step. While training runs, the callback puts its own in that place (see
+`step_function`), and puts Keras's back afterwards; nothing else of the model is touched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from monolith_keras_metrics import exit_hook
+from monolith_keras_metrics.client import DeepInsightClient, Stats, check_options, sink_list
+from monolith_keras_metrics.model_inputs import InputColumns
+from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics.sinks import SinkLike
+from monolith_keras_metrics.step_function import Columns, make_step_function
+from monolith_keras_metrics.targets import (
+    Pairs,
+    TargetNames,
+    check_target_names,
+    label_columns,
+    pair_targets,
+)
+
+_MODES = ("train", "test")
+
+
+class DeepInsightCallback(keras.callbacks.Callback):
+    """Writes down, for a sample of users, each example that a model trains on.
+
+    A record is the example's uid, time, label and prediction for each target, and extra fields.
+    The predictions are those that the training step computes anyway. Records are written in the
+    background; `fit` goes on.
+
+    The dataset's `x` is a dict. `uid`, `req_time`, `sample_rate` and `extra_fields` name columns of
+    it, of shape `(batch,)` or `(batch, 1)`. Columns that the model has no input for are taken out
+    before the model sees them.
+
+    Args:
+        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`, an object with
+            the methods of `sinks.Sink`, or a list of these.
+        model_name: Name of the model in the records.
+        uid: Column of user ids, integers.
+        req_time: Column of the times of the requests, integers, Unix seconds.
+        sample_rate: Column of the rates at which examples were kept before training, floats. Where
+            the dataset has no such column, the rate is 1.
+        extra_fields: Columns to record as they are: floats, integers or strings.
+        targets: Names of the targets. None: each output is one, under its own name. A list: the
+            outputs to record, or, for a model of one output with K columns, the names of these. A
+            dict: from outputs to the name of their target, or to the names of their columns'.
+        labels: Where the loss is computed in the model's `call` and `fit` gets no `y`: the column
+            of `x` with the labels, or a dict from outputs to such columns. None: `y`.
+        sample_ratio: Share of users to record, from 0 to 1; always the same users.
+        modes: `"train"` records `fit`, `"test"` records `evaluate` and validation.
+        overflow: When many examples wait to be written: `"block"` has training wait, so that
+            nothing is lost; `"drop"` has it go on, and counts what is dropped.
+        flush_seconds: The longest that a record waits to be on disk, in seconds.
+        on_error: A sink that fails is retried, logged and counted (`"warn"`), or ends `fit` with
+            its own error (`"raise"`).
+        exit_timeout: The longest that the end of training waits for records to be written,
+            in seconds.
+        **options: Further arguments of `DeepInsightClient`.
+
+    Raises:
+        TypeError, ValueError: If an argument makes no sense; from `fit`, before the first step is
+            trained, if a column, an output or a label is missing or has a wrong dtype or shape.
+        OSError: From `fit`, before training, if the sink cannot be written to.
+
+    Example:
+    ```python
+    model.fit(
+        dataset,  # x: {"features": …, "uid": …, "req_time": …}, y
+        callbacks=[DeepInsightCallback("runs/ctr", model_name="ctr", sample_ratio=0.01)],
+    )
+    polars.read_parquet("runs/ctr/*.parquet")
+    ```
+    """
+
+    def __init__(
+        self,
+        sink: SinkLike | Sequence[SinkLike],
+        *,
+        model_name: str,
+        uid: str = "uid",
+        req_time: str = "req_time",
+        sample_rate: str = "sample_rate",
+        extra_fields: Sequence[str] = (),
+        targets: TargetNames = None,
+        labels: str | Mapping[str, str] | None = None,
+        sample_ratio: float = 0.01,
+        modes: Sequence[str] = ("train",),
+        overflow: Literal["block", "drop"] = "block",
+        flush_seconds: float = 30.0,
+        on_error: Literal["warn", "raise"] = "warn",
+        exit_timeout: float = 10.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if keras.backend.backend() != "tensorflow":
+            raise RuntimeError(
+                "DeepInsightCallback needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow). "
+                f"Received: {keras.backend.backend()!r}"
+            )
+        check_target_names(targets)
+        if isinstance(extra_fields, str):
+            raise TypeError(f"`extra_fields` must be a list of names. Received: {extra_fields!r}")
+        if isinstance(modes, str) or not modes or not set(modes) <= set(_MODES):
+            raise ValueError(f"`modes` must be some of {_MODES}. Received: modes={modes!r}")
+        options |= {
+            "overflow": overflow,
+            "flush_seconds": flush_seconds,
+            "on_error": on_error,
+            "exit_timeout": exit_timeout,
+        }
+        check_options(sink, **options)
+        self._layout = Layout(model_name, ("unknown",), tuple(extra_fields), sample_ratio)
+        self._inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields))
+        self._sink = sink
+        self._targets = targets
+        self._labels = labels
+        self._modes = frozenset(modes)
+        self._options: dict[str, Any] = options
+        self._functions: dict[str, _RecordingFunction] = {}
+        self._client: DeepInsightClient | None = None
+        self._opened_for: str | None = None
+        self._last_stats: Stats | None = None
+
+    @property
+    def stats(self) -> Stats | None:
+        """Counts of the running training, or of the last one; None before the first."""
+        return self._client.stats() if self._client is not None else self._last_stats
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Opens the sink and begins to record."""
+        self._open("train")
+        self._begin("train")
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Writes what waits, and leaves the model as it was."""
+        self._end("train")
+        self._close("train")
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Begins to take out columns, and to record where `modes` has `"test"`."""
+        if self._client is None and "test" in self._modes:
+            self._open("test")
+        self._begin("test")
+
+    def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Leaves the model's test function as it was."""
+        self._end("test")
+        self._close("test")
+
+    def _open(self, mode: str) -> None:
+        self._abort()  # what an earlier training that ended with an exception may have left
+        self._client = DeepInsightClient(self._sink, **self._options)
+        self._opened_for = mode
+        exit_hook.install()
+
+    def _close(self, mode: str) -> None:
+        if self._client is None or self._opened_for != mode:
+            return
+        client, self._client, self._opened_for = self._client, None, None
+        try:
+            client.close()
+        finally:
+            exit_hook.uninstall()
+            self._last_stats = client.stats()
+            if (self.params or {}).get("verbose", 1):
+                print(_summary(self._last_stats, sink_list(self._sink)))
+
+    def _abort(self) -> None:
+        """Ends what runs, with the model as it was: training ended with an exception."""
+        for mode in _MODES:
+            self._end(mode)
+        if self._opened_for is not None:
+            self._close(self._opened_for)
+
+    def _begin(self, mode: str) -> None:
+        attribute = f"{mode}_function"
+        plain = getattr(self.model, attribute)
+        if isinstance(plain, _RecordingFunction):  # an earlier fit was left by an exception
+            plain = plain.plain
+        function = self._functions.get(mode)
+        # Keras makes a new plain function when the model is compiled, and only then.
+        if function is None or function.plain is not plain or function.model is not self.model:
+            function = _RecordingFunction(self, self.model, mode, plain)
+            self._functions[mode] = function
+        function.begin(self._client if mode in self._modes else None)
+        setattr(self.model, attribute, function)
+
+    def _end(self, mode: str) -> None:
+        function = self._functions.get(mode)
+        if function is None:
+            return
+        function.end()
+        if getattr(function.model, f"{mode}_function") is function:
+            setattr(function.model, f"{mode}_function", function.plain)
+
+
+class _RecordingFunction:
+    """Stands in for a model's train or test function, and hands each step's columns over."""
+
+    def __init__(self, callback: DeepInsightCallback, model: Any, mode: str, plain: Any) -> None:
+        self.model = model
+        self.plain = plain
+        self._callback = callback
+        self._mode = mode
+        self._recorded = mode in callback._modes
+        self._layout = callback._layout
+        self._client: DeepInsightClient | None = None
+        self._active = False
+        self._history: Any = None
+        self._function = make_step_function(
+            model, getattr(model, f"{mode}_step"), self._take_columns, self._pair_targets
+        )
+
+    def begin(self, client: DeepInsightClient | None) -> None:
+        """Begins to hand columns over to `client`, or only to take them out, where it is None."""
+        self._client = client
+        self._history = getattr(self.model, "history", None)
+        self._active = True
+
+    def end(self) -> None:
+        """Becomes the plain function."""
+        self._client = None
+        self._active = False
+
+    def __call__(self, iterator: Any) -> Any:
+        # Each fit has its own history. Another one than at the beginning means that ours ended
+        # with an exception, of which a callback is not told, and that this fit is not recorded.
+        if not self._active or (
+            self._mode == "train" and getattr(self.model, "history", None) is not self._history
+        ):
+            self._callback._abort()
+            return self.plain(iterator)
+        logs = None
+        try:
+            for step_logs, columns in self._function(iterator):
+                logs = step_logs
+                if self._client is not None:
+                    self._client.write(self._batch(columns))
+        except (StopIteration, tf.errors.OutOfRangeError):
+            raise  # the end of the data
+        except BaseException:
+            self._callback._abort()
+            raise
+        return logs
+
+    def _batch(self, columns: Columns) -> Batch:
+        inputs, bookkeeping = self._callback._inputs, columns.bookkeeping
+        uid = bookkeeping[inputs.uid]
+        return Batch(
+            layout=self._layout,
+            rows=uid.shape[0],
+            uid=uid,
+            req_time=bookkeeping[inputs.req_time],
+            train_time=int(time.time()),
+            labels=columns.labels,
+            predictions=columns.predictions,
+            sample_rates=(
+                (bookkeeping[inputs.sample_rate],) if inputs.sample_rate in bookkeeping else ()
+            ),
+            extras=[bookkeeping[name] for name in inputs.extra_fields],
+        )
+
+    def _take_columns(self, data: Any) -> tuple[dict[str, Any], Any]:
+        return self._callback._inputs.take(self.model, data, required=self._recorded)
+
+    def _pair_targets(self, x: Any, y: Any, y_pred: Any) -> Pairs:
+        """Called when a step is traced: the names of the targets are known from then on."""
+        if not self._recorded:
+            return Pairs((), (), ())
+        if self._callback._labels is not None:
+            y = label_columns(x, self._callback._labels)
+        names = getattr(self.model, "output_names", None)
+        pairs = pair_targets(y, y_pred, names, self._callback._targets)
+        layout = self._callback._layout
+        self._layout = Layout(
+            layout.model_name, pairs.names, layout.extra_fields, layout.sample_ratio, self._mode
+        )
+        return pairs
+
+
+def _summary(stats: Stats, places: Sequence[Any]) -> str:
+    text = f"Deep insight: {stats.written:,} of {stats.accepted:,} examples written"
+    if lost := stats.failed + stats.dropped + stats.waiting:
+        text += f", {lost:,} LOST ({stats.failed:,} failed, {stats.dropped:,} dropped)"
+    return text + (f" to {', '.join(map(str, places))}" if places else "")

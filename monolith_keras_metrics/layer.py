@@ -1,0 +1,197 @@
+"""`DeepInsightLayer`: records from inside a model or a `train_step`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from monolith_keras_metrics.client import DeepInsightClient, check_options
+from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
+from monolith_keras_metrics.record import Layout
+
+
+@keras.saving.register_keras_serializable("monolith_keras_metrics")
+class DeepInsightLayer(keras.layers.Layer):
+    """Writes down each example that passes through; predictions pass through unchanged.
+
+    It has the manners of `keras.metrics`: `update_state` records, `result` tells what was seen,
+    `reset_state` begins to count anew. Called as a layer it records when `training` is true. The
+    client is opened at the first record and closed by `close`, or when the process exits.
+
+    The write is a `tf.py_function`, which XLA cannot compile: the layer says so
+    (`supports_jit = False`), and Keras then does not compile the model by itself.
+
+    Args:
+        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`, or a list of
+            these.
+        model_name: Name of the model in the records.
+        target: Name of the target.
+        sample_ratio: Share of users to record, from 0 to 1.
+        client_options: Further arguments of `DeepInsightClient`.
+        **kwargs: `name`, `dtype` and the like, as for every layer.
+
+    Raises:
+        TypeError, ValueError: If an argument makes no sense.
+
+    Example:
+    >>> import tempfile, tensorflow as tf
+    >>> layer = DeepInsightLayer(tempfile.mkdtemp(), model_name="ctr", sample_ratio=1.0)
+    >>> predictions = layer(tf.constant([[0.5], [0.25]]), labels=tf.constant([1.0, 0.0]),
+    ...                     uid=tf.constant([3, 4]), req_time=tf.constant([7, 8]), training=True)
+    >>> predictions.numpy().ravel()
+    array([0.5 , 0.25], dtype=float32)
+    >>> layer.close()
+    >>> layer.result()
+    {'seen': 2, 'sampled': 2, 'written': 2}
+    """
+
+    def __init__(
+        self,
+        sink: Any,
+        *,
+        model_name: str,
+        target: str = "ctr_head",
+        sample_ratio: float = 0.01,
+        client_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"trainable": False, **kwargs})
+        self.supports_jit = False
+        self.sink = os.fspath(sink) if isinstance(sink, os.PathLike) else sink
+        self.model_name = model_name
+        self.target = target
+        self.sample_ratio = Layout(model_name, (target,), (), sample_ratio).sample_ratio
+        self.client_options = dict(client_options or {})
+        if "uid_hash_key" in self.client_options:
+            raise ValueError(
+                "`client_options` must not have 'uid_hash_key': it is a secret, and a layer's "
+                "arguments are saved with the model. Hash uids with DeepInsightCallback, or with "
+                "deep_insight_client(uid_hash_key=…) and the write operations"
+            )
+        check_options(sink, **self.client_options)
+        self.built = True
+        self._client: DeepInsightClient | None = None
+        self._before = dict.fromkeys(("seen", "sampled", "written"), 0)
+
+    def call(
+        self,
+        predictions: Any,
+        labels: Any,
+        uid: Any,
+        req_time: Any,
+        sample_rate: Any = None,
+        extra_fields: Mapping[str, Any] | None = None,
+        training: bool | None = None,
+    ) -> Any:
+        """Records when `training` is true, and returns `predictions`.
+
+        Args:
+            predictions: Floats, shape `(batch,)` or `(batch, 1)`.
+            labels: Numbers, shape `(batch,)` or `(batch, 1)`.
+            uid: Integers, shape `(batch,)` or `(batch, 1)`.
+            req_time: Integers, Unix seconds, shape `(batch,)` or `(batch, 1)`.
+            sample_rate: Floats, shape `(batch,)` or `(batch, 1)`; default 1.
+            extra_fields: Columns to record: floats, integers or strings.
+            training: Whether this is a training step.
+
+        Returns:
+            `predictions`.
+        """
+        if training:
+            self.update_state(labels, predictions, uid, req_time, sample_rate, extra_fields)
+        return predictions
+
+    def update_state(
+        self,
+        labels: Any,
+        predictions: Any,
+        uid: Any,
+        req_time: Any,
+        sample_rate: Any = None,
+        extra_fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Records a batch. The arguments are those of `call`."""
+        predictions = _flat("predictions", predictions, tf.float32)
+        if sample_rate is None:
+            sample_rate = tf.ones_like(predictions)
+        extras = {name: _extra(name, value) for name, value in (extra_fields or {}).items()}
+        write_deep_insight_v2(
+            self._open_client().handle,
+            req_times=_flat("req_time", req_time, tf.int64),
+            labels=[_flat("labels", labels, tf.float32)],
+            preds=[predictions],
+            sample_rates=[_flat("sample_rate", sample_rate, tf.float32)],
+            extra_fields_values=[_flat("uid", uid, tf.int64), *extras.values()],
+            extra_fields_keys=["uid", *extras],
+            model_name=self.model_name,
+            targets=[self.target],
+            sample_ratio=self.sample_ratio,
+        )
+
+    def result(self) -> dict[str, int]:
+        """Returns how many examples were seen, sampled and written since `reset_state`."""
+        now = self._totals()
+        return {name: now[name] - self._before[name] for name in now}
+
+    def reset_state(self) -> None:
+        """Has `result` count from here on."""
+        self._before = self._totals()
+
+    def flush(self) -> None:
+        """Waits until what was recorded is durable."""
+        if self._client is not None:
+            self._client.flush()
+
+    def close(self) -> None:
+        """Writes what waits. The next record opens the sink again."""
+        if self._client is not None:
+            self._client.close()
+            totals, self._client = self._totals(), None
+            self._before = {name: self._before[name] - totals[name] for name in totals}
+
+    def compute_output_shape(self, predictions_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        """The shape of `predictions`."""
+        return predictions_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make this layer again."""
+        return {
+            **super().get_config(),
+            "sink": self.sink if isinstance(self.sink, str) else list(self.sink),
+            "model_name": self.model_name,
+            "target": self.target,
+            "sample_ratio": self.sample_ratio,
+            "client_options": dict(self.client_options),
+        }
+
+    def _open_client(self) -> DeepInsightClient:
+        if self._client is None:
+            self._client = DeepInsightClient(self.sink, **self.client_options)
+        return self._client
+
+    def _totals(self) -> dict[str, int]:
+        if self._client is None:
+            return dict.fromkeys(self._before, 0)
+        stats = self._client.stats()
+        return {"seen": stats.accepted, "sampled": stats.sampled, "written": stats.written}
+
+
+def _flat(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(value)
+    if dtype.is_integer and not tensor.dtype.is_integer:
+        raise TypeError(f"`{name}` must be integers. Received: {tensor.dtype.name}")
+    if tensor.shape.rank is not None and tensor.shape.rank > 1 and tensor.shape[1:] != [1]:
+        raise ValueError(
+            f"`{name}` must have shape (batch,) or (batch, 1). Received: {tuple(tensor.shape)}"
+        )
+    return tf.reshape(tf.cast(tensor, dtype), [-1])
+
+
+def _extra(name: str, value: Any) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(value)
+    dtype = tf.int64 if tensor.dtype.is_integer or tensor.dtype == tf.bool else tensor.dtype
+    return _flat(name, tensor, tf.float32 if tensor.dtype.is_floating else dtype)

@@ -1,0 +1,250 @@
+"""A model's train (or test) function that also gives out the step's columns.
+
+Keras's own `make_train_function` wraps `train_step` into a function of an iterator that returns
+logs. The one made here does the same, with two additions: bookkeeping columns are taken out of
+`x` before the model sees it, and the function returns, beside the logs, those columns and what
+`compute_metrics(x, y, y_pred)` was given. So a recorded step costs a few more outputs, no call
+into Python from the graph; and since bookkeeping columns never enter the inner step, that one
+can be compiled with XLA, whatever their dtype.
+
+What is taken over from Keras (`keras/src/backend/tensorflow/trainer.py`): the inner step is a
+`tf.function` with the model's `jit_compile`, replicas are run by the model's strategy and their
+logs averaged, `steps_per_execution` steps make one call, the last one's logs count, and data that
+end within a call end it there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from monolith_keras_metrics.targets import Pairs
+
+TakeColumns = Callable[[Any], tuple[dict[str, Any], Any]]
+PairTargets = Callable[[Any, Any, Any], Pairs]  # of compute_metrics' x, y and y_pred
+
+
+class Columns(NamedTuple):
+    """What one call of a step function recorded.
+
+    Attributes:
+        bookkeeping: Columns that were taken from `x`, each `(rows,)`.
+        labels: Blocks `(rows,)` or `(rows, k)`.
+        predictions: Blocks like `labels`.
+    """
+
+    bookkeeping: dict[str, Any]
+    labels: tuple[Any, ...]
+    predictions: tuple[Any, ...]
+
+
+def make_step_function(
+    model: Any, step: Callable[[Any], Any], take_columns: TakeColumns, pair_targets: PairTargets
+) -> Callable[[Any], Iterator[tuple[Any, Columns]]]:
+    """Makes a function of an iterator that runs steps and yields logs and columns.
+
+    Args:
+        model: A compiled Keras model.
+        step: Its `train_step` or `test_step`.
+        take_columns: Splits a batch of data into bookkeeping columns and what the step gets.
+        pair_targets: Pairs the labels and predictions of a step.
+
+    Returns:
+        A function that takes an iterator over data and yields `(logs, columns)`, once for a
+        `tf.data` iterator, once a step for others. At the end of the data it raises
+        `tf.errors.OutOfRangeError`, or yields nothing.
+    """
+    strategy = model.distribute_strategy
+    steps = int(getattr(model, "steps_per_execution", 1))
+
+    @tf.autograph.experimental.do_not_convert
+    def inner_step(data: Any) -> Any:
+        with _captured_outputs(model) as captured:
+
+            def replica_step(data: Any) -> Any:
+                logs = step(data)
+                labels, predictions = captured.paired(pair_targets)
+                return logs, labels, predictions
+
+            logs, labels, predictions = strategy.run(replica_step, args=(data,))
+        return _mean(strategy, logs), _joined(strategy, labels), _joined(strategy, predictions)
+
+    if not model.run_eagerly:
+        inner_step = tf.function(
+            inner_step, reduce_retracing=True, jit_compile=model.jit_compile or None
+        )
+
+    def one_step(data: Any) -> tuple[Any, Columns]:
+        bookkeeping, data = take_columns(_without_optionals(data))
+        logs, labels, predictions = inner_step(data)
+        return logs, Columns(_joined(strategy, bookkeeping), labels, predictions)
+
+    @tf.autograph.experimental.do_not_convert
+    def execution(iterator: Any) -> tuple[Any, Columns]:
+        logs, columns = one_step(iterator.get_next())
+        if steps == 1:
+            return logs, columns
+        return _more_steps(iterator, one_step, steps, logs, columns)
+
+    if not model.run_eagerly:
+        execution = tf.function(execution, reduce_retracing=True)
+
+    def function(iterator: Any) -> Iterator[tuple[Any, Columns]]:
+        if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+            yield execution(iterator)
+        else:
+            for _, data in zip(range(steps), iterator):  # noqa: B905 (as many as there are)
+                yield one_step(tf.nest.map_structure(_owned, data))
+
+    return function
+
+
+def _more_steps(
+    iterator: Any,
+    one_step: Callable[[Any], tuple[Any, Columns]],
+    steps: int,
+    logs: Any,
+    columns: Columns,
+) -> tuple[Any, Columns]:
+    """Runs the steps after the first in a loop of the graph, and joins their columns."""
+    flat = tf.nest.flatten(columns)
+    # Batches may differ in their number of rows, so the arrays know no shape of an element.
+    arrays = [
+        tf.TensorArray(
+            column.dtype,
+            size=1,
+            dynamic_size=True,
+            infer_shape=False,
+            element_shape=tf.TensorShape([None, *column.shape[1:]]),
+        ).write(0, column)
+        for column in flat
+    ]
+    logs = tf.nest.map_structure(tf.convert_to_tensor, logs)
+
+    def go_on(index: Any, following: Any, *_: Any) -> Any:
+        return tf.logical_and(index < steps, following.has_value())
+
+    def body(index: Any, following: Any, logs: Any, arrays: Any) -> Any:
+        new_logs, new_columns = one_step(following.get_value())
+        arrays = [
+            a.write(index, c) for a, c in zip(arrays, tf.nest.flatten(new_columns), strict=True)
+        ]
+        logs = tf.nest.map_structure(lambda old, new: tf.cast(new, old.dtype), logs, new_logs)
+        # After the last step nothing more may be taken from the data.
+        following = tf.cond(index + 1 < steps, iterator.get_next_as_optional, lambda: following)
+        return index + 1, following, logs, arrays
+
+    _, _, logs, arrays = tf.while_loop(
+        go_on, body, (tf.constant(1), iterator.get_next_as_optional(), logs, arrays)
+    )
+    return logs, tf.nest.pack_sequence_as(columns, [array.concat() for array in arrays])
+
+
+class _Captured(threading.local):
+    """What `compute_metrics` was given; replicas run in threads of their own."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any, Any]] = []
+
+    def paired(self, pair_targets: PairTargets) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        calls, self.calls = self.calls, []
+        if not calls:
+            raise ValueError(
+                "The model's train_step (or test_step) did not call "
+                "self.compute_metrics(x, y, y_pred), which is where DeepInsightCallback sees "
+                "labels and predictions. End the step with `return self.compute_metrics(x, y, "
+                "y_pred, sample_weight)`, or record with DeepInsightLayer or "
+                "write_deep_insight_v2 instead of the callback"
+            )
+        pairs = [pair_targets(*call) for call in calls]
+        for tensor in (tensor for pair in pairs for tensor in (*pair.labels, *pair.predictions)):
+            _check_reachable(tensor)
+        # A step that works through its batch in pieces calls compute_metrics for each of them.
+        return (
+            _rows_joined([pair.labels for pair in pairs]),
+            _rows_joined([pair.predictions for pair in pairs]),
+        )
+
+
+@contextlib.contextmanager
+def _captured_outputs(model: Any) -> Iterator[_Captured]:
+    """Has `model.compute_metrics` note its arguments, for as long as the step is traced or run."""
+    captured = _Captured()
+    original = model.compute_metrics
+
+    def compute_metrics(x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+        captured.calls.append((x, y, y_pred))
+        return original(x, y, y_pred, *args, **kwargs)
+
+    # Into the instance's dict, past Keras's __setattr__: nothing is to be tracked or saved.
+    attributes = vars(model)
+    before = attributes.get("compute_metrics")
+    attributes["compute_metrics"] = compute_metrics
+    try:
+        yield captured
+    finally:
+        if before is None:
+            del attributes["compute_metrics"]
+        else:
+            attributes["compute_metrics"] = before
+
+
+def _without_optionals(data: Any) -> Any:
+    """Keras passes what is None (sample weights, say) through `tf.data` as empty optionals."""
+    if isinstance(data, tf.experimental.Optional):
+        return None
+    if isinstance(data, Mapping):
+        return {key: _without_optionals(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)) and not hasattr(data, "_fields"):
+        return type(data)(_without_optionals(value) for value in data)
+    return data
+
+
+def _mean(strategy: Any, logs: Any) -> Any:
+    """Averages logs over the replicas."""
+    if strategy.num_replicas_in_sync == 1:
+        return logs
+    return tf.nest.map_structure(lambda log: strategy.reduce("MEAN", log, axis=None), logs)
+
+
+def _joined(strategy: Any, columns: Any) -> Any:
+    """Puts the rows of this process's replicas one after another."""
+    if strategy.num_replicas_in_sync == 1:
+        return columns
+
+    def join(column: Any) -> Any:
+        parts = strategy.experimental_local_results(column)
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
+
+    if isinstance(columns, dict):
+        return {name: join(column) for name, column in columns.items()}
+    return tuple(join(column) for column in columns)
+
+
+def _rows_joined(blocks: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return (
+        blocks[0]
+        if len(blocks) == 1
+        else tuple(tf.concat(b, axis=0) for b in zip(*blocks, strict=True))
+    )
+
+
+def _check_reachable(tensor: Any) -> None:
+    if tf.executing_eagerly() or not isinstance(tensor, tf.Tensor):
+        return
+    if tensor.graph is not tf.compat.v1.get_default_graph():
+        raise ValueError(
+            "compute_metrics was called inside a loop or a branch of the graph, which labels and "
+            "predictions cannot leave. Call it outside of it, or record with "
+            "write_deep_insight_v2 in there"
+        )
+
+
+def _owned(value: Any) -> Any:
+    """Copies arrays that the caller may change once the step is over."""
+    return tf.convert_to_tensor(value.copy()) if isinstance(value, np.ndarray) else value

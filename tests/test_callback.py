@@ -1,0 +1,338 @@
+"""`DeepInsightCallback` in real `fit` calls: what it records, and how it leaves the model."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import polars as pl
+import pytest
+import tensorflow as tf
+from training import (
+    EXTRA,
+    ROWS,
+    check_records,
+    columns,
+    dataset,
+    frozen,
+    labels,
+    model,
+    read,
+)
+
+from monolith_keras_metrics import DeepInsightCallback
+
+
+def callback(folder: Any, **options: Any) -> DeepInsightCallback:
+    return DeepInsightCallback(folder, **{"model_name": "m", "sample_ratio": 1.0, **options})
+
+
+def fit(net: keras.Model, data: Any, *callbacks: Any, **options: Any) -> keras.callbacks.History:
+    return net.fit(data, callbacks=list(callbacks), verbose=0, **options)
+
+
+def test_every_row_is_recorded_as_the_model_predicted_it(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    expected = net.predict(x["features"], verbose=0)
+    fit(net, dataset(x, y), callback(tmp_path, extra_fields=EXTRA))
+    records = read(tmp_path)
+    check_records(records, x, {"ctr": (y, expected)})
+    np.testing.assert_array_equal(records["extra_float"].struct.field("price"), x["price"])
+    np.testing.assert_array_equal(records["extra_int"].struct.field("hour"), x["hour"])
+    assert records["extra_str"].struct.field("carrier").to_list() == [
+        carrier.decode() for carrier in x["carrier"]
+    ]
+    assert records["mode"].unique().to_list() == ["train"]
+    assert records["model_name"].unique().to_list() == ["m"]
+    assert records["position"].to_list() == list(range(ROWS))
+
+
+def test_only_sampled_users_are_recorded(tmp_path: pathlib.Path) -> None:
+    x, y = columns(), labels()
+    recorder = callback(tmp_path, sample_ratio=0.1)
+    fit(frozen(model()), dataset(x, y), recorder)
+    kept = x["uid"] % 1000 < 100
+    assert read(tmp_path)["uid"].to_list() == x["uid"][kept].tolist()
+    assert recorder.stats is not None
+    assert recorder.stats.accepted == ROWS
+    assert recorder.stats.written == kept.sum()
+
+
+def test_default_sample_rate_is_one(tmp_path: pathlib.Path) -> None:
+    x, y = columns(), labels()
+    del x["sample_rate"]
+    fit(frozen(model()), dataset(x, y), callback(tmp_path))
+    assert read(tmp_path)["sample_rate"].struct.field("ctr").unique().to_list() == [1.0]
+
+
+def test_columns_of_shape_batch_1_and_other_names(tmp_path: pathlib.Path) -> None:
+    x, y = columns(), labels()
+    renamed = {
+        "features": x["features"],
+        "user": x["uid"][:, np.newaxis],
+        "when": x["req_time"][:, np.newaxis].astype(np.int32),
+        "rate": x["sample_rate"][:, np.newaxis],
+    }
+    recorder = callback(tmp_path, uid="user", req_time="when", sample_rate="rate")
+    net = frozen(model())
+    expected = net.predict(x["features"], verbose=0)
+    fit(net, dataset(renamed, y[:, np.newaxis]), recorder)
+    check_records(read(tmp_path), x, {"ctr": (y, expected)})
+
+
+def two_outputs(kind: str) -> tuple[keras.Model, Any, dict[str, str]]:
+    """A model with outputs `a` and `b` in a list or a dict; how labels are given; the targets."""
+    features = keras.Input((4,), name="features")
+    a = keras.layers.Dense(1, "sigmoid", name="a")(features)
+    b = keras.layers.Dense(1, "sigmoid", name="b")(features)
+    b = keras.layers.Reshape((), name="b_flat")(b)
+    if kind == "list":
+        return keras.Model(features, [a, b]), list, {"a": "a", "b": "b_flat"}
+    return keras.Model(features, {"click": a, "buy": b}), dict, {"a": "click", "b": "buy"}
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_several_outputs(kind: str, tmp_path: pathlib.Path) -> None:
+    x, y_a, y_b = columns(), labels(seed=1), labels(seed=2)
+    net, structure, names = two_outputs(kind)
+    frozen(net)
+    predicted = net.predict(x["features"], verbose=0)
+    a, b = predicted if kind == "list" else (predicted["click"], predicted["buy"])
+    y = (y_a, y_b) if structure is list else {"buy": y_b, "click": y_a}
+    fit(net, dataset(x, y), callback(tmp_path))
+    records = read(tmp_path)
+    expected = {names["a"]: (y_a, a), names["b"]: (y_b, b)}
+    fields = records["label"].struct.fields
+    check_records(records, x, {field: expected[field] for field in fields})
+    assert set(fields) == set(expected)
+
+
+def test_k_columns_are_k_named_targets(tmp_path: pathlib.Path) -> None:
+    x = columns()
+    y = np.stack([labels(seed=s) for s in range(3)], axis=1)
+    features = keras.Input((4,), name="features")
+    net = frozen(keras.Model(features, keras.layers.Dense(3, "sigmoid", name="heads")(features)))
+    expected = net.predict(x["features"], verbose=0)
+    fit(net, dataset(x, y), callback(tmp_path / "list", targets=["x", "y", "z"]))
+    fit(net, dataset(x, y), callback(tmp_path / "dict", targets={"heads": ["x", "y", "z"]}))
+    for folder in ("list", "dict"):
+        check_records(
+            read(tmp_path / folder),
+            x,
+            {name: (y[:, i], expected[:, i]) for i, name in enumerate("xyz")},
+        )
+
+
+def test_targets_select_and_rename_outputs(tmp_path: pathlib.Path) -> None:
+    x, y = columns(), labels()
+    net = frozen(two_outputs("dict")[0])
+    data = dataset(x, {"click": y, "buy": y})
+    fit(net, data, callback(tmp_path / "some", targets=["buy"]))
+    fit(net, data, callback(tmp_path / "renamed", targets={"click": "ctr"}))
+    assert read(tmp_path / "some")["label"].struct.fields == ["buy"]
+    assert read(tmp_path / "renamed")["label"].struct.fields == ["ctr"]
+
+
+def test_second_fit_and_new_compile_record_further_attempts(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    recorder = callback(tmp_path)
+    fit(net, dataset(x, y), recorder)
+    fit(net, dataset(x, y), recorder, epochs=2)
+    frozen(net, metrics=["AUC"])
+    fit(net, dataset(x, y), recorder)
+    records = read(tmp_path)
+    counts = records.group_by("attempt", maintain_order=True).len()["len"].to_list()
+    assert counts == [ROWS, 2 * ROWS, ROWS]
+    assert records.unique(["run", "attempt", "worker", "position"]).height == 4 * ROWS
+
+
+def test_a_second_fit_does_not_trace_again(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), model()
+    traces = []
+    original = net.train_step
+    net.train_step = lambda data: (traces.append(1), original(data))[1]
+    frozen(net)
+    recorder = callback(tmp_path)
+    fit(net, dataset(x, y), recorder)
+    once = len(traces)
+    fit(net, dataset(x, y), recorder)
+    assert len(traces) == once > 0
+
+
+def test_sample_and_class_weights_leave_the_records_alone(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    expected = net.predict(x["features"], verbose=0)
+    weights = np.linspace(0, 1, ROWS)
+    data = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(32)
+    fit(net, data, callback(tmp_path / "sample"))
+    fit(net, dataset(x, y), callback(tmp_path / "class"), class_weight={0: 1.0, 1: 3.0})
+    for folder in ("sample", "class"):
+        check_records(read(tmp_path / folder), x, {"ctr": (y, expected)})
+
+
+def test_numpy_input_shuffled(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    expected = net.predict(x["features"], verbose=0).ravel()
+    del x["carrier"]  # Keras takes strings from tf.data only
+    net.fit(x, y, batch_size=50, shuffle=True, verbose=0, callbacks=[callback(tmp_path)])
+    records = read(tmp_path).sort("req_time")
+    np.testing.assert_array_equal(records["uid"], x["uid"])
+    np.testing.assert_allclose(records["predict"].struct.field("ctr"), expected, atol=1e-6)
+
+
+def test_validation_is_recorded_only_where_asked_for(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    val_x, val_y = columns(100, seed=7), labels(100, seed=8)
+    train, validation = dataset(x, y), dataset(val_x, val_y)
+    fit(net, train, callback(tmp_path / "train"), validation_data=validation, epochs=2)
+    fit(net, train, callback(tmp_path / "both", modes=("train", "test")),
+        validation_data=validation)  # fmt: skip
+    assert read(tmp_path / "train")["mode"].to_list() == ["train"] * 2 * ROWS
+    both = read(tmp_path / "both")
+    assert both["mode"].to_list() == ["train"] * ROWS + ["test"] * 100
+    expected = net.predict(val_x["features"], verbose=0)
+    check_records(both.filter(mode="test"), val_x, {"ctr": (val_y, expected)})
+
+
+def test_evaluate_alone(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    recorder = callback(tmp_path, modes=("test",))
+    net.evaluate(dataset(x, y), callbacks=[recorder], verbose=0)
+    expected = net.predict(x["features"], verbose=0, callbacks=[recorder])  # never recorded
+    check_records(read(tmp_path), x, {"ctr": (y, expected)})
+    assert set(read(tmp_path)["mode"]) == {"test"}
+
+
+def test_logs_are_those_of_plain_training(tmp_path: pathlib.Path) -> None:
+    x, y = columns(), labels()
+    histories = []
+    for recorded in (False, True):
+        keras.utils.set_random_seed(3)
+        net = model()
+        net.compile("adam", "binary_crossentropy", metrics=["AUC", "accuracy"])
+        data = dataset(x, y) if recorded else dataset(x["features"], y)
+        callbacks = [callback(tmp_path)] if recorded else []
+        histories.append(fit(net, data, *callbacks, epochs=3).history)
+    assert histories[0].keys() == histories[1].keys()
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-5, err_msg=name)
+
+
+def test_the_model_is_left_as_it_was(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    before = set(vars(net))
+    plain = net.make_train_function() or net.train_function
+    fit(net, dataset(x, y), callback(tmp_path / "run", modes=("train", "test")),
+        validation_data=dataset(x, y))  # fmt: skip
+    assert net.train_function is plain
+    added = set(vars(net)) - before
+    assert not {"train_step", "test_step", "compute_metrics"} & added
+    assert type(net.test_function).__module__.startswith(("keras", "builtins"))
+    net.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    clone = keras.models.clone_model(net)
+    clone.set_weights(net.get_weights())
+    expected = net.predict(x["features"], verbose=0)
+    np.testing.assert_array_equal(loaded.predict(x["features"], verbose=0), expected)
+    np.testing.assert_array_equal(clone.predict(x["features"], verbose=0), expected)
+    fit(net, dataset(x["features"], y))
+    assert read(tmp_path / "run").height == 2 * ROWS
+
+
+def test_saving_while_training(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    saver = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    fit(net, dataset(x, y), saver, callback(tmp_path / "run"), epochs=2)
+    keras.models.load_model(tmp_path / "2.keras")
+    assert read(tmp_path / "run").height == 2 * ROWS
+
+
+class Interrupting(keras.callbacks.Callback):
+    """Raises at the end of the second step."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == 1:
+            raise self.error
+
+
+def test_training_that_raises_in_a_callback(tmp_path: pathlib.Path) -> None:
+    """The next fit, recorded or not, is right; what was accepted is written."""
+    x, y, net = columns(), labels(), frozen(model())
+    recorder = callback(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, dataset(x, y), recorder, Interrupting(KeyboardInterrupt()))
+    fit(net, dataset(x["features"], y))
+    assert recorder.stats is not None
+    assert recorder.stats.written == 128
+    assert read(tmp_path).height == 128
+    fit(net, dataset(x, y), recorder)
+    assert read(tmp_path).height == 128 + ROWS
+
+
+def test_training_that_raises_in_a_step(tmp_path: pathlib.Path) -> None:
+    x, y, net = columns(), labels(), frozen(model())
+    plain = net.make_train_function() or net.train_function
+
+    def rows() -> Any:
+        for start in range(0, ROWS, 50):
+            if start == 150:
+                raise RuntimeError("the reader broke")
+            piece = slice(start, start + 50)
+            yield {"features": x["features"][piece], "uid": x["uid"][piece],
+                   "req_time": x["req_time"][piece]}, y[piece]  # fmt: skip
+
+    spec = (
+        {
+            "features": tf.TensorSpec((None, 4), tf.float32),
+            "uid": tf.TensorSpec((None,), tf.int64),
+            "req_time": tf.TensorSpec((None,), tf.int64),
+        },
+        tf.TensorSpec((None,), tf.float32),
+    )
+    data = tf.data.Dataset.from_generator(rows, output_signature=spec)
+    with pytest.raises(tf.errors.OpError, match="the reader broke"):
+        fit(net, data, callback(tmp_path))
+    assert read(tmp_path)["uid"].to_list() == x["uid"][:150].tolist()
+    assert net.train_function is plain
+
+
+def test_the_summary_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = frozen(model())
+    net.fit(dataset(columns(), labels()), verbose=2, callbacks=[callback(tmp_path)])
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert line == f"Deep insight: 300 of 300 examples written to {tmp_path}"
+
+
+def test_missing_labels_of_unrecorded_batches_of_no_rows(tmp_path: pathlib.Path) -> None:
+    """A batch of no rows is passed over."""
+    x, y = columns(64), labels(64)
+    empty = dataset({k: v[:0] for k, v in x.items()}, y[:0], 64)
+    data = dataset(x, y).concatenate(empty.batch(1).map(lambda *_: _empty(x, y)))
+    net = frozen(model())
+    net.run_eagerly = False
+    fit(net, data, callback(tmp_path))
+    assert read(tmp_path).height == 64
+
+
+def _empty(x: dict[str, np.ndarray], y: np.ndarray) -> Any:
+    return {k: tf.constant(v[:0]) for k, v in x.items()}, tf.constant(y[:0])
+
+
+def test_float16_predictions(tmp_path: pathlib.Path) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        net = model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    frozen(net)
+    x, y = columns(), labels()
+    expected = net.predict(x["features"], verbose=0)
+    fit(net, dataset(x, y), callback(tmp_path))
+    check_records(read(tmp_path), x, {"ctr": (y, expected)}, tolerance=1e-3)
+    assert read(tmp_path)["predict"].struct.field("ctr").dtype == pl.Float32
