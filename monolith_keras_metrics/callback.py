@@ -2,31 +2,22 @@
 
 Where the columns come from: Keras makes `model.train_function` before `on_train_begin` and reads
 it at each step. While training runs, the callback puts its own in that place (see
-`step_function`), and puts Keras's back afterwards; nothing else of the model is touched.
+`recording`), and puts Keras's back afterwards; nothing else of the model is touched.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import keras
-import tensorflow as tf
-
 from monolith_keras_metrics import exit_hook
 from monolith_keras_metrics.client import DeepInsightClient, Stats, check_options, sink_list
+from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.model_inputs import InputColumns
-from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics.recording import Recording, RecordingFunction
 from monolith_keras_metrics.sinks import SinkLike
-from monolith_keras_metrics.step_function import Columns, make_step_function
-from monolith_keras_metrics.targets import (
-    Pairs,
-    TargetNames,
-    check_target_names,
-    label_columns,
-    pair_targets,
-)
+from monolith_keras_metrics.targets import TargetNames, check_target_names
+from monolith_keras_metrics.versions import is_legacy, keras
 
 _MODES = ("train", "test")
 
@@ -119,16 +110,16 @@ class DeepInsightCallback(keras.callbacks.Callback):
             "exit_timeout": exit_timeout,
         }
         check_options(sink, **options)
-        self._layout = Layout(model_name, ("unknown",), tuple(extra_fields), sample_ratio)
-        self._inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields))
+        inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields))
+        self._recording = Recording(inputs, model_name, sample_ratio, targets, labels)
+        self._recording.layout(("any",))  # says what is wrong with these arguments
         self._sink = sink
-        self._targets = targets
-        self._labels = labels
         self._modes = frozenset(modes)
         self._options: dict[str, Any] = options
-        self._functions: dict[str, _RecordingFunction] = {}
+        self._functions: dict[str, RecordingFunction] = {}
         self._client: DeepInsightClient | None = None
         self._opened_for: str | None = None
+        self._training = False
         self._last_stats: Stats | None = None
 
     @property
@@ -136,14 +127,28 @@ class DeepInsightCallback(keras.callbacks.Callback):
         """Counts of the running training, or of the last one; None before the first."""
         return self._client.stats() if self._client is not None else self._last_stats
 
+    def flush(self) -> None:
+        """Waits until what was recorded so far is durable."""
+        if self._client is not None:
+            self._client.flush()
+
+    def set_model(self, model: Any) -> None:
+        """Sets the model."""
+        super().set_model(model)
+        self._install_early()
+
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Opens the sink and begins to record."""
         self._open("train")
+        self._training = True
+        self._install_early()
         self._begin("train")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Writes what waits, and leaves the model as it was."""
-        self._end("train")
+        self._training = False
+        for mode in _MODES:
+            self._end(mode)
         self._close("train")
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -172,120 +177,58 @@ class DeepInsightCallback(keras.callbacks.Callback):
         finally:
             exit_hook.uninstall()
             self._last_stats = client.stats()
-            if (self.params or {}).get("verbose", 1):
+            if (getattr(self, "params", None) or {}).get("verbose", 1):
                 print(_summary(self._last_stats, sink_list(self._sink)))
 
     def _abort(self) -> None:
         """Ends what runs, with the model as it was: training ended with an exception."""
+        self._training = False
         for mode in _MODES:
             self._end(mode)
         if self._opened_for is not None:
             self._close(self._opened_for)
 
     def _begin(self, mode: str) -> None:
+        check_strategy(self.model.distribute_strategy)
+        function = self._install(mode)
+        function.begin(self._client if mode in self._modes else None)
+
+    def _install_early(self) -> None:
+        """Legacy Keras reads the test function before it calls `on_test_begin`."""
+        if is_legacy(self.model):
+            self.model.make_test_function()
+            self._install("test")
+
+    def _install(self, mode: str) -> RecordingFunction:
+        """Puts a function that can record in the place of the model's own."""
         attribute = f"{mode}_function"
         plain = getattr(self.model, attribute)
-        if isinstance(plain, _RecordingFunction):  # an earlier fit was left by an exception
+        if isinstance(plain, RecordingFunction):  # an earlier fit was left by an exception
             plain = plain.plain
         function = self._functions.get(mode)
         # Keras makes a new plain function when the model is compiled, and only then.
         if function is None or function.plain is not plain or function.model is not self.model:
-            function = _RecordingFunction(self, self.model, mode, plain)
+            function = RecordingFunction(
+                self.model,
+                mode,
+                plain,
+                self._recording,
+                recorded=mode in self._modes,
+                on_exception=self._abort,
+            )
             self._functions[mode] = function
-        function.begin(self._client if mode in self._modes else None)
         setattr(self.model, attribute, function)
+        return function
 
     def _end(self, mode: str) -> None:
         function = self._functions.get(mode)
         if function is None:
             return
         function.end()
+        if mode == "test" and self._training and is_legacy(function.model):
+            return  # the next validation reads it before `on_test_begin`
         if getattr(function.model, f"{mode}_function") is function:
             setattr(function.model, f"{mode}_function", function.plain)
-
-
-class _RecordingFunction:
-    """Stands in for a model's train or test function, and hands each step's columns over."""
-
-    def __init__(self, callback: DeepInsightCallback, model: Any, mode: str, plain: Any) -> None:
-        self.model = model
-        self.plain = plain
-        self._callback = callback
-        self._mode = mode
-        self._recorded = mode in callback._modes
-        self._layout = callback._layout
-        self._client: DeepInsightClient | None = None
-        self._active = False
-        self._history: Any = None
-        self._function = make_step_function(
-            model, getattr(model, f"{mode}_step"), self._take_columns, self._pair_targets
-        )
-
-    def begin(self, client: DeepInsightClient | None) -> None:
-        """Begins to hand columns over to `client`, or only to take them out, where it is None."""
-        self._client = client
-        self._history = getattr(self.model, "history", None)
-        self._active = True
-
-    def end(self) -> None:
-        """Becomes the plain function."""
-        self._client = None
-        self._active = False
-
-    def __call__(self, iterator: Any) -> Any:
-        # Each fit has its own history. Another one than at the beginning means that ours ended
-        # with an exception, of which a callback is not told, and that this fit is not recorded.
-        if not self._active or (
-            self._mode == "train" and getattr(self.model, "history", None) is not self._history
-        ):
-            self._callback._abort()
-            return self.plain(iterator)
-        logs = None
-        try:
-            for step_logs, columns in self._function(iterator):
-                logs = step_logs
-                if self._client is not None:
-                    self._client.write(self._batch(columns))
-        except (StopIteration, tf.errors.OutOfRangeError):
-            raise  # the end of the data
-        except BaseException:
-            self._callback._abort()
-            raise
-        return logs
-
-    def _batch(self, columns: Columns) -> Batch:
-        inputs, bookkeeping = self._callback._inputs, columns.bookkeeping
-        uid = bookkeeping[inputs.uid]
-        return Batch(
-            layout=self._layout,
-            rows=uid.shape[0],
-            uid=uid,
-            req_time=bookkeeping[inputs.req_time],
-            train_time=int(time.time()),
-            labels=columns.labels,
-            predictions=columns.predictions,
-            sample_rates=(
-                (bookkeeping[inputs.sample_rate],) if inputs.sample_rate in bookkeeping else ()
-            ),
-            extras=[bookkeeping[name] for name in inputs.extra_fields],
-        )
-
-    def _take_columns(self, data: Any) -> tuple[dict[str, Any], Any]:
-        return self._callback._inputs.take(self.model, data, required=self._recorded)
-
-    def _pair_targets(self, x: Any, y: Any, y_pred: Any) -> Pairs:
-        """Called when a step is traced: the names of the targets are known from then on."""
-        if not self._recorded:
-            return Pairs((), (), ())
-        if self._callback._labels is not None:
-            y = label_columns(x, self._callback._labels)
-        names = getattr(self.model, "output_names", None)
-        pairs = pair_targets(y, y_pred, names, self._callback._targets)
-        layout = self._callback._layout
-        self._layout = Layout(
-            layout.model_name, pairs.names, layout.extra_fields, layout.sample_ratio, self._mode
-        )
-        return pairs
 
 
 def _summary(stats: Stats, places: Sequence[Any]) -> str:

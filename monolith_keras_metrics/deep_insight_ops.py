@@ -28,6 +28,7 @@ from monolith_keras_metrics.sinks import SinkLike
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
 
 
+@tf.autograph.experimental.do_not_convert
 def deep_insight_client(
     enable_metrics_counter: bool = False,
     is_fake: bool = False,
@@ -95,6 +96,7 @@ def client_of(deep_insight_client_tensor: tf.Tensor) -> DeepInsightClient:
     return open_client(int(number))
 
 
+@tf.autograph.experimental.do_not_convert
 def write_deep_insight(
     deep_insight_client_tensor: tf.Tensor,
     uids: Any,
@@ -166,6 +168,7 @@ def write_deep_insight(
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def write_deep_insight_v2(
     deep_insight_client_tensor: tf.Tensor,
     req_times: Any,
@@ -260,6 +263,7 @@ def write_deep_insight_v2(
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def write_deep_insight_from_features(
     features: Mapping[str, Any],
     sample_ratio: float,

@@ -6,15 +6,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
 from monolith_keras_metrics.record import Layout
+from monolith_keras_metrics.versions import keras
 
 
-@keras.saving.register_keras_serializable("monolith_keras_metrics")
+@keras.utils.register_keras_serializable("monolith_keras_metrics")
 class DeepInsightLayer(keras.layers.Layer):
     """Writes down each example that passes through; predictions pass through unchanged.
 
@@ -105,6 +105,7 @@ class DeepInsightLayer(keras.layers.Layer):
             self.update_state(labels, predictions, uid, req_time, sample_rate, extra_fields)
         return predictions
 
+    @tf.autograph.experimental.do_not_convert
     def update_state(
         self,
         labels: Any,

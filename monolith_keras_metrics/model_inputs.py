@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import tensorflow as tf
+
+from monolith_keras_metrics.versions import keras
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from monolith_keras_metrics.client import open_client
+from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.record import Batch
 
 MakeBatch = Callable[[Mapping[str, Any], int, int], Batch]
@@ -77,7 +78,9 @@ def write_examples(
 
     Raises:
         TypeError, ValueError: If the handle or an argument cannot be right.
+        RuntimeError: If the strategy's steps run where nothing can be recorded.
     """
+    check_strategy(tf.distribute.get_strategy())
     handle = _converted("deep_insight_client_tensor", handle, tf.int64)
     if handle.shape.rank not in (0, None):
         raise ValueError(
@@ -91,6 +94,7 @@ def write_examples(
         {name: arguments[name].tensor.shape for name in names}, arguments, num_targets
     )
 
+    @tf.autograph.experimental.do_not_convert
     def run(handle: Any, *tensors: Any) -> Any:
         shapes = {name: tensor.shape for name, tensor in zip(names, tensors, strict=True)}
         rows = _check_shapes(shapes, arguments, num_targets) or 0

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from monolith_keras_metrics.targets import Pairs
+from monolith_keras_metrics.versions import steps_per_execution
 
 TakeColumns = Callable[[Any], tuple[dict[str, Any], Any]]
 PairTargets = Callable[[Any, Any, Any], Pairs]  # of compute_metrics' x, y and y_pred
@@ -44,7 +45,11 @@ class Columns(NamedTuple):
 
 
 def make_step_function(
-    model: Any, step: Callable[[Any], Any], take_columns: TakeColumns, pair_targets: PairTargets
+    model: Any,
+    step: Callable[[Any], Any],
+    take_columns: TakeColumns,
+    pair_targets: PairTargets,
+    counter: Any = None,
 ) -> Callable[[Any], Iterator[tuple[Any, Columns]]]:
     """Makes a function of an iterator that runs steps and yields logs and columns.
 
@@ -53,6 +58,7 @@ def make_step_function(
         step: Its `train_step` or `test_step`.
         take_columns: Splits a batch of data into bookkeeping columns and what the step gets.
         pair_targets: Pairs the labels and predictions of a step.
+        counter: A variable that counts steps, which legacy Keras has.
 
     Returns:
         A function that takes an iterator over data and yields `(logs, columns)`, once for a
@@ -60,7 +66,7 @@ def make_step_function(
         `tf.errors.OutOfRangeError`, or yields nothing.
     """
     strategy = model.distribute_strategy
-    steps = int(getattr(model, "steps_per_execution", 1))
+    steps = steps_per_execution(model)
 
     @tf.autograph.experimental.do_not_convert
     def inner_step(data: Any) -> Any:
@@ -82,12 +88,14 @@ def make_step_function(
     def one_step(data: Any) -> tuple[Any, Columns]:
         bookkeeping, data = take_columns(_without_optionals(data))
         logs, labels, predictions = inner_step(data)
+        if counter is not None:
+            counter.assign_add(1)
         return logs, Columns(_joined(strategy, bookkeeping), labels, predictions)
 
     @tf.autograph.experimental.do_not_convert
     def execution(iterator: Any) -> tuple[Any, Columns]:
         logs, columns = one_step(iterator.get_next())
-        if steps == 1:
+        if isinstance(steps, int) and steps == 1:
             return logs, columns
         return _more_steps(iterator, one_step, steps, logs, columns)
 
@@ -98,7 +106,7 @@ def make_step_function(
         if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
             yield execution(iterator)
         else:
-            for _, data in zip(range(steps), iterator):  # noqa: B905 (as many as there are)
+            for _, data in zip(range(int(steps)), iterator):  # noqa: B905 (as many as there are)
                 yield one_step(tf.nest.map_structure(_owned, data))
 
     return function
@@ -107,7 +115,7 @@ def make_step_function(
 def _more_steps(
     iterator: Any,
     one_step: Callable[[Any], tuple[Any, Columns]],
-    steps: int,
+    steps: Any,
     logs: Any,
     columns: Columns,
 ) -> tuple[Any, Columns]:
@@ -127,7 +135,7 @@ def _more_steps(
     logs = tf.nest.map_structure(tf.convert_to_tensor, logs)
 
     def go_on(index: Any, following: Any, *_: Any) -> Any:
-        return tf.logical_and(index < steps, following.has_value())
+        return tf.logical_and(index < tf.cast(steps, tf.int32), following.has_value())
 
     def body(index: Any, following: Any, logs: Any, arrays: Any) -> Any:
         new_logs, new_columns = one_step(following.get_value())
@@ -136,7 +144,11 @@ def _more_steps(
         ]
         logs = tf.nest.map_structure(lambda old, new: tf.cast(new, old.dtype), logs, new_logs)
         # After the last step nothing more may be taken from the data.
-        following = tf.cond(index + 1 < steps, iterator.get_next_as_optional, lambda: following)
+        following = tf.cond(
+            index + 1 < tf.cast(steps, tf.int32),
+            iterator.get_next_as_optional,
+            lambda: following,
+        )
         return index + 1, following, logs, arrays
 
     _, _, logs, arrays = tf.while_loop(

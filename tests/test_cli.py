@@ -64,8 +64,15 @@ def test_any_attribute_is_a_no_op(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["__deepcopy__", "__array__", "__len__", "_repr_html_", "_repr_mimebundle_"]
-    + ["_ipython_display_", "_ipython_canary_method_should_not_exist_"],
+    [
+        "__deepcopy__",
+        "__array__",
+        "__len__",
+        "_repr_html_",
+        "_repr_mimebundle_",
+        "_ipython_display_",
+        "_ipython_canary_method_should_not_exist_",
+    ],
 )
 def test_probes_of_python_and_ipython_are_not_answered(name: str) -> None:
     """A no-op would be taken for an answer."""

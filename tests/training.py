@@ -71,7 +71,9 @@ def check_records(
     for target, (label, prediction) in expected.items():
         np.testing.assert_array_equal(records["label"].struct.field(target), np.ravel(label))
         np.testing.assert_allclose(
-            records["predict"].struct.field(target), np.ravel(prediction), atol=tolerance
+            records["predict"].struct.field(target),
+            np.ravel(prediction).astype(np.float32),
+            atol=tolerance,
         )
         if "sample_rate" in x:
             np.testing.assert_array_equal(

@@ -1,0 +1,64 @@
+"""A training with legacy Keras (`tf_keras`), in a process that is started with
+`TF_USE_LEGACY_KERAS=1`: `python legacy_keras.py FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from monolith_keras_metrics import DeepInsightCallback, DeepInsightLayer
+
+keras = tf.keras
+assert keras.Model.__module__.startswith("tf_keras")
+
+
+def main() -> None:
+    folder = sys.argv[1]
+    rng = np.random.default_rng(0)
+    x = {
+        "features": rng.normal(size=(300, 4)).astype(np.float32),
+        "uid": rng.integers(0, 5000, 300),
+        "req_time": np.arange(300),
+        "carrier": rng.choice([b"UA", b"DL"], 300),
+    }
+    y = (rng.random(300) < 0.3).astype(np.float32)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
+    features = keras.Input((4,), name="features")
+    for name, options in {
+        "plain": {},
+        "eager": {"run_eagerly": True},
+        "xla": {"jit_compile": True},
+        "steps": {"steps_per_execution": 3},
+    }.items():
+        model = keras.Model(features, keras.layers.Dense(1, "sigmoid", name="ctr")(features))
+        model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy", **options)
+        recorder = DeepInsightCallback(
+            f"{folder}/{name}",
+            model_name="m",
+            sample_ratio=1.0,
+            extra_fields=["carrier"],
+            modes=("train", "test"),
+        )
+        model.fit(data, validation_data=data.take(1), callbacks=[recorder], verbose=0)
+        np.save(f"{folder}/{name}.npy", model.predict(x["features"], verbose=0).ravel())
+        assert type(model.train_function).__module__ != "monolith_keras_metrics.callback"
+
+    label = keras.Input((), name="label")
+    uid = keras.Input((), name="uid", dtype="int64")
+    layer = DeepInsightLayer(f"{folder}/layer", model_name="m", target="ctr", sample_ratio=1.0)
+    out = layer(keras.layers.Dense(1, "sigmoid")(features), labels=label, uid=uid, req_time=uid)
+    model = keras.Model({"features": features, "label": label, "uid": uid}, out)
+    model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
+    inputs = {"features": x["features"], "label": y, "uid": x["uid"]}
+    model.fit(tf.data.Dataset.from_tensor_slices((inputs, y)).batch(64), verbose=0)
+    layer.close()
+    model.save(f"{folder}/model.keras")
+    loaded = keras.models.load_model(f"{folder}/model.keras")
+    assert any(isinstance(part, DeepInsightLayer) for part in loaded.layers)
+    np.save(f"{folder}/layer.npy", loaded.predict(inputs, verbose=0).ravel())
+
+
+if __name__ == "__main__":
+    main()
