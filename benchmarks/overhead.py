@@ -131,8 +131,12 @@ def ways(rows: int, folder: str, jit_compile: bool) -> dict[str, Callable[[], An
 def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> list[dict[str, Any]]:
     """Runs all ways in turn; the first round, which traces, does not count."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    names = list(runs)
     for number in range(rounds + 1):
-        for name, run in runs.items():
+        # Another way comes first in each round: what runs before a way must not favour it.
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            run = runs[name]
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             if number:

@@ -186,7 +186,7 @@ class BackgroundWriter:
     def _deliver(self) -> None:
         """Hands what waits to every sink; counts it as written where all of them took it."""
         for key in list(self._pending):
-            frame = pl.concat(self._pending[key], rechunk=True)
+            frame = pl.concat(self._pending[key])
             delivered = [delivery.deliver(frame) for delivery in self._deliveries]
             self.counts["written" if all(delivered) else "failed"] += frame.height
             del self._pending[key]

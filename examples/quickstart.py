@@ -1,0 +1,118 @@
+"""Trains a model on every flight that left New York in 2013, and shows how well it learned.
+
+    python examples/quickstart.py --out runs/flights
+
+The model has two targets: whether a flight leaves late, and whether it arrives late. It goes
+through the year once, in the order of the schedule, as a model does that learns online. Every
+prediction is made before the model learns from that flight, so what the records tell is progressive
+validation: an honest AUC, with no test set. (In life a flight's label comes hours after its
+prediction; here it is there at once.)
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import keras
+import polars as pl
+from flights import INPUTS, TARGETS, load
+
+from monolith_keras_metrics import DeepInsightCallback, insight
+
+# Group by this to measure each month by itself. Times in records are Unix seconds.
+MONTH = (
+    pl.from_epoch("req_time")
+    .dt.convert_time_zone("America/New_York")
+    .dt.strftime("%Y-%m")
+    .alias("month")
+)
+
+
+def make_model() -> keras.Model:
+    """A vector for each value of each input, a hidden layer, and an output for each target."""
+    inputs = {name: keras.Input((), dtype="int64", name=name) for name in INPUTS}
+    vectors = [keras.layers.Embedding(size, 8)(inputs[name]) for name, size in INPUTS.items()]
+    hidden = keras.layers.Dense(32, "relu")(keras.layers.concatenate(vectors))
+    outputs = {name: keras.layers.Dense(1, "sigmoid", name=name)(hidden) for name in TARGETS}
+    return keras.Model(inputs, outputs)
+
+
+def to_arrays(flights: pl.DataFrame) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Makes `x` and `y` for `fit`.
+
+    The model has no input for some columns of `x`, such as `uid` and `carrier`. They are for the
+    records: the callback takes them out before the model sees them.
+    """
+    columns = {name: flights[name].to_numpy() for name in flights.columns}
+    y = {name: columns.pop(name) for name in TARGETS}
+    return columns, y
+
+
+def train(folder: str, sample_ratio: float) -> None:
+    """Trains a new model; the callback writes records to `folder`."""
+    x, y = to_arrays(load())
+    keras.utils.set_random_seed(1)
+    model = make_model()
+    model.compile(keras.optimizers.Adam(0.003), "binary_crossentropy")
+    model.fit(
+        x,
+        y,
+        batch_size=512,
+        shuffle=False,  # time order
+        callbacks=[
+            DeepInsightCallback(
+                folder,
+                model_name="flights",
+                extra_fields=["carrier", "origin", "dest", "hour", "distance"],
+                sample_ratio=sample_ratio,
+            )
+        ],
+    )
+
+
+def show(folder: str) -> None:
+    """Reads the records of the newest training in `folder`, and prints what they tell."""
+    records = insight.open_run(folder)
+    newest = records.filter(pl.col("attempt") == pl.col("attempt").max())
+    by_target = insight.summary(newest)
+    by_month = insight.summary(newest, by=MONTH)
+    with pl.Config(
+        float_precision=3,
+        tbl_cols=-1,
+        tbl_rows=-1,
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        thousands_separator=",",
+    ):
+        print("\nHow good the predictions were:")
+        print(
+            by_target.select(
+                "target",
+                "examples",
+                "users",
+                "positive_rate",
+                "mean_prediction",
+                "calibration",
+                "auc",
+            )
+        )
+        print("\nAUC, month by month:")
+        print(by_month.pivot("target", index=["month", "examples"], values="auc"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", default="runs/flights", help="folder for the records")
+    parser.add_argument(
+        "--sample_ratio", type=float, default=1.0, help="share of aircraft to record, 0 to 1"
+    )
+    options = parser.parse_args()
+    train(options.out, options.sample_ratio)
+    show(options.out)
+
+
+if __name__ == "__main__":
+    main()

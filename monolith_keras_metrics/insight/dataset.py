@@ -1,0 +1,297 @@
+"""Opens what the sinks wrote: a run's folder becomes one lazy Polars frame.
+
+The three formats give the same frame, with the schema that `monolith_keras_metrics.record`
+describes. Parquet is opened lazily, so that a question reads only the columns it needs; JSON
+messages, in JSON Lines or TFRecord files, are read into memory at once.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import functools
+import json
+import os
+import pathlib
+import re
+from typing import Literal, NamedTuple
+
+import polars as pl
+from absl import logging
+
+_VALUES = ("label", "predict", "sample_rate")
+_EXTRAS = {"extra_float": pl.Float32, "extra_int": pl.Int64, "extra_str": pl.String}
+_STRUCTS = dict.fromkeys(_VALUES, pl.Float32) | _EXTRAS
+_TEXTS, _FIRST = ("model_name", "mode", "run"), ("uid", "req_time", "train_time")
+_LAST = ("attempt", "worker", "position")
+_COLUMNS = dict.fromkeys(_TEXTS, pl.String) | dict.fromkeys(_FIRST + _LAST, pl.Int64)
+_ORDER = ("model_name", *_FIRST, "sample_ratio", *_STRUCTS, "mode", "run", *_LAST)
+
+_SCHEME = re.compile(r"(parquet|jsonl|tfrecord):(.+)", re.DOTALL)
+# Hidden files are still being written. Worker 3 dumps to NAME.part-00003.
+_RECORD_FILE = re.compile(r"[^.].*\.(parquet|jsonl|tfrecord)(?:\.part-\d+)?", re.DOTALL)
+
+
+class _Part(NamedTuple):
+    """What one file holds; `frame` is None where it stays on disk until it is asked for."""
+
+    path: pathlib.Path
+    schema: pl.Schema
+    frame: pl.DataFrame | None = None
+    problem: str = ""
+
+
+def open_run(
+    path: str | os.PathLike[str], on_corrupt: Literal["warn", "raise"] = "warn"
+) -> pl.LazyFrame:
+    """Opens a run: a folder that training wrote to, or one file of it.
+
+    Parts of a run may differ in targets and extra fields: what a part does not have is null.
+    Hidden files, those that end in `.inprogress` and folders within are left alone. The order of
+    the rows is not promised; `attempt`, `worker` and `position` tell it.
+
+    A file is corrupt when it cannot be read as its format, or holds something else than records.
+    A JSON Lines or TFRecord file whose end is torn off gives the records before the tear. Of a
+    Parquet file the footer is read here and the pages are not: a damaged page shows when the
+    frame is collected, as Polars' own error. The checksums in TFRecord files are not checked.
+
+    Args:
+        path: A folder; a file, which is TFRecord unless its name ends in `.parquet` or `.jsonl`;
+            or what was given to training as a sink, such as `"jsonl:PATH"`.
+        on_corrupt: `"warn"` logs the name of a corrupt or torn file and reads what is whole;
+            `"raise"` raises.
+
+    Returns:
+        The records of all files. `label`, `predict` and `sample_rate` are structs with a field a
+        target; optional columns are there if some part has them.
+
+    Raises:
+        FileNotFoundError: If there is no such path, or no records in it yet.
+        ValueError: If all files are corrupt, or one is and `on_corrupt="raise"`; or if the folder
+            holds files of several formats, which may be the same records twice.
+
+    Example:
+    >>> import os, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> message = '{"uid":7,"req_time":60,"label":{"ctr":1.0},"predict":{"ctr":0.75}}'
+    >>> with open(os.path.join(folder, "worker-00000.jsonl"), "w") as file:
+    ...     _ = file.write(message + "\\n")
+    >>> open_run(folder).select("uid", pl.col("predict").struct.field("ctr")).collect().rows()
+    [(7, 0.75)]
+    """
+    if on_corrupt not in ("warn", "raise"):
+        raise ValueError(
+            f"`on_corrupt` must be 'warn' or 'raise'. Received: on_corrupt={on_corrupt!r}"
+        )
+    file_format, files = _find(path)
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        parts = list(pool.map(functools.partial(_read, file_format), files))
+    problems = [f"{str(part.path)!r}: {part.problem}" for part in parts if part.problem]
+    if problems and on_corrupt == "raise":
+        raise ValueError(f"{problems[0]}. To read what is whole, give on_corrupt='warn'")
+    for problem in problems:
+        logging.warning("open_run: %s", problem)
+    whole = [part for part in parts if part.schema]
+    if whole:
+        return _joined(whole)
+    if problems:
+        raise ValueError(f"`path` must hold files that can be read. Received: {problems[0]}")
+    raise _no_records(path, f"all of its {len(parts)} files are empty")
+
+
+def long_form(frame: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
+    """Turns records into rows of one example and one target.
+
+    Args:
+        frame: Records, as `open_run` gives them, filtered perhaps.
+
+    Returns:
+        The example's columns as they are; extra fields under their own names (or under
+        `extra_int.NAME` where another column has that name); then `target`, `label`, `predict`
+        and `sample_rate` (1 in a frame without sample rates). A target that an example does not
+        have, where these three are null, gives no row.
+
+    Raises:
+        ValueError: If `frame` does not hold records.
+
+    Example:
+    >>> records = pl.DataFrame({
+    ...     "uid": [7],
+    ...     "label": [{"ctr": 1.0, "cvr": 0.0}],
+    ...     "predict": [{"ctr": 0.75, "cvr": 0.25}],
+    ...     "extra_str": [{"carrier": "UA"}],
+    ... })
+    >>> long_form(records).collect().rows()
+    [(7, 'UA', 'ctr', 1.0, 0.75, 1.0), (7, 'UA', 'cvr', 0.0, 0.25, 1.0)]
+    """
+    return pl.concat(by_target(frame))
+
+
+def by_target(frame: pl.LazyFrame | pl.DataFrame) -> list[pl.LazyFrame]:
+    """The rows of `long_form`, a frame a target, in the records' order."""
+    frame = frame.lazy()
+    schema = frame.collect_schema()
+    fields = _fields(schema)
+    targets = dict.fromkeys([*fields.get("label", []), *fields.get("predict", [])])
+    if not targets:
+        raise ValueError(
+            "`frame` must hold records, with struct columns `label` and `predict`, as open_run "
+            f"gives them. Received: columns {list(schema)}"
+        )
+    kept = [pl.col(name) for name in schema if name not in _STRUCTS]
+    taken = {"target", *_STRUCTS, *schema}
+    for column in _EXTRAS:
+        for name in fields.get(column, []):
+            alias = name if name not in taken else f"{column}.{name}"
+            taken.add(alias)
+            kept.append(pl.col(column).struct.field(name).alias(alias))
+
+    def rows_of(target: str) -> pl.LazyFrame:
+        values = [
+            pl.col(column).struct.field(target).cast(pl.Float32).alias(column)
+            if target in fields.get(column, [])
+            else pl.lit(default, pl.Float32).alias(column)
+            for column, default in (("label", None), ("predict", None), ("sample_rate", 1.0))
+        ]
+        theirs = [column for column in _VALUES if target in fields.get(column, [])]
+        return frame.select(*kept, pl.lit(target).alias("target"), *values).filter(
+            ~pl.all_horizontal(pl.col(theirs).is_null())
+        )
+
+    return [rows_of(target) for target in targets]
+
+
+def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
+    """The format of a run and its files, in the order of their names."""
+    match = _SCHEME.fullmatch(os.fspath(path))
+    wanted, place = match.groups() if match else (None, os.fspath(path))
+    root = pathlib.Path(place).expanduser()
+    if not root.exists():
+        raise _no_records(path, "there is no such file or folder")
+    if not root.is_dir():
+        name = _RECORD_FILE.fullmatch(root.name)
+        return wanted or (name[1] if name else "tfrecord"), [root]
+    files: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
+    for entry in sorted(root.iterdir()):
+        name = _RECORD_FILE.fullmatch(entry.name)
+        if name and wanted in (None, name[1]) and entry.is_file():
+            files[name[1]].append(entry)
+    if len(files) > 1:
+        raise ValueError(
+            f"`path` must hold files of one format: {str(root)!r} holds {' and '.join(files)}, "
+            f"perhaps the same records twice. Name one, as in '{next(iter(files))}:{root}'"
+        )
+    if not files:
+        unfinished = sum(entry.name.endswith(".inprogress") for entry in root.iterdir())
+        raise _no_records(path, f"the folder has {unfinished} files that are still being written")
+    return next(iter(files.items()))
+
+
+def _no_records(path: str | os.PathLike[str], why: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"`path` must be the folder that training writes *.parquet, *.jsonl or *.tfrecord files "
+        f"to, or one of these: {os.fspath(path)!r} has no records, {why}. Check the name, or "
+        "wait for training's next write"
+    )
+
+
+def _read(file_format: str, file: pathlib.Path) -> _Part:
+    """Reads one file. What is wrong with its contents is told, other errors are raised."""
+    try:
+        if file_format == "parquet":
+            schema = _scan([file]).collect_schema()
+            _check_records(schema)
+            return _Part(file, schema)
+        data = file.read_bytes()
+        lines, torn = _jsonl_lines(data) if file_format == "jsonl" else _tfrecord_lines(data)
+        problem = f"its end is torn: the last {torn:,} bytes are no whole record" if torn else ""
+        if not lines.strip():
+            return _Part(file, pl.Schema(), None, problem)
+        # All lines tell the schema: a dump may hold examples of several models.
+        # Not read_ndjson: for bytes, it ignores infer_schema_length in Polars 1.31.
+        frame = pl.scan_ndjson(lines, infer_schema_length=None).collect()
+        _check_records(frame.schema)
+        frame = _aligned(frame.lazy(), frame.schema, _fields(frame.schema)).collect()
+        return _Part(file, frame.schema, frame, problem)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().partition("\n")[0]
+        return _Part(file, pl.Schema(), None, f"it is corrupt, none of it is used: {why}")
+
+
+def _scan(files: list[pathlib.Path]) -> pl.LazyFrame:
+    # A folder's name may hold "[" or "key=value": neither means anything here.
+    return pl.scan_parquet(files, glob=False, hive_partitioning=False)
+
+
+def _jsonl_lines(data: bytes) -> tuple[bytes, int]:
+    """The whole lines of a file, and how many bytes of a torn one follow."""
+    whole, _, tail = data.rpartition(b"\n")
+    try:
+        json.loads(tail.strip() or b"{}")  # the last line may do without its newline
+    except ValueError:
+        return whole, len(tail)
+    return data, 0
+
+
+def _tfrecord_lines(data: bytes) -> tuple[bytes, int]:
+    """The messages of a file, a line each, and how many bytes of a torn one follow."""
+    # A record is its length (uint64), 4 bytes of checksum, the message, 4 bytes of checksum.
+    messages = []
+    at = 0
+    while at + 16 <= len(data):
+        after = at + 16 + int.from_bytes(data[at : at + 8], "little")
+        if after > len(data) or after == at + 16:  # no message is empty: a disk's zeros
+            break
+        messages.append(data[at + 12 : after - 4])
+        at = after
+    return b"\n".join(messages), len(data) - at
+
+
+def _check_records(schema: pl.Schema) -> None:
+    found = (schema.keys() - _STRUCTS.keys()) | _fields(schema).keys()
+    if not {"uid", "req_time", "label", "predict"} <= found:
+        raise pl.exceptions.SchemaError(f"these are no records, its columns are {schema.names()}")
+
+
+def _fields(schema: pl.Schema) -> dict[str, list[str]]:
+    """The names of the fields of each struct column."""
+    return {
+        name: [field.name for field in dtype.fields]
+        for name, dtype in schema.items()
+        if name in _STRUCTS and isinstance(dtype, pl.Struct)
+    }
+
+
+def _joined(parts: list[_Part]) -> pl.LazyFrame:
+    """One frame of all parts; the parts of one schema are one scan."""
+    groups: dict[object, list[_Part]] = collections.defaultdict(list)
+    fields: dict[str, list[str]] = {}
+    for part in parts:
+        groups[tuple(part.schema.items())].append(part)
+        for column, names in _fields(part.schema).items():
+            fields[column] = list(dict.fromkeys([*fields.get(column, []), *names]))
+    frames = []
+    for group in groups.values():
+        held = [part.frame.lazy() for part in group if part.frame is not None]
+        frame = pl.concat(held) if held else _scan([part.path for part in group])
+        frames.append(_aligned(frame, group[0].schema, fields))
+    joined = pl.concat(frames, how="diagonal_relaxed")
+    names = joined.collect_schema().names()
+    return joined.select(sorted(names, key=lambda name: (*_ORDER, *names).index(name)))
+
+
+def _aligned(frame: pl.LazyFrame, schema: pl.Schema, fields: dict[str, list[str]]) -> pl.LazyFrame:
+    """Gives columns the record's types, and structs all of `fields`."""
+    own = _fields(schema)
+    plain = [name for name in schema if name not in _STRUCTS]
+    columns = [pl.col(name).cast(_COLUMNS.get(name, schema[name])) for name in plain]
+    for column, names in fields.items():
+        dtype = _STRUCTS[column]
+        leaves = [
+            pl.col(column).struct.field(name).cast(dtype)
+            if name in own.get(column, [])
+            else pl.lit(None, dtype).alias(name)
+            for name in names
+        ]
+        columns.append(pl.struct(leaves).alias(column))
+    return frame.select(columns)
