@@ -32,6 +32,9 @@ from monolith_keras_metrics import sampling
 
 ArrayLike = Any  # a numpy array, a tf.Tensor: whatever numpy.asarray takes
 
+# Kinds of numpy dtypes: complex, dates, objects, text. (bfloat16 is of kind "V", and a number.)
+_NO_REAL_NUMBERS = "cmMOSU"
+
 
 class Origin(NamedTuple):
     """Who writes: with a record's `position` this tells it from its replay.
@@ -163,6 +166,11 @@ def to_frame(
         by_target = _target_columns(field, blocks, batches)
         for target, column in zip(layout.targets, by_target, strict=True):
             add(field, target, pick(column) if column is not None else None)
+    if any(len(b.extras) != len(layout.extra_fields) for b in batches):
+        raise ValueError(
+            f"`extras` must have a column for each of {list(layout.extra_fields)}. "
+            f"Received: {[len(b.extras) for b in batches]} columns"
+        )
     for index, name in enumerate(layout.extra_fields):
         values = pick(_column(name, [b.extras[index] for b in batches], batches))
         field, series = _extra(name, values)
@@ -258,6 +266,8 @@ def _column(
             )
         if dtype is np.int64 and array.dtype.kind not in "iu":
             raise TypeError(f"`{name}` must be of an integer dtype. Received: {array.dtype}")
+        if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"`{name}` must fit into an int64. Received: {array.max()}")
     joined = np.concatenate([array.reshape(-1) for array in arrays])
     return joined if dtype is None else joined.astype(dtype, copy=False)
 
@@ -276,6 +286,8 @@ def _target_columns(
                     f"`{field}` must have shape (batch,) or (batch, k) with "
                     f"batch = {batch.rows}. Received: {array.shape}"
                 )
+            if array.dtype.kind in _NO_REAL_NUMBERS:
+                raise TypeError(f"`{field}` must be real numbers. Received: {array.dtype}")
         # (rows, k) → k columns, each in one piece, as Polars wants them.
         block = np.concatenate([a if a.ndim == 2 else a[:, np.newaxis] for a in arrays])
         joined.extend(np.ascontiguousarray(block.T, np.float32))
@@ -293,12 +305,11 @@ def _extra(name: str, values: npt.NDArray[Any]) -> tuple[str, pl.Series]:
         return "extra_int", pl.Series(values.astype(np.int64, copy=False))
     if kind in "OSU":
         return "extra_str", _text(values)
-    try:  # floats; and bfloat16, whose kind numpy calls "V"
-        return "extra_float", pl.Series(values.astype(np.float32, copy=False))
-    except (TypeError, ValueError) as error:
+    if kind in _NO_REAL_NUMBERS:
         raise TypeError(
             f"Extra field {name!r} must be floats, integers or strings. Received: {values.dtype}"
-        ) from error
+        )
+    return "extra_float", pl.Series(values.astype(np.float32, copy=False))
 
 
 def _text(values: npt.NDArray[Any]) -> pl.Series:
@@ -306,7 +317,7 @@ def _text(values: npt.NDArray[Any]) -> pl.Series:
     items = values.tolist()
     try:
         text: pl.Series = pl.Series(items, dtype=pl.Binary).cast(pl.String)
-    except (pl.exceptions.PolarsError, TypeError):  # bytes of no UTF-8; or text already
+    except (pl.exceptions.PolarsError, TypeError, ValueError):  # bytes of no UTF-8; text already
         texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in items]
         # Lone surrogates are no text either; a Python str may hold them.
         text = pl.Series([t.encode("utf-8", "replace").decode() for t in texts], dtype=pl.String)

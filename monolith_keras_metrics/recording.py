@@ -91,6 +91,7 @@ class RecordingFunction:
         self._active = False
 
     def __call__(self, iterator: Any) -> Any:
+        """Runs the next steps of `iterator`, records them, and returns the last one's logs."""
         if not self._active:
             return self.plain(iterator)
         # Each fit has its own history. Another one than at the beginning means that ours ended

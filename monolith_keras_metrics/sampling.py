@@ -70,6 +70,8 @@ def sampled(uids: npt.NDArray[np.integer[Any]], sample_ratio: float) -> npt.NDAr
         return np.zeros(len(uids), np.bool_)
     if kept == _FINE:
         return np.ones(len(uids), np.bool_)
+    if uids.dtype != np.uint64:
+        uids = uids.astype(np.int64, copy=False)  # 1000 is no number of the small dtypes
     bucket = uids % _COARSE
     if kept % _COARSE == 0:
         return np.asarray(bucket < kept // _COARSE)

@@ -24,7 +24,11 @@ _EXTRAS = {"extra_float": pl.Float32, "extra_int": pl.Int64, "extra_str": pl.Str
 _STRUCTS = dict.fromkeys(_VALUES, pl.Float32) | _EXTRAS
 _TEXTS, _FIRST = ("model_name", "mode", "run"), ("uid", "req_time", "train_time")
 _LAST = ("attempt", "worker", "position")
-_COLUMNS = dict.fromkeys(_TEXTS, pl.String) | dict.fromkeys(_FIRST + _LAST, pl.Int64)
+_COLUMNS = {
+    **dict.fromkeys(_TEXTS, pl.String),
+    **dict.fromkeys(_FIRST + _LAST, pl.Int64),
+    "sample_ratio": pl.Float64,
+}
 _ORDER = ("model_name", *_FIRST, "sample_ratio", *_STRUCTS, "mode", "run", *_LAST)
 
 _SCHEME = re.compile(r"(parquet|jsonl|tfrecord):(.+)", re.DOTALL)
@@ -44,7 +48,7 @@ class _Part(NamedTuple):
 def open_run(
     path: str | os.PathLike[str], on_corrupt: Literal["warn", "raise"] = "warn"
 ) -> pl.LazyFrame:
-    """Opens a run: a folder that training wrote to, or one file of it.
+    r"""Opens a run: a folder that training wrote to, or one file of it.
 
     Parts of a run may differ in targets and extra fields: what a part does not have is null.
     Hidden files, those that end in `.inprogress` and folders within are left alone. The order of
@@ -277,7 +281,7 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
         frames.append(_aligned(frame, group[0].schema, fields))
     joined = pl.concat(frames, how="diagonal_relaxed")
     names = joined.collect_schema().names()
-    return joined.select(sorted(names, key=lambda name: (*_ORDER, *names).index(name)))
+    return joined.select(sorted(names, key=(*_ORDER, *names).index))
 
 
 def _aligned(frame: pl.LazyFrame, schema: pl.Schema, fields: dict[str, list[str]]) -> pl.LazyFrame:

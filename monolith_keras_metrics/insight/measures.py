@@ -206,17 +206,19 @@ def _groups(frame: pl.LazyFrame | pl.DataFrame, by: By) -> tuple[list[str], list
         if isinstance(item, str):
             if item not in known:
                 raise ValueError(f"`by` must be among {known}. Received: by={item!r}")
-            item = pl.col(item)
+            group = pl.col(item)
         elif item.meta.has_multiple_outputs():
             raise ValueError(f"`by` must be expressions of one column each. Received: {item}")
-        name = item.meta.output_name()
+        else:
+            group = item
+        name = group.meta.output_name()
         if name in names or name in ("target", *_MEASURES):
             raise ValueError(
                 f"`by` must have names of its own; {name!r} is taken. Rename it, as in "
                 f"pl.col({name!r}).alias('group')"
             )
         names.append(name)
-        groups.append(item)
+        groups.append(group)
     return names, groups
 
 

@@ -130,4 +130,4 @@ def _split(uri: str | os.PathLike[str]) -> tuple[str, str]:
 
 def _redacted(uri: str) -> str:
     """A URI that is none of ours may carry a password or a token: these are not repeated."""
-    return re.sub(r"\?.*", "?…", re.sub(r"//[^/@]*@", "//…@", uri), flags=re.DOTALL)
+    return uri.partition(":")[0] + ":…" if re.search("[@?#]", uri) else uri

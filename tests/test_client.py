@@ -1,0 +1,311 @@
+"""`DeepInsightClient`: what it promises when sinks are slow, fail, hang, or the process ends."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from absl import logging as absl_logging
+
+from monolith_keras_metrics import DeepInsightClient
+from monolith_keras_metrics.record import Batch, Layout
+
+LAYOUT = Layout("m", ("ctr",), sample_ratio=1.0)
+
+
+def batch(rows: int = 10, start: int = 0, **changes: Any) -> Batch:
+    columns = {
+        "layout": LAYOUT,
+        "rows": rows,
+        "uid": np.arange(start, start + rows),
+        "req_time": np.arange(start, start + rows),
+        "train_time": 1,
+        "labels": [np.zeros(rows, np.float32)],
+        "predictions": [np.full(rows, 0.5, np.float32)],
+        **changes,
+    }
+    return Batch(**columns)
+
+
+class Collecting:
+    """A sink that keeps what it gets, and does before each write what it is told."""
+
+    def __init__(self, before: Callable[[int], None] = lambda _: None) -> None:
+        self.frames: list[pl.DataFrame] = []
+        self.calls = 0
+        self.closed = 0
+        self.written = threading.Event()
+        self.before = before
+
+    def write(self, frame: pl.DataFrame) -> None:
+        self.calls += 1
+        self.before(self.calls)
+        self.frames.append(frame)
+        self.written.set()
+
+    def flush(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def uids(self) -> list[int]:
+        return [uid for frame in self.frames for uid in frame["uid"]]
+
+
+@pytest.fixture
+def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
+    return lines
+
+
+def adds_up(client: DeepInsightClient) -> bool:
+    s = client.stats()
+    total = s.unsampled + s.written + s.dropped + s.failed + s.waiting
+    return s.accepted == total and min(s) >= 0 and s.written + s.failed <= s.accepted
+
+
+def test_records_come_in_order_once(tmp_path: pathlib.Path) -> None:
+    sink = Collecting()
+    with DeepInsightClient([sink, tmp_path]) as client:
+        for start in range(0, 5000, 10):
+            client.write(batch(start=start))
+            assert adds_up(client)
+        assert client.flush()
+        assert client.stats().written == 5000
+    client.close()  # does nothing
+    assert sink.closed == 1
+    assert sink.uids() == list(range(5000))
+    assert pl.read_parquet(f"{tmp_path}/*.parquet").sort("position")["uid"].to_list() == sink.uids()
+    with pytest.raises(RuntimeError, match="is closed"):
+        client.write(batch())
+
+
+def test_many_threads_write_to_one_client() -> None:
+    sink = Collecting()
+    client = DeepInsightClient(sink, queue_rows=64)
+
+    def write(thread: int) -> None:
+        for start in range(100):
+            client.write(batch(start=thread * 1000 + start * 10))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert adds_up(client)
+    client.close()
+    assert sorted(sink.uids()) == list(range(8000))
+
+
+def test_flush_seconds_make_records_durable_without_a_close() -> None:
+    sink = Collecting()
+    client = DeepInsightClient(sink, flush_seconds=0.01)
+    client.write(batch())
+    assert sink.written.wait(30)
+    client.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_block_waits_and_loses_nothing(gate: threading.Event) -> None:
+    sink = Collecting(lambda _: gate.wait(60) and None)
+    client = DeepInsightClient(sink, queue_rows=20, flush_seconds=0.001)
+    done = threading.Event()
+
+    def train() -> None:
+        for start in range(0, 500, 10):
+            client.write(batch(start=start))
+        done.set()
+
+    threading.Thread(target=train).start()
+    assert not done.wait(0.5)  # the sink takes nothing, so training waits
+    gate.set()
+    assert done.wait(60)
+    client.close()
+    assert sink.uids() == list(range(500))
+    assert client.stats().dropped == 0
+
+
+def test_drop_never_waits_and_counts(gate: threading.Event, warnings_logged: list[str]) -> None:
+    sink = Collecting(lambda _: gate.wait(60) and None)
+    client = DeepInsightClient(sink, queue_rows=20, flush_seconds=0.001, overflow="drop")
+    for start in range(0, 5000, 10):
+        client.write(batch(start=start))
+    stats = client.stats()
+    assert stats.dropped > 0
+    assert adds_up(client)
+    gate.set()
+    client.close()
+    assert len(sink.uids()) == client.stats().written == 5000 - client.stats().dropped
+    assert sum("queue is full" in line for line in warnings_logged) == 1
+
+
+def test_a_sink_that_fails_at_every_third_call_loses_nothing(warnings_logged: list[str]) -> None:
+    def fail(call: int) -> None:
+        if call % 3 == 0:
+            raise OSError("no room")
+
+    sink = Collecting(fail)
+    client = DeepInsightClient(sink, retry_seconds=20)
+    for start in range(0, 100, 10):
+        client.write(batch(start=start))
+        assert client.flush()
+    client.close()
+    assert sink.uids() == list(range(100))
+    assert client.stats().failed == 0
+    assert any("no room" in line for line in warnings_logged)
+
+
+def test_a_sink_that_stays_down_is_counted_and_logged_once(warnings_logged: list[str]) -> None:
+    def fail(_: int) -> None:
+        raise OSError("no room")
+
+    good, bad = Collecting(), Collecting(fail)
+    client = DeepInsightClient([bad, good], retry_seconds=0)
+    for start in range(0, 50, 10):
+        client.write(batch(start=start))
+        client.flush()
+    client.close()
+    assert client.stats().failed == 50
+    assert good.uids() == list(range(50))  # the other sink has them all
+    assert sum("failed and is tried again" in line for line in warnings_logged) == 1
+    assert any("50 examples were not written" in line for line in warnings_logged)
+
+
+def test_raise_hands_the_sinks_own_error_to_training() -> None:
+    def fail(_: int) -> None:
+        raise OSError("no room")
+
+    client = DeepInsightClient(Collecting(fail), on_error="raise")
+    client.write(batch())
+    with pytest.raises(OSError, match="no room"):
+        client.flush()
+    client.close()  # told once
+
+
+def test_close_ends_in_time_though_the_sink_hangs(
+    gate: threading.Event, warnings_logged: list[str]
+) -> None:
+    sink = Collecting(lambda _: gate.wait(600) and None)
+    client = DeepInsightClient(sink, exit_timeout=0.5)
+    client.write(batch())
+    client.close()
+    assert client.stats().waiting == 10
+    assert any("10 examples were not dealt with within 0.5 s" in line for line in warnings_logged)
+
+
+def test_a_bad_batch_is_set_aside(warnings_logged: list[str]) -> None:
+    sink = Collecting()
+    client = DeepInsightClient(sink)
+    client.write(batch(start=0))
+    client.write(batch(start=10, uid=np.arange(3)))
+    client.write(batch(start=20, labels=[np.array([b"x"] * 10)]))
+    client.write(batch(start=30))
+    client.close()
+    assert sink.uids() == [*range(10), *range(30, 40)]
+    assert client.stats().failed == 20
+    assert sum("could not be turned into records" in line for line in warnings_logged) == 1
+
+
+def test_a_dead_thread_never_has_training_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Died(BaseException):
+        pass
+
+    def die(_: int) -> None:
+        raise Died
+
+    monkeypatch.setattr(absl_logging, "exception", lambda *_: None)
+    client = DeepInsightClient(Collecting(die), queue_rows=20, flush_seconds=0.001)
+    for start in range(0, 1000, 10):
+        client.write(batch(start=start))
+    client.close()
+    stats = client.stats()
+    assert stats.written == 0
+    assert stats.dropped > 0
+    assert adds_up(client)
+
+
+def test_logits_are_told_once(warnings_logged: list[str]) -> None:
+    client = DeepInsightClient(Collecting())
+    for value in (3.0, -3.0):
+        client.write(batch(predictions=[np.full(10, value)]))
+        client.flush()
+    client.close()
+    assert [line for line in warnings_logged if "look like logits" in line] == [warnings_logged[0]]
+    assert "'ctr'" in warnings_logged[0]
+
+
+def test_regression_targets_are_no_logits(warnings_logged: list[str]) -> None:
+    with DeepInsightClient(Collecting()) as client:
+        client.write(batch(labels=[np.linspace(0, 9, 10)], predictions=[np.full(10, 3.0)]))
+    assert warnings_logged == []
+
+
+def test_no_uid_is_ever_logged(warnings_logged: list[str]) -> None:
+    def fail(_: int) -> None:
+        raise OSError("no room")
+
+    with DeepInsightClient(Collecting(fail), retry_seconds=0) as client:
+        client.write(batch(uid=np.full(10, 123456789)))
+        client.write(batch(uid=np.full(3, 123456789)))
+    assert warnings_logged
+    assert not any("123456789" in line for line in warnings_logged)
+
+
+def run(code: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    prelude = f"""
+        import os, sys
+        import numpy as np
+        from monolith_keras_metrics import DeepInsightClient
+        from monolith_keras_metrics.record import Batch, Layout
+        def batch(start):
+            ids = np.arange(start, start + 10)
+            return Batch(Layout("m", ("ctr",), sample_ratio=1.0), 10, ids, ids, 1,
+                         labels=[np.zeros(10)], predictions=[np.zeros(10)])
+        client = DeepInsightClient({str(folder)!r}, flush_seconds=3600)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_interpreter_ends_without_a_close(tmp_path: pathlib.Path) -> None:
+    assert run("for start in range(0, 500, 10): client.write(batch(start))", tmp_path).stderr == ""
+    assert pl.read_parquet(f"{tmp_path}/*.parquet").height == 500
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+def test_a_forked_child_neither_hangs_nor_writes_twice(tmp_path: pathlib.Path) -> None:
+    result = run(
+        """
+        client.write(batch(0))
+        if os.fork() == 0:
+            try:
+                client.write(batch(10))
+            except RuntimeError as error:
+                print("child:", error)
+            sys.exit()
+        os.wait()
+        client.write(batch(20))
+        client.close()
+        """,
+        tmp_path,
+    )
+    assert "belongs to the process that this one was forked from" in result.stdout
+    records = pl.read_parquet(f"{tmp_path}/*.parquet").sort("position")
+    assert records["uid"].to_list() == [*range(10), *range(20, 30)]
