@@ -109,6 +109,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
             "on_error": on_error,
             "exit_timeout": exit_timeout,
         }
+        options.setdefault("counter_tags", {"model_name": model_name})
         check_options(sink, **options)
         inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields))
         self._recording = Recording(inputs, model_name, sample_ratio, targets, labels)

@@ -215,8 +215,13 @@ class BackgroundWriter:
         if self._counter_tags is None:
             return
         positions, dropped, _ = self._queue.counts()
-        client = cli.get_cli()
-        for name, value in {"accepted": positions, "dropped": dropped, **self.counts}.items():
-            if delta := value - self._emitted.get(name, 0):
-                client.emit_counter(f"deep_insight.{name}", delta, dict(self._counter_tags))
-            self._emitted[name] = value
+        try:
+            client = cli.get_cli()
+            for name, value in {"accepted": positions, "dropped": dropped, **self.counts}.items():
+                if delta := value - self._emitted.get(name, 0):
+                    client.emit_counter(f"deep_insight.{name}", delta, dict(self._counter_tags))
+                self._emitted[name] = value
+        except Exception as error:  # a metrics back end that fails costs counters, not records
+            self.warn_once(
+                "counters", "counters were not emitted. %s: %s", type(error).__name__, error
+            )

@@ -22,7 +22,7 @@ from training import (
     read,
 )
 
-from monolith_keras_metrics import DeepInsightCallback
+from monolith_keras_metrics import DeepInsightCallback, cli
 
 
 def callback(folder: Any, **options: Any) -> DeepInsightCallback:
@@ -314,19 +314,27 @@ def test_the_summary_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[
     assert line == f"Deep insight: 300 of 300 examples written to {tmp_path}"
 
 
-def test_missing_labels_of_unrecorded_batches_of_no_rows(tmp_path: pathlib.Path) -> None:
-    """A batch of no rows is passed over."""
+def test_counters_go_to_the_metrics_client(tmp_path: pathlib.Path) -> None:
+    emitted: dict[str, float] = {}
+
+    class Backend(cli.Client):
+        def emit_counter(self, name: str, value: float, tags: dict[str, str]) -> None:
+            assert tags == {"model_name": "m"}
+            emitted[name] = emitted.get(name, 0) + value
+
+    with cli.use_backend(lambda *_: Backend()):
+        fit(frozen(model()), dataset(columns(), labels()), callback(tmp_path))
+    assert emitted["deep_insight.accepted"] == emitted["deep_insight.written"] == ROWS
+
+
+def test_a_batch_of_no_rows_is_passed_over(tmp_path: pathlib.Path) -> None:
     x, y = columns(64), labels(64)
-    empty = dataset({k: v[:0] for k, v in x.items()}, y[:0], 64)
-    data = dataset(x, y).concatenate(empty.batch(1).map(lambda *_: _empty(x, y)))
-    net = frozen(model())
-    net.run_eagerly = False
-    fit(net, data, callback(tmp_path))
+    nothing = dataset(x, y).map(lambda x, y: ({k: v[:0] for k, v in x.items()}, y[:0]))
+    recorder = callback(tmp_path)
+    fit(frozen(model()), dataset(x, y).concatenate(nothing), recorder)
     assert read(tmp_path).height == 64
-
-
-def _empty(x: dict[str, np.ndarray], y: np.ndarray) -> Any:
-    return {k: tf.constant(v[:0]) for k, v in x.items()}, tf.constant(y[:0])
+    assert recorder.stats is not None
+    assert recorder.stats.accepted == 64
 
 
 def test_float16_predictions(tmp_path: pathlib.Path) -> None:

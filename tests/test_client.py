@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from absl import logging as absl_logging
 
-from monolith_keras_metrics import DeepInsightClient
+from monolith_keras_metrics import DeepInsightClient, cli
 from monolith_keras_metrics.record import Batch, Layout
 
 LAYOUT = Layout("m", ("ctr",), sample_ratio=1.0)
@@ -255,6 +255,20 @@ def test_regression_targets_are_no_logits(warnings_logged: list[str]) -> None:
     with DeepInsightClient(Collecting()) as client:
         client.write(batch(labels=[np.linspace(0, 9, 10)], predictions=[np.full(10, 3.0)]))
     assert warnings_logged == []
+
+
+def test_a_metrics_client_that_fails_costs_no_records(warnings_logged: list[str]) -> None:
+    class Backend(cli.Client):
+        def emit_counter(self, *_: Any) -> None:
+            raise ConnectionError("no daemon")
+
+    sink = Collecting()
+    with cli.use_backend(lambda *_: Backend()), DeepInsightClient(sink, counter_tags={}) as client:
+        client.write(batch())
+        client.flush()
+        client.write(batch(start=10))
+    assert sink.uids() == list(range(20))
+    assert [line for line in warnings_logged if "no daemon" in line] == [warnings_logged[0]]
 
 
 def test_no_uid_is_ever_logged(warnings_logged: list[str]) -> None:
