@@ -36,6 +36,7 @@ from monolith_keras_metrics.row_queue import RowQueue
 from monolith_keras_metrics.writer import BackgroundWriter
 
 _numbers = itertools.count(1)
+_last_attempt = 0
 _open_clients: dict[int, DeepInsightClient] = {}
 
 
@@ -132,7 +133,7 @@ class DeepInsightClient:
         run_names = [name for name in map(sinks.run_name, places) if name]
         self.origin = Origin(
             run or next(iter(run_names), "run"),
-            int(clock() * 1e6),
+            _new_attempt(clock),
             task_context.get().worker_number if worker is None else worker,
         )
         self._overflow = overflow
@@ -286,6 +287,13 @@ class DeepInsightClient:
                 stats.failed,
                 stats.dropped,
             )
+
+
+def _new_attempt(clock: Callable[[], float]) -> int:
+    """Microseconds since 1970; another number for each client of this process."""
+    global _last_attempt
+    _last_attempt = max(int(clock() * 1e6), _last_attempt + 1)
+    return _last_attempt
 
 
 def open_client(number: int) -> DeepInsightClient:

@@ -70,12 +70,21 @@ def deep_insight_client(
     b''
     """
     places = [] if is_fake else sink_list(sink)
+    dump = None
     if dump_filename:
         context = task_context.get()
         part = f".part-{context.worker_number:05d}" if context.num_workers > 1 else ""
-        places.append(TFRecordDump(f"{dump_filename}{part}"))
+        dump = TFRecordDump(f"{dump_filename}{part}")
     tags = {"container": container} if enable_metrics_counter else None
-    return DeepInsightClient(places, counter_tags=tags, **options).handle
+    try:
+        client = DeepInsightClient(
+            [*places, *([dump] if dump else [])], counter_tags=tags, **options
+        )
+    except BaseException:
+        if dump is not None:
+            dump.abandon()
+        raise
+    return client.handle
 
 
 def client_of(deep_insight_client_tensor: tf.Tensor) -> DeepInsightClient:

@@ -283,6 +283,14 @@ def test_a_fake_client_opens_no_sink_but_dumps(tmp_path: pathlib.Path) -> None:
         deep_insight_client(is_fake=True, dump_filename=str(dump))
 
 
+def test_a_client_that_cannot_be_made_leaves_no_dump(tmp_path: pathlib.Path) -> None:
+    dump = str(tmp_path / "dump")
+    with pytest.raises(ValueError, match="`sink`"):
+        deep_insight_client(dump_filename=dump, sink="redis:x")
+    assert list(tmp_path.iterdir()) == []
+    client_of(deep_insight_client(dump_filename=dump)).close()
+
+
 def test_a_worker_of_many_names_its_part(tmp_path: pathlib.Path) -> None:
     context = task_context.TaskContext(worker_index=3, num_workers=4)
     with task_context.use_context(context):

@@ -86,6 +86,12 @@ class TFRecordDump:
         self._writer = None
         self._aside.rename(self._path)
 
+    def abandon(self) -> None:
+        """Leaves no file behind: nothing was to be written after all."""
+        self._writer.close()
+        self._writer = None
+        self._aside.unlink()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._path)!r})"
 
