@@ -48,7 +48,7 @@ class _Part(NamedTuple):
 def open_run(
     path: str | os.PathLike[str], on_corrupt: Literal["warn", "raise"] = "warn"
 ) -> pl.LazyFrame:
-    r"""Opens a run: a folder that training wrote to, or one file of it.
+    """Opens a run: a folder that training wrote to, or one file of it.
 
     Parts of a run may differ in targets and extra fields: what a part does not have is null.
     Hidden files, those that end in `.inprogress` and folders within are left alone. The order of
@@ -79,7 +79,7 @@ def open_run(
     >>> folder = tempfile.mkdtemp()
     >>> message = '{"uid":7,"req_time":60,"label":{"ctr":1.0},"predict":{"ctr":0.75}}'
     >>> with open(os.path.join(folder, "worker-00000.jsonl"), "w") as file:
-    ...     _ = file.write(message + "\\n")
+    ...     print(message, file=file)
     >>> open_run(folder).select("uid", pl.col("predict").struct.field("ctr")).collect().rows()
     [(7, 0.75)]
     """
