@@ -22,10 +22,9 @@ from absl import logging
 _VALUES = ("label", "predict", "sample_rate")
 _EXTRAS = {"extra_float": pl.Float32, "extra_int": pl.Int64, "extra_str": pl.String}
 _STRUCTS = dict.fromkeys(_VALUES, pl.Float32) | _EXTRAS
-_TEXTS, _FIRST = ("model_name", "mode", "run"), ("uid", "req_time", "train_time")
-_LAST = ("attempt", "worker", "position")
+_FIRST, _LAST = ("uid", "req_time", "train_time"), ("attempt", "worker", "position")
 _COLUMNS = {
-    **dict.fromkeys(_TEXTS, pl.String),
+    **dict.fromkeys(("model_name", "mode", "run"), pl.String),
     **dict.fromkeys(_FIRST + _LAST, pl.Int64),
     "sample_ratio": pl.Float64,
 }
@@ -206,13 +205,13 @@ def _read(file_format: str, file: pathlib.Path) -> _Part:
             schema = _scan([file]).collect_schema()
             _check_records(schema)
             return _Part(file, schema)
-        data = file.read_bytes()
-        lines, torn = _jsonl_lines(data) if file_format == "jsonl" else _tfrecord_lines(data)
+        split = _jsonl_lines if file_format == "jsonl" else _tfrecord_lines
+        lines, torn = split(file.read_bytes())
         problem = f"its end is torn: the last {torn:,} bytes are no whole record" if torn else ""
         if not lines.strip():
             return _Part(file, pl.Schema(), None, problem)
-        # All lines tell the schema: a dump may hold examples of several models.
-        # Not read_ndjson: for bytes, it ignores infer_schema_length in Polars 1.31.
+        # All lines tell the schema: a dump may hold examples of several models. (Not read_ndjson:
+        # for bytes, it ignores infer_schema_length in Polars 1.31.)
         frame = pl.scan_ndjson(lines, infer_schema_length=None).collect()
         _check_records(frame.schema)
         frame = _aligned(frame.lazy(), frame.schema, _fields(frame.schema)).collect()

@@ -188,7 +188,8 @@ def auc_expression(label: str, prediction: str, weight: str) -> pl.Expr:
     seen = negative.cum_sum()
     # Where a run of equal predictions begins and ends: negatives below it, and up to its end.
     # Their mean is what a positive in the run has below itself, ties counting half.
-    begins, ends = p.ne_missing(p.shift(1)), p.ne_missing(p.shift(-1))
+    # At the ends of a group the neighbour is null.
+    begins, ends = ((p != p.shift(by)).fill_null(True) for by in (1, -1))
     below = pl.when(begins).then(seen - negative).forward_fill()
     up_to = pl.when(ends).then(seen).backward_fill()
     area = (positive * (below + up_to)).sum() / 2

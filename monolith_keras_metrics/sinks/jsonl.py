@@ -15,6 +15,7 @@ class JsonLinesSink(PartFileSink):
     def encode(self, frame: pl.DataFrame, path: str) -> None:
         """Writes the frame to the file at `path`: the same text as `record.messages`."""
         with open(path, "wb") as file:
-            # In pieces: measured, this takes a sixth less CPU than the whole at once.
-            for piece in frame.iter_slices(32_768):
+            # In pieces whose text fits into memory that is used again: measured, the whole at
+            # once takes half as much CPU time more, for fresh pages.
+            for piece in frame.iter_slices(8_192):
                 piece.write_ndjson(file)

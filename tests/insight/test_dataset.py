@@ -76,7 +76,7 @@ def read(path: Path) -> pl.DataFrame:
 
 def ids(path: Path | str, **options: Any) -> list[int]:
     """The uids of a run, sorted."""
-    return open_run(path, **options).select("uid").collect()["uid"].sort().to_list()
+    return sorted(open_run(path, **options).select("uid").collect()["uid"])
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -155,8 +155,7 @@ class TestEachFormat:
 class TestMessages:
     def test_numbers_have_the_records_types(self, tmp_path: Path, file_format: str) -> None:
         """NaN is null there, and others may write 1 for 1.0."""
-        numbers = {"predict": {"ctr": None, "cvr": None}, "label": {"ctr": 1, "cvr": 0}}
-        messages = [message(0, sample_ratio=1, **numbers)]
+        messages = [message(0, sample_ratio=1, predict={"ctr": None}, label={"ctr": 1})]
         write(tmp_path, file_format, 0, messages)
         assert_frame_equal(read(tmp_path), frame_of(messages))
 
@@ -206,8 +205,7 @@ def test_zeros_at_the_end_of_a_tfrecord_file(
 
 def test_a_last_line_may_lack_its_newline_and_a_broken_line_costs_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "jsonl", 0, [message(0), message(1)])
-    text = path.read_bytes()
-    path.write_bytes(text[:-1])
+    path.write_bytes((text := path.read_bytes())[:-1])
     write(tmp_path, "jsonl", 1, [message(2)]).write_bytes(text + b"}{\n" + text)
     assert ids(tmp_path) == [0, 1]
     assert ids(path, on_corrupt="raise") == [0, 1]
@@ -283,8 +281,8 @@ class TestLongForm:
             (7, 1_331_481_600, 0.01, "train", price, 7, "cvr", 1.0, tiny, 1.0),
         ]
 
-        rows = long_form(frame_of([message(7)]).drop("sample_rate")).collect()
-        assert rows["sample_rate"].to_list() == [1.0, 1.0]
+        unrated = long_form(frame_of([message(7)]).drop("sample_rate"))
+        assert unrated.collect()["sample_rate"].to_list() == [1.0, 1.0]
 
     def test_a_target_that_an_example_does_not_have(self, tmp_path: Path) -> None:
         """No row; but a null prediction alone, NaN in training, is one."""
