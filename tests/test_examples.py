@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib
 import pathlib
 import re
@@ -134,7 +134,7 @@ def test_flights(flights: pl.DataFrame) -> None:
         "pressure": 6,
     }
     # At Newark on July 3 it poured at 14:00 (0.94 inch; pressure not known) and was dry at 15:00.
-    three = datetime.datetime(2013, 7, 3, 15 + 4, tzinfo=datetime.timezone.utc)
+    three = dt.datetime(2013, 7, 3, 15 + 4, tzinfo=dt.timezone.utc)
     rows = flights.filter(pl.col("origin") == "EWR", pl.col("req_time") == three.timestamp())
     assert rows.height > 10
     assert rows.select("rain", "pressure").unique().rows() == [(2, 12)]

@@ -143,6 +143,28 @@ def test_in_a_tf_function_with_unknown_batch_size(tmp_path: pathlib.Path) -> Non
     assert read(tmp_path)["uid"].to_list() == [3, 3, 3]
 
 
+def test_in_a_loop_around_a_step_that_is_compiled_with_xla(tmp_path: pathlib.Path) -> None:
+    """XLA has no `tf.py_function`: the write stands outside of what is compiled."""
+    weight = tf.Variable(0.5)
+
+    @tf.function(jit_compile=True)
+    def inner(x: tf.Tensor) -> tf.Tensor:
+        weight.assign_add(1.0)
+        return x * weight
+
+    with DeepInsightClient(tmp_path) as client:
+
+        @tf.function
+        def step(uids: tf.Tensor) -> None:
+            floats = tf.cast(uids, tf.float32)
+            predictions = inner(floats)
+            write_deep_insight(client.handle, uids, uids, floats, predictions, floats, "m")
+
+        for _ in range(2):
+            step(tf.constant([2, 30], tf.int64))
+    assert read(tmp_path)["predict"].struct.field("ctr_head").to_list() == [3.0, 5.0]
+
+
 def test_static_shape_is_known_when_the_batch_is(handle: tf.Tensor) -> None:
     @tf.function
     def step(uids: tf.Tensor) -> tf.Tensor:
