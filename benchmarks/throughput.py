@@ -3,7 +3,8 @@
 Batches of 512 examples are handed to a client as fast as it takes them, at ratio 1: three targets,
 three extra fields (a float, an integer, a string), and a sample rate of 0.1 or 1, as where
 negatives are down-sampled. Sampling, making frames, encoding and writing to disk are all in the
-figure, and so is handing over. Rounds alternate between the sinks.
+figure, and so is handing over. Rounds alternate between the sinks. The last row is what the text
+of the messages costs by itself, to be held against other encoders.
 
     python benchmarks/throughput.py --rounds 7 --json throughput.json
 """
@@ -24,8 +25,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from monolith_keras_metrics import DeepInsightClient
-from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics import DeepInsightClient, record
+from monolith_keras_metrics.record import Batch, Layout, Origin
 
 BATCH = 512
 TARGETS = ("click", "like", "buy")
@@ -69,6 +70,18 @@ def write(sink: str, folder: str, batches: list[Batch]) -> tuple[float, float, f
     return *used, sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
 
 
+def encode(batches: list[Batch]) -> tuple[float, float, float]:
+    """The same without queue, thread and disk: from columns to JSON messages in memory."""
+    wall, cpu, size = time.perf_counter(), time.process_time(), 0
+    for start in range(0, len(batches), 128):
+        frame = record.to_frame(
+            batches[start : start + 128], Origin("run", 1_764_000_000_000_000, 0)
+        )
+        for piece in frame.iter_slices(8_192):
+            size += record.messages(piece).estimated_size()
+    return time.process_time() - cpu, time.perf_counter() - wall, size
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--records", type=int, default=400_000)
@@ -84,6 +97,8 @@ def main() -> None:
                 result = write(sink, folder, batches)
             if number:  # the first round warms up
                 measured.setdefault(sink, []).append(result)
+        if number:
+            measured.setdefault("JSON in memory", []).append(encode(batches))
     rows = []
     for sink, results in measured.items():
         cpu, wall, size = (statistics.median(values) for values in zip(*results, strict=True))
