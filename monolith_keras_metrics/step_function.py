@@ -164,6 +164,7 @@ class _Captured(threading.local):
         self.calls: list[tuple[Any, Any, Any]] = []
 
     def paired(self, pair_targets: PairTargets) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Pairs what was noted since the last time, and forgets it."""
         calls, self.calls = self.calls, []
         if not calls:
             raise ValueError(
