@@ -15,7 +15,7 @@ from monolith_keras_metrics.client import DeepInsightClient, Stats, check_option
 from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.model_inputs import InputColumns
 from monolith_keras_metrics.recording import Recording, RecordingFunction
-from monolith_keras_metrics.sinks import SinkLike
+from monolith_keras_metrics.sinks import SinkLike, shown
 from monolith_keras_metrics.targets import TargetNames, check_target_names
 from monolith_keras_metrics.versions import is_legacy, keras
 
@@ -34,8 +34,9 @@ class DeepInsightCallback(keras.callbacks.Callback):
     before the model sees them.
 
     Args:
-        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`, an object with
-            the methods of `sinks.Sink`, or a list of these.
+        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
+            `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
+            these.
         model_name: Name of the model in the records.
         uid: Column of user ids, integers.
         req_time: Column of the times of the requests, integers, Unix seconds.
@@ -51,7 +52,9 @@ class DeepInsightCallback(keras.callbacks.Callback):
         modes: `"train"` records `fit`, `"test"` records `evaluate` and validation.
         overflow: When many examples wait to be written: `"block"` has training wait, so that
             nothing is lost; `"drop"` has it go on, and counts what is dropped.
-        flush_seconds: The longest that a record waits to be on disk, in seconds.
+        flush_seconds: The longest that an example waits to be in the journal on disk, in seconds:
+            what a kill (SIGKILL) loses. What is in the journal, the next run delivers.
+        file_seconds: The longest that records wait to be in a file of the folder, in seconds.
         on_error: A sink that fails is retried, logged and counted (`"warn"`), or ends `fit` with
             its own error (`"raise"`).
         exit_timeout: The longest that the end of training waits for records to be written,
@@ -87,7 +90,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
         sample_ratio: float = 0.01,
         modes: Sequence[str] = ("train",),
         overflow: Literal["block", "drop"] = "block",
-        flush_seconds: float = 30.0,
+        flush_seconds: float = 1.0,
+        file_seconds: float = 30.0,
         on_error: Literal["warn", "raise"] = "warn",
         exit_timeout: float = 10.0,
         **options: Any,
@@ -106,6 +110,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         options |= {
             "overflow": overflow,
             "flush_seconds": flush_seconds,
+            "file_seconds": file_seconds,
             "on_error": on_error,
             "exit_timeout": exit_timeout,
         }
@@ -232,8 +237,12 @@ class DeepInsightCallback(keras.callbacks.Callback):
             setattr(function.model, f"{mode}_function", function.plain)
 
 
-def _summary(stats: Stats, places: Sequence[Any]) -> str:
+def _summary(stats: Stats, places: Sequence[SinkLike]) -> str:
     text = f"Deep insight: {stats.written:,} of {stats.accepted:,} examples written"
-    if lost := stats.failed + stats.dropped + stats.waiting:
+    if stats.recovered:
+        text += f", and {stats.recovered:,} of an earlier run that was killed"
+    if stats.spooled:
+        text += f", {stats.spooled:,} wait on disk for the next run"
+    if lost := stats.failed + stats.dropped + stats.waiting - stats.spooled:
         text += f", {lost:,} LOST ({stats.failed:,} failed, {stats.dropped:,} dropped)"
-    return text + (f" to {', '.join(map(str, places))}" if places else "")
+    return text + (f" to {', '.join(map(shown, places))}" if places else "")

@@ -2,15 +2,19 @@
 
 What is promised:
 
-- `write` hands over and returns; one thread does the rest, in the order of the calls.
+- `write` hands over and returns; threads do the rest, in the order of the calls.
 - A batch is *accepted* once `write` has returned. Accepted batches are written exactly once if the
   client is closed, and it is closed when the process exits, by a signal that `exit_hook` handles
-  too. A process that is killed loses what it accepted in the last `flush_seconds`.
-- Memory is bounded: by `queue_rows` examples, and by the records of one file.
-- A sink that fails is retried, then its records are counted as failed (`on_error="warn"`), or
-  the next `write` raises its error (`on_error="raise"`). A batch that cannot be turned into
-  records is set aside and counted. Neither stops the thread.
-- `close` ends within its time, whatever the sinks do; what was not written by then is counted.
+  too. A process that is killed loses what it accepted in the last `flush_seconds`; the rest waits
+  in its journal for the next one.
+- Memory is bounded: by `queue_rows` examples, and by the records of a few files. Disk is bounded
+  by `spool_bytes`.
+- A sink that fails is tried again while its records can wait. When the spool is full and the sink
+  has failed for `retry_seconds`, they are given up and counted as failed, and training goes on
+  (`on_error="warn"`); or the next `write` raises the sink's error (`on_error="raise"`). A batch
+  that cannot be turned into records is set aside and counted.
+- `close` ends within its time, whatever the sinks do; what was not delivered by then waits in the
+  journal, or is counted.
 """
 
 from __future__ import annotations
@@ -29,10 +33,11 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from monolith_keras_metrics import record, sampling, sinks, task_context
+from monolith_keras_metrics import record, recovery, sampling, sinks, task_context
 from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.record import Batch, Origin
 from monolith_keras_metrics.row_queue import RowQueue
+from monolith_keras_metrics.spool import Spool
 from monolith_keras_metrics.writer import BackgroundWriter
 
 _numbers = itertools.count(1)
@@ -48,11 +53,16 @@ class Stats(NamedTuple):
     Attributes:
         accepted: Handed over, dropped ones too.
         sampled: Of these, known to be of a sampled user.
-        unsampled: Of these, known to be of no sampled user.
+        unsampled: Of these, known to be of no sampled user: there is nothing to write.
         written: In every sink, durably.
-        dropped: Handed over when the queue was full, with `overflow="drop"`.
+        dropped: Handed over when the queue or the spool was full, with `overflow="drop"`.
         failed: Not written: a sink gave up, or the batch could not be turned into records.
-        waiting: Not yet dealt with.
+        waiting: Not yet dealt with: those in the queue, and those in the spool.
+        queued: Of these, in the queue, in memory.
+        spooled: Of these, in journal files, from where they are delivered even after a kill.
+        spooled_bytes: Size of the journal files, in bytes.
+        recovered: Records of earlier processes, which were killed, that were delivered now.
+        lag_seconds: For how long the oldest of those that wait has waited.
     """
 
     accepted: int
@@ -62,26 +72,40 @@ class Stats(NamedTuple):
     dropped: int
     failed: int
     waiting: int
+    queued: int
+    spooled: int
+    spooled_bytes: int
+    recovered: int
+    lag_seconds: float
 
 
 class DeepInsightClient:
     """Takes batches of examples and writes the sampled ones in a background thread.
 
     Args:
-        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`, an object with
-            the methods of `sinks.Sink`, or a list of these. An empty list writes nowhere.
+        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
+            `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
+            these. An empty list writes nowhere.
         run: Name of the training that all its workers and restarts belong to. Default: the last
-            part of the first sink's path.
+            part of the first sink's path, or its topic.
         worker: This process's number among those that write to the same place. Default: what
             `task_context` says.
-        overflow: When `queue_rows` examples wait: `"block"` waits, so that nothing is lost;
-            `"drop"` never waits, and counts what it drops.
-        queue_rows: How many examples may wait.
-        flush_seconds: The longest that a record waits to be durable, in seconds.
+        overflow: When `queue_rows` examples wait in memory, or `spool_bytes` on disk: `"block"`
+            waits, so that nothing is lost; `"drop"` never waits, and counts what it drops.
+        queue_rows: How many examples may wait to be turned into records, and how many records may
+            wait in memory for the sinks.
+        flush_seconds: The longest that an example waits to be in the journal, in seconds: what a
+            kill loses.
+        file_seconds: The longest that records wait to be in a file of their folder, in seconds,
+            where they are fewer than a file holds.
+        spool: The folder of the journal. `"auto"`: `.spool` in the first sink's folder; for Kafka
+            alone, a folder in `$XDG_STATE_HOME` or `~/.local/state`; for sink objects none.
+            None: no journal, records wait in memory.
+        spool_bytes: The most that the journal takes, in bytes.
         on_error: `"warn"` logs and counts what a sink fails to take; `"raise"` raises the sink's
             error from the next `write`, or from `close`.
-        retry_seconds: How long a sink that fails is tried again with one and the same records.
-            With `on_error="raise"` nothing is tried again.
+        retry_seconds: When the spool is full: for how long a sink may have failed before records
+            for it are given up.
         exit_timeout: The longest that `close` takes, in seconds.
         uid_hash_key: With a key of 1 to 64 bytes, records carry a keyed hash of the uid.
         counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`); None for
@@ -111,7 +135,10 @@ class DeepInsightClient:
         worker: int | None = None,
         overflow: Literal["block", "drop"] = "block",
         queue_rows: int = 262_144,
-        flush_seconds: float = 30.0,
+        flush_seconds: float = 1.0,
+        file_seconds: float = 30.0,
+        spool: str | os.PathLike[str] | None = "auto",
+        spool_bytes: int = 1 << 30,
         on_error: Literal["warn", "raise"] = "warn",
         retry_seconds: float = 30.0,
         exit_timeout: float = 10.0,
@@ -124,6 +151,9 @@ class DeepInsightClient:
             overflow=overflow,
             queue_rows=queue_rows,
             flush_seconds=flush_seconds,
+            file_seconds=file_seconds,
+            spool=spool,
+            spool_bytes=spool_bytes,
             on_error=on_error,
             retry_seconds=retry_seconds,
             exit_timeout=exit_timeout,
@@ -138,25 +168,44 @@ class DeepInsightClient:
         )
         self._overflow = overflow
         self._on_error = on_error
+        self._retry_seconds = retry_seconds
         self._exit_timeout = exit_timeout
         self._hurry = threading.Event()
+        place = recovery.place_of(places, spool)
+        opened = [sinks.open_sink(at, self.origin) for at in places]
+        claim = None
+        if place is not None:
+            claim, origin = recovery.claim(place, self.origin, places)
+            if origin != self.origin:  # another client has that attempt
+                self.origin = origin
+                opened = [sinks.open_sink(at, origin) for at in places]
+        self._spool = Spool(
+            [bool(getattr(sink, "gathers", False)) for sink in opened],
+            claim,
+            memory_rows=queue_rows,
+            spool_bytes=spool_bytes,
+            segment_seconds=file_seconds,
+        )
+        if place is not None:
+            recovery.adopt(self._spool, place, places)
         self._deliveries = [
-            Delivery(
-                sinks.open_sink(place, self.origin),
-                retry_seconds if on_error == "warn" else 0.0,
-                self._hurry,
-            )
-            for place in places
+            Delivery(sink, number, self._spool, self._hurry) for number, sink in enumerate(opened)
         ]
         self._queue = RowQueue(queue_rows)
         self._writer = BackgroundWriter(
             self._queue,
+            self._spool,
             self._deliveries,
-            self.origin if run or run_names else None,
+            self.origin if run or run_names or claim is not None else None,
+            overflow=overflow,
+            retry_seconds=retry_seconds,
             flush_seconds=flush_seconds,
+            hurry=self._hurry,
             uid_hash_key=uid_hash_key,
             counter_tags=counter_tags,
         )
+        for delivery in self._deliveries:
+            delivery.start()
         self._ended: str | None = None
         self._raised: BaseException | None = None
         self.number = next(_numbers)
@@ -174,8 +223,7 @@ class DeepInsightClient:
         """
         if self._ended is not None:
             raise RuntimeError(f"This DeepInsightClient {self._ended}: make a new one")
-        if self._writer.error is not None:
-            self._raise_error()
+        self._raise_error()
         taken = self._queue.put(batch, block=self._overflow == "block", alive=self._writer.alive)
         if not taken:
             self._writer.warn_once(
@@ -183,22 +231,26 @@ class DeepInsightClient:
             )
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Waits until all that was accepted before is durable, or was given up.
+        """Waits until all that was accepted before is in the sinks, or was given up.
 
         Args:
             timeout: Seconds; None waits as long as it takes.
 
         Returns:
-            Whether that was so in time.
+            Whether that was so in time. It is not waited for a sink that has failed, or not come
+            back, for `retry_seconds`.
 
         Raises:
             Exception: With `on_error="raise"`, what a sink raised.
         """
         if self._ended is not None:
             return True
-        in_time = self._writer.flush(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        in_spool = self._writer.flush(timeout)
+        left = None if deadline is None else deadline - time.monotonic()
+        delivered = in_spool and self._spool.wait_until_settled(left, self._is_down)
         self._raise_error()
-        return in_time
+        return delivered
 
     def close(self, timeout: float | None = None) -> None:
         """Writes what was accepted and closes the sinks. A second call does nothing.
@@ -214,13 +266,23 @@ class DeepInsightClient:
         self._ended = "is closed"
         _open_clients.pop(self.number, None)
         timeout = self._exit_timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
         self._writer.stop()
         # Failing sinks are tried again for most of the time, then once more in the rest.
-        if not self._writer.join(0.75 * timeout):
+        if self._raised is not None or not self._join(deadline - 0.25 * timeout):
             self._hurry.set()
-            self._writer.join(0.25 * timeout)
+        if self._join(deadline):
+            self._spool.lose_memory()
+        self._spool.release()
+        self._writer.emit_counters()
         self._warn_of_losses(timeout)
         self._raise_error()
+
+    def _join(self, deadline: float) -> bool:
+        """Waits for every thread's end until `deadline`; returns whether all have ended."""
+        joins = [self._writer.join, *(delivery.join for delivery in self._deliveries)]
+        ended = [join(deadline - time.monotonic()) for join in joins]
+        return all(ended)
 
     def messages(self, batch: Batch) -> npt.NDArray[np.object_]:
         """Returns the messages of a batch that `write` accepted.
@@ -246,10 +308,25 @@ class DeepInsightClient:
     def stats(self) -> Stats:
         """Returns the counts so far."""
         # In this order a row that moves on meanwhile is seen as waiting, never twice.
+        spooled = self._spool.journaled(recovered=False)
+        delivered = dict(self._spool.counts)
         counts = dict(self._writer.counts)
-        accepted, dropped, _ = self._queue.counts()
-        settled = counts["unsampled"] + counts["written"] + counts["failed"] + dropped
-        return Stats(accepted=accepted, dropped=dropped, waiting=accepted - settled, **counts)
+        oldest = [at for at in (self._spool.oldest(), self._queue.oldest()) if at is not None]
+        accepted, dropped, queued = self._queue.counts()
+        counts["dropped"] += dropped
+        counts["failed"] += delivered["failed"]
+        settled = counts["unsampled"] + delivered["written"] + counts["failed"] + counts["dropped"]
+        return Stats(
+            accepted=accepted,
+            written=delivered["written"],
+            waiting=accepted - settled,
+            queued=queued,
+            spooled=min(spooled, accepted - settled),
+            spooled_bytes=self._spool.bytes,
+            recovered=self._spool.recovered,
+            lag_seconds=time.monotonic() - min(oldest) if oldest else 0.0,
+            **counts,
+        )
 
     def __enter__(self) -> DeepInsightClient:
         return self
@@ -266,18 +343,36 @@ class DeepInsightClient:
         places = ", ".join(repr(delivery.sink) for delivery in self._deliveries)
         return f"DeepInsightClient([{places}], run={self.origin.run!r})"
 
+    def _is_down(self) -> bool:
+        """Whether a sink keeps failing, so that nobody should wait for it."""
+        return any(
+            delivery.stuck_for() >= self._retry_seconds
+            or (self._on_error == "raise" and delivery.error is not None)
+            for delivery in self._deliveries
+        )
+
     def _raise_error(self) -> None:
-        error = self._writer.error
-        if self._on_error == "raise" and error is not None and error is not self._raised:
-            self._raised = error
-            raise error
+        if self._on_error != "raise" or self._raised is not None:
+            return
+        errors = (self._writer.died, *(delivery.first_error for delivery in self._deliveries))
+        self._raised = next((error for error in errors if error is not None), None)
+        if self._raised is not None:
+            raise self._raised
 
     def _warn_of_losses(self, timeout: float) -> None:
         stats = self.stats()
-        if stats.waiting:
+        if left := stats.spooled + self._spool.journaled(recovered=True):
+            logging.warning(
+                "Deep insight: %d examples were not delivered within %g s. They wait in %r: the "
+                "next run with the same sinks delivers them, and so does `deep-insight recover`",
+                left,
+                timeout,
+                str(self._spool.folder),
+            )
+        if stats.waiting > stats.spooled:
             logging.warning(
                 "Deep insight: %d examples were not dealt with within %g s and may be lost",
-                stats.waiting,
+                stats.waiting - stats.spooled,
                 timeout,
             )
         if stats.failed or stats.dropped:
@@ -336,6 +431,8 @@ def check_options(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: An
     for name, positive in (
         ("queue_rows", True),
         ("flush_seconds", True),
+        ("file_seconds", True),
+        ("spool_bytes", True),
         ("exit_timeout", True),
         ("retry_seconds", False),
     ):
@@ -345,6 +442,9 @@ def check_options(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: An
         if not (value > 0 or (value == 0 and not positive)):
             wanted = "more than 0" if positive else "0 or more"
             raise ValueError(f"`{name}` must be {wanted}. Received: {name}={value!r}")
+    spool = options.get("spool")
+    if not (spool is None or isinstance(spool, (str, os.PathLike))) or spool == "":
+        raise TypeError(f"`spool` must be a folder, 'auto' or None. Received: spool={spool!r}")
     key = options.get("uid_hash_key")
     if key is not None and not (isinstance(key, bytes) and 1 <= len(key) <= 64):
         # The key itself is a secret, and stays out of the message.
@@ -366,6 +466,7 @@ def _forget_in_child() -> None:
     # The thread stayed with the parent, which writes what both have in their queues.
     for client in _open_clients.values():
         client._ended = "belongs to the process that this one was forked from"
+        client._spool.forget()
     _open_clients.clear()
 
 

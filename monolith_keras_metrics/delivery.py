@@ -1,93 +1,165 @@
-"""Gets frames into one sink: retries what fails, says so once, and counts what is given up.
+"""Gets records from the spool into one sink: a thread a sink, so that none waits for another.
 
-A failed write is tried again, with longer and longer pauses, for `retry_seconds`. Then its
-records are counted as failed and the sink is taken to be down: what follows is tried once each,
-without pauses, so that a sink that stays down costs training no time; the first success ends that.
+A sink that fails is tried again, with longer and longer pauses, for as long as its records can
+wait in the spool; it is logged once, and once more when it works again.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics.sinks import Sink
+from monolith_keras_metrics.sinks import RejectedError, Sink
+from monolith_keras_metrics.spool import Portion, Spool
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
+_Result = TypeVar("_Result")
+
 
 class Delivery:
-    """Hands frames to a sink until it takes them or the time for it is over.
+    """Hands portions of the spool to a sink, in order, until the spool has ended.
 
     Args:
         sink: Where to.
-        retry_seconds: How long one frame is tried.
-        hurry: Once set, nothing is tried again: the process wants to end.
+        number: The sink's number in the spool.
+        spool: Where from.
+        hurry: Once set, what fails is not tried again: the process wants to end.
         clock: Seconds that only grow.
+
+    Attributes:
+        sink: The sink.
+        error: What it raised last, until it worked again.
+        first_error: What it raised first.
     """
 
     def __init__(
         self,
         sink: Sink,
-        retry_seconds: float,
+        number: int,
+        spool: Spool,
         hurry: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sink = sink
-        self.failed_rows = 0
-        self.error: Exception | None = None
-        self._retry_seconds = retry_seconds
+        self.error: BaseException | None = None
+        self.first_error: BaseException | None = None
+        self._number = number
+        self._spool = spool
         self._hurry = hurry
         self._clock = clock
+        self._busy_since: float | None = None
+        self._failing_since: float | None = None
+        self._told_rejected = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"deep-insight-sink-{number}", daemon=True
+        )
 
-    def deliver(self, frame: pl.DataFrame) -> bool:
-        """Writes the frame, durably.
+    def start(self) -> None:
+        """Begins to deliver."""
+        self._thread.start()
 
-        Returns:
-            Whether the sink has it. If not, its rows are in `failed_rows` and the sink's own
-            exception in `error`.
-        """
-        if self._try(lambda: self._write(frame)):
-            return True
-        self.failed_rows += frame.height
-        return False
+    def join(self, timeout: float) -> bool:
+        """Waits for the end, at most `timeout` seconds; returns whether it came."""
+        self._thread.join(max(0.0, timeout))
+        return not self._thread.is_alive()
 
-    def close(self) -> None:
-        """Closes the sink; what it raises is kept in `error` and logged."""
-        self._try(self.sink.close)
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
-    def _write(self, frame: pl.DataFrame) -> None:
-        self.sink.write(frame)
-        self.sink.flush()
+    def stuck_for(self) -> float:
+        """For how many seconds the sink has failed, or not come back."""
+        if not self.alive():
+            return float("inf")
+        since = self._failing_since or self._busy_since
+        return 0.0 if since is None else self._clock() - since
 
-    def _try(self, action: Callable[[], None]) -> bool:
-        was_down = self.error is not None
-        deadline = self._clock() + self._retry_seconds
+    def _run(self) -> None:
+        try:
+            while portion := self._spool.next(self._number, self._hurried):
+                if not self._deliver(portion):
+                    return  # to be delivered by the next process
+        except BaseException as error:  # a defect here, or what no sink should raise
+            self._note(error)
+            logging.exception("Deep insight: delivery to %r has ended", self.sink)
+        finally:
+            self._close()
+            self._spool.leave(self._number)
+
+    def _hurried(self) -> bool:
+        return self._hurry.is_set() and self.error is not None
+
+    def _deliver(self, portion: Portion) -> bool:
+        """Returns False where the process is to end and the sink did not take the portion."""
+        self._busy_since = self._clock()
+        rejected = 0
+        frames = self._attempt(portion.frames, portion)
+        for frame in frames or ():
+            try:
+                if self._attempt(functools.partial(self._write, frame), portion) is None:
+                    break
+            except RejectedError as error:
+                rejected += error.rows
+                if not self._told_rejected:
+                    self._told_rejected = True
+                    logging.warning("Deep insight: %r: %s", self.sink, error)
+        pending = self._spool.is_pending(self._number, portion)
+        if frames is not None and pending and self.error is None:
+            self._spool.done(self._number, portion, rejected)
+        self._busy_since = None
+        return self.error is None or not pending
+
+    def _attempt(self, action: Callable[[], _Result], portion: Portion) -> _Result | None:
+        """Does it until it works; None where the portion was given up or the process is to end."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                action()
+                result = action()
+            except RejectedError:
+                self._works()
+                raise
             except Exception as error:  # whatever a sink raises, training goes on
-                if self.error is None:
-                    logging.warning(
-                        "Deep insight: %r failed and is tried again for up to %g s; training goes "
-                        "on. %s: %s",
-                        self.sink,
-                        self._retry_seconds,
-                        type(error).__name__,
-                        error,
-                    )
-                self.error = error
+                self._note(error)
             else:
-                if self.error is not None:
-                    logging.warning("Deep insight: %r works again.", self.sink)
-                self.error = None
-                return True
-            if was_down or self._hurry.is_set() or self._clock() + pause > deadline:
-                return False
+                self._works()
+                return result
+            if self._hurry.is_set() or not self._spool.is_pending(self._number, portion):
+                return None
             self._hurry.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _write(self, frame: pl.DataFrame) -> bool:
+        self.sink.write(frame)
+        self.sink.flush()
+        return True
+
+    def _close(self) -> None:
+        try:
+            self.sink.close()
+        except Exception as error:  # the other sinks' ends matter too
+            self._note(error)
+
+    def _note(self, error: BaseException) -> None:
+        if self.error is None:
+            logging.warning(
+                "Deep insight: %r failed and is tried again; training goes on. %s: %s",
+                self.sink,
+                type(error).__name__,
+                error,
+            )
+            self._failing_since = self._clock()
+        self.error = error
+        self.first_error = self.first_error or error
+
+    def _works(self) -> None:
+        if self.error is not None:
+            logging.warning("Deep insight: %r works again", self.sink)
+        self.error = self._failing_since = None

@@ -106,6 +106,7 @@ class Batch:
             or none, which means 1.
         extras: A column for each of `layout.extra_fields`: floats, integers or strings.
         first_position: The position of the first example; set when the batch is accepted.
+        accepted_at: When it was accepted, by the clock of the queue; set then, too.
     """
 
     layout: Layout
@@ -118,6 +119,7 @@ class Batch:
     sample_rates: Sequence[ArrayLike] = ()
     extras: Sequence[ArrayLike] = ()
     first_position: int = 0
+    accepted_at: float = 0.0
 
 
 def to_frame(
@@ -234,6 +236,31 @@ def messages(frame: pl.DataFrame) -> pl.Series:
     if frame.is_empty():
         return pl.Series("message", [], pl.String)
     return frame.select(pl.struct(pl.all()).struct.json_encode().alias("message")).to_series()
+
+
+def check_frame(frame: pl.DataFrame) -> None:
+    """Raises if a frame from elsewhere does not hold records.
+
+    Raises:
+        ValueError: If columns are missing, or columns are of other types than the schema's.
+    """
+    types: dict[str, type[pl.DataType]] = {
+        "model_name": pl.String,
+        **dict.fromkeys(("uid", "req_time", "train_time"), pl.Int64),
+        "sample_ratio": pl.Float64,
+        **dict.fromkeys(("label", "predict", "sample_rate"), pl.Struct),
+    }
+    optional: dict[str, type[pl.DataType]] = {
+        **dict.fromkeys(("extra_float", "extra_int", "extra_str"), pl.Struct),
+        **dict.fromkeys(("mode", "run"), pl.String),
+        **dict.fromkeys(("attempt", "worker", "position"), pl.Int64),
+    }
+    if missing := [name for name in types if name not in frame.columns]:
+        raise ValueError(f"these are no records: there is no column {missing}")
+    for name, dtype in frame.schema.items():
+        wanted = types.get(name) or optional.get(name)
+        if wanted is None or not isinstance(dtype, wanted):
+            raise ValueError(f"these are no records: column {name!r} is of type {dtype}")
 
 
 def hashed_uids(uids: npt.NDArray[np.int64], key: bytes) -> npt.NDArray[np.int64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import threading
+import time
 from collections.abc import Callable
 
 from monolith_keras_metrics.record import Batch
@@ -21,10 +22,12 @@ class RowQueue:
 
     Args:
         capacity: Rows that may wait.
+        clock: Seconds that only grow.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._capacity = capacity
+        self._clock = clock
         self._wake_at = max(1, capacity // 2)
         self._batches: collections.deque[Batch] = collections.deque()
         self._lock = threading.Lock()
@@ -56,6 +59,7 @@ class RowQueue:
                     return False
                 self._not_full.wait(1.0)
             batch.first_position = self._positions
+            batch.accepted_at = self._clock()
             self._positions += rows
             self._batches.append(batch)
             self._rows += rows
@@ -96,6 +100,11 @@ class RowQueue:
         with self._lock:
             self._urgent = True
             self._not_empty.notify()
+
+    def oldest(self) -> float | None:
+        """When the oldest batch that nobody took was accepted, by the clock; None without one."""
+        with self._lock:
+            return self._batches[0].accepted_at if self._batches else None
 
     def counts(self) -> tuple[int, int, int]:
         """Returns rows ever put (dropped ones too), rows dropped, and rows waiting."""

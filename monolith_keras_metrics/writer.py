@@ -1,9 +1,7 @@
-"""The background thread: batches from the queue become records, records go to the sinks.
+"""The background thread: batches from the queue become records, records go to the spool.
 
-Sampled records are gathered until they fill a file or the oldest has waited for
-`flush_seconds`; then each sink gets them as one frame. Everything that can go wrong with a batch
-or a sink is counted and logged here; only a defect of this file itself ends the thread, and
-`alive` tells so.
+Everything that can go wrong with a batch is counted and logged here; only a defect of this file
+itself ends the thread, and `alive` tells so.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 import polars as pl
 from absl import logging
@@ -21,22 +19,26 @@ from monolith_keras_metrics import cli, record
 from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.record import Batch, Origin
 from monolith_keras_metrics.row_queue import RowQueue
+from monolith_keras_metrics.spool import Spool
 
-# Records of one file: large enough to compress and scan well, small enough for memory.
-_PART_ROWS = 131_072
 # Examples turned into records at once.
 _CHUNK_ROWS = 65_536
-_POLL_SECONDS = 0.25
+_LONGEST_POLL_SECONDS = 0.5
 
 
 class BackgroundWriter:
-    """Takes batches from a queue and delivers their sampled records to sinks.
+    """Takes batches from a queue and puts their sampled records into the spool.
 
     Args:
         queue: Where batches come from.
-        deliveries: One for each sink.
+        spool: Where records go.
+        deliveries: Who takes them from there; asked for how long they have been stuck.
         origin: Who writes; None leaves its columns out of the records.
-        flush_seconds: The longest that a record waits to be delivered.
+        overflow: What happens when the spool is full: `"block"` waits, `"drop"` drops.
+        retry_seconds: For how long a full spool waits for a sink that fails, before records that
+            wait for this sink are given up.
+        flush_seconds: The longest until an example is in the journal.
+        hurry: Once set, a full spool is not waited for: the process wants to end.
         uid_hash_key: With a key, records carry a keyed hash of the uid.
         counter_tags: Tags of the counters that go to the metrics client; None for no counters.
         clock: Seconds that only grow.
@@ -45,27 +47,35 @@ class BackgroundWriter:
     def __init__(
         self,
         queue: RowQueue,
+        spool: Spool,
         deliveries: Sequence[Delivery],
         origin: Origin | None,
         *,
+        overflow: Literal["block", "drop"],
+        retry_seconds: float,
         flush_seconds: float,
+        hurry: threading.Event,
         uid_hash_key: bytes | None,
         counter_tags: Mapping[str, str] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.counts = {"sampled": 0, "unsampled": 0, "written": 0, "failed": 0}
-        self.error: BaseException | None = None
+        self.counts = {"sampled": 0, "unsampled": 0, "failed": 0, "dropped": 0}
+        self.died: BaseException | None = None
         self._queue = queue
+        self._spool = spool
         self._deliveries = deliveries
         self._origin = origin
+        self._drop = overflow == "drop"
+        self._retry_seconds = retry_seconds
+        # An example waits for a poll, then for its records to be made and written.
+        self._poll_seconds = min(_LONGEST_POLL_SECONDS, flush_seconds / 2)
         self._flush_seconds = flush_seconds
+        self._hurry = hurry
         self._uid_hash_key = uid_hash_key
         self._counter_tags = counter_tags
         self._emitted: dict[str, int] = {}
         self._clock = clock
-        self._pending: dict[Any, list[pl.DataFrame]] = {}
-        self._pending_rows = 0
-        self._pending_since = clock()
+        self._synced_at = self._emitted_at = clock()
         self._absorbed = 0
         self._flush_at: int | None = None
         self._flushed = threading.Condition()
@@ -79,7 +89,7 @@ class BackgroundWriter:
         return self._thread.is_alive()
 
     def flush(self, timeout: float | None) -> bool:
-        """Waits until all that is in the queue now was delivered or given up.
+        """Waits until all that is in the queue now is in the spool, for every sink to take.
 
         Args:
             timeout: Seconds, or None for no bound.
@@ -96,13 +106,13 @@ class BackgroundWriter:
             )
 
     def stop(self) -> None:
-        """Has the thread deliver what there is, close the sinks and end; does not wait."""
+        """Has the thread put into the spool what there is, and end; does not wait."""
         self._stopping = True
         self._queue.hurry()
 
     def join(self, timeout: float) -> bool:
         """Waits for the thread's end, at most `timeout` seconds; returns whether it came."""
-        self._thread.join(timeout)
+        self._thread.join(max(0.0, timeout))
         return not self.alive()
 
     def records(self, batches: Sequence[Batch]) -> pl.DataFrame:
@@ -115,50 +125,77 @@ class BackgroundWriter:
             self._warned.add(subject)
             logging.warning("Deep insight: " + message, *args)
 
+    def emit_counters(self) -> None:
+        """Emits what counts have grown by since the last time."""
+        if self._counter_tags is None:
+            return
+        positions, dropped, _ = self._queue.counts()
+        delivered = dict(self._spool.counts)
+        counts = {
+            "accepted": positions,
+            "sampled": self.counts["sampled"],
+            "unsampled": self.counts["unsampled"],
+            "written": delivered["written"],
+            "dropped": self.counts["dropped"] + dropped,
+            "failed": self.counts["failed"] + delivered["failed"],
+        }
+        try:
+            client = cli.get_cli()
+            for name, value in counts.items():
+                if delta := value - self._emitted.get(name, 0):
+                    client.emit_counter(f"deep_insight.{name}", delta, dict(self._counter_tags))
+                self._emitted[name] = value
+        except Exception as error:  # a metrics back end that fails costs counters, not records
+            self.warn_once(
+                "counters", "counters were not emitted. %s: %s", type(error).__name__, error
+            )
+
     def _run(self) -> None:
         try:
             while True:
                 stopping = self._stopping
-                batches = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else _POLL_SECONDS)
+                batches = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds)
                 if batches:
                     self._absorb(batches)
                 with self._flushed:
                     flushing = self._flush_at is not None and self._absorbed >= self._flush_at
-                if flushing or (stopping and not batches) or self._due():
-                    self._deliver()
+                ending = stopping and not batches
+                now = self._clock()
+                if flushing or ending or now - self._synced_at >= self._poll_seconds:
+                    self._spool.sync()
+                    self._synced_at = now
+                if now - self._emitted_at >= self._flush_seconds:
+                    self.emit_counters()
+                    self._emitted_at = now
+                self._spool.roll(at_once=flushing)
                 if flushing:
                     with self._flushed:
                         self._flush_at = None
                         self._flushed.notify_all()
-                if stopping and not batches:
+                if ending:
                     break
-            for delivery in self._deliveries:
-                delivery.close()
-                self.error = self.error or delivery.error
         except BaseException as error:  # else training would wait for ever on a full queue
-            self.error = error
+            self.died = error
             logging.exception("Deep insight: the writing thread has ended; nothing more is written")
         finally:
+            self._spool.end()
             with self._flushed:
                 self._flushed.notify_all()
 
-    def _due(self) -> bool:
-        return self._pending_rows >= _PART_ROWS or (
-            self._pending_rows > 0 and self._clock() - self._pending_since >= self._flush_seconds
-        )
-
     def _absorb(self, batches: Sequence[Batch]) -> None:
-        """Turns batches into frames that wait to be delivered."""
+        """Turns batches into frames and puts these into the spool."""
         rows = sum(batch.rows for batch in batches)
         for _, group in itertools.groupby(batches, key=lambda batch: batch.layout):
             same_layout = list(group)
             try:
-                self._add(same_layout)
+                frames = [self.records(same_layout)]
             except Exception:  # one of them is bad: find it, keep the others
+                frames = []
                 for batch in same_layout:
                     try:
-                        self._add([batch])
+                        frames.append(self.records([batch]))
                     except Exception as error:
+                        same_layout = [other for other in same_layout if other is not batch]
                         self.counts["failed"] += batch.rows
                         self.warn_once(
                             "bad batch",
@@ -168,32 +205,41 @@ class BackgroundWriter:
                             type(error).__name__,
                             error,
                         )
+            sampled = sum(frame.height for frame in frames)
+            self.counts["unsampled"] += sum(batch.rows for batch in same_layout) - sampled
+            self.counts["sampled"] += sampled
+            for frame in filter(len, frames):
+                self._look_at(frame)
+                self._append(frame, same_layout[0].accepted_at)
         self._absorbed += rows
         self._queue.done(rows)
 
-    def _add(self, batches: Sequence[Batch]) -> None:
-        frame = self.records(batches)
-        self.counts["sampled"] += frame.height
-        self.counts["unsampled"] += sum(batch.rows for batch in batches) - frame.height
-        if frame.is_empty():
-            return
-        self._look_at(frame)
-        if not self._pending_rows:
-            self._pending_since = self._clock()
-        self._pending.setdefault(tuple(frame.schema.items()), []).append(frame)
-        self._pending_rows += frame.height
-
-    def _deliver(self) -> None:
-        """Hands what waits to every sink; counts it as written where all of them took it."""
-        for key in list(self._pending):
-            frame = pl.concat(self._pending[key])
-            delivered = [delivery.deliver(frame) for delivery in self._deliveries]
-            self.counts["written" if all(delivered) else "failed"] += frame.height
-            del self._pending[key]
-            self._pending_rows -= frame.height
-        for delivery in self._deliveries:
-            self.error = self.error or delivery.error
-        self._emit_counters()
+    def _append(self, frame: pl.DataFrame, accepted_at: float) -> None:
+        """Puts a frame into the spool; where that is full, what `overflow` says."""
+        while not self._spool.append(frame, accepted_at):
+            if self._drop:
+                self.counts["dropped"] += frame.height
+                self.warn_once(
+                    "spool", "the spool is full: examples are dropped (see stats().dropped)"
+                )
+                return
+            if self._hurry.is_set():
+                self.counts["failed"] += frame.height
+                self.warn_once("spool", "the spool is full, and the process ends: examples fail")
+                return
+            self.warn_once("spool", "the spool is full: training may have to wait for the sinks")
+            for number, delivery in enumerate(self._deliveries):
+                if delivery.stuck_for() >= self._retry_seconds:
+                    given_up = self._spool.give_up(number)
+                    self.warn_once(
+                        f"given up {number}",
+                        "%r has been down for %g s and the spool is full: %d examples are given "
+                        "up, and more as others come (see stats().failed)",
+                        delivery.sink,
+                        self._retry_seconds,
+                        given_up,
+                    )
+            self._spool.wait_for_room(0.1)
 
     def _look_at(self, frame: pl.DataFrame) -> None:
         """Warns where predictions are logits, by the look of the first records."""
@@ -210,18 +256,3 @@ class BackgroundWriter:
                     "calibration and log loss need probabilities (a sigmoid)",
                     target,
                 )
-
-    def _emit_counters(self) -> None:
-        if self._counter_tags is None:
-            return
-        positions, dropped, _ = self._queue.counts()
-        try:
-            client = cli.get_cli()
-            for name, value in {"accepted": positions, "dropped": dropped, **self.counts}.items():
-                if delta := value - self._emitted.get(name, 0):
-                    client.emit_counter(f"deep_insight.{name}", delta, dict(self._counter_tags))
-                self._emitted[name] = value
-        except Exception as error:  # a metrics back end that fails costs counters, not records
-            self.warn_once(
-                "counters", "counters were not emitted. %s: %s", type(error).__name__, error
-            )

@@ -27,7 +27,7 @@ def test_python_snippets(
         exec(compile(code, f"README snippet {number}", "exec"), namespace)
     output = capsys.readouterr().out
     assert re.search(r"Deep insight: [12],\d{3} of 20,000 examples written to runs/ctr", output)
-    assert re.search(r"Stats\(accepted=20000, .*dropped=0, failed=0, waiting=0\)", output)
+    assert re.search(r"Stats\(accepted=20000, .*dropped=0, failed=0, waiting=0,", output)
 
 
 def test_the_record_that_is_shown_has_the_fields_of_a_real_one(tmp_path: pathlib.Path) -> None:

@@ -140,7 +140,7 @@ def test_files_are_whole_and_carry_worker_attempt_and_number(
     sink = open_sink(f"{scheme}:{tmp_path}", ORIGIN)
     for number in range(3):
         sink.write(frame(number, number + 10))
-        assert names(tmp_path) == [f"{STEM}{n:06d}.{scheme}" for n in range(number + 1)]
+        assert names(tmp_path) == [f"{STEM}{n:012d}.{scheme}" for n in range(number + 1)]
     sink.flush()
     sink.close()
     sink.close()
@@ -164,13 +164,13 @@ def test_records_are_the_same_in_every_format(text: str, number: float) -> None:
 @every_format
 def test_two_sinks_of_one_origin_overwrite_nothing(scheme: str, tmp_path: pathlib.Path) -> None:
     """Nor what others put there: a file of the next name, what a killed process left aside."""
-    (tmp_path / f"{STEM}000001.{scheme}").write_bytes(b"someone's")
-    (tmp_path / f".{STEM}000003.{scheme}.inprogress").write_bytes(b"half")
+    (tmp_path / f"{STEM}000000000001.{scheme}").write_bytes(b"someone's")
+    (tmp_path / f".{STEM}000000000003.{scheme}.inprogress").write_bytes(b"half")
     sinks = [open_sink(f"{scheme}:{tmp_path}", ORIGIN) for _ in range(2)]
     for number in range(6):
         sinks[number % 2].write(frame(number))
-    assert (tmp_path / f"{STEM}000001.{scheme}").read_bytes() == b"someone's"
-    assert (tmp_path / f".{STEM}000003.{scheme}.inprogress").read_bytes() == b"half"
-    (tmp_path / f"{STEM}000001.{scheme}").unlink()
-    (tmp_path / f".{STEM}000003.{scheme}.inprogress").unlink()
+    assert (tmp_path / f"{STEM}000000000001.{scheme}").read_bytes() == b"someone's"
+    assert (tmp_path / f".{STEM}000000000003.{scheme}.inprogress").read_bytes() == b"half"
+    (tmp_path / f"{STEM}000000000001.{scheme}").unlink()
+    (tmp_path / f".{STEM}000000000003.{scheme}.inprogress").unlink()
     assert sorted(uids(tmp_path)) == list(range(6))

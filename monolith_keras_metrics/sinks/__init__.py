@@ -1,43 +1,46 @@
-"""Where records go: the `Sink` protocol, and `open_sink`, which makes one from a URI.
+"""Where records go: `open_sink` makes a sink from a URI.
 
 | URI | sink |
 | --- | --- |
 | `PATH` or `parquet:PATH` | a folder of Parquet files |
 | `jsonl:PATH` | a folder of JSON Lines files |
 | `tfrecord:PATH` | a folder of TFRecord files, a JSON message a record |
+| `kafka://HOST:PORT[,HOST:PORT]/TOPIC?option=value` | a Kafka topic, a JSON message a message |
+
+URIs are untrusted, and may hold secrets: of those that make no sense, and of Kafka's options,
+nothing is repeated in an error or a log.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pathlib
 import re
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
-
-import polars as pl
+from typing import TypeAlias
 
 from monolith_keras_metrics.record import Origin
+from monolith_keras_metrics.sinks import kafka_uri
+from monolith_keras_metrics.sinks.protocol import RejectedError, Sink
 
-
-@runtime_checkable
-class Sink(Protocol):
-    """What a place for records must do. It is used from one thread only.
-
-    A sink that raises has not taken the frame: the same frame is handed over again later, so a
-    sink that can take half of one must be able to take it twice.
-    """
-
-    def write(self, frame: pl.DataFrame) -> None:
-        """Takes records, with the schema of `record.to_frame`; may hold them until `flush`."""
-
-    def flush(self) -> None:
-        """Returns once everything written before is durable: on disk, or acknowledged."""
-
-    def close(self) -> None:
-        """Flushes and lets go of files and connections. A second call does nothing."""
-
+__all__ = [
+    "FOLDER_FORMATS",
+    "SPOOL_FOLDER",
+    "RejectedError",
+    "Sink",
+    "SinkLike",
+    "check_sink",
+    "identity",
+    "open_sink",
+    "run_name",
+    "shown",
+    "spool_place",
+]
 
 SinkLike: TypeAlias = "str | os.PathLike[str] | Sink"
+
+SPOOL_FOLDER = ".spool"
 
 
 def _parquet(path: str, origin: Origin) -> Sink:
@@ -58,11 +61,19 @@ def _tfrecord(path: str, origin: Origin) -> Sink:
     return TFRecordSink(path, origin)
 
 
-_SCHEMES: dict[str, Callable[[str, Origin], Sink]] = {
+def _kafka(rest: str, origin: Origin) -> Sink:
+    from monolith_keras_metrics.sinks.kafka import KafkaSink
+
+    address = kafka_uri.parse(rest)
+    return KafkaSink(address.brokers, address.topic, origin, address.options)
+
+
+_FOLDERS: dict[str, Callable[[str, Origin], Sink]] = {
     "parquet": _parquet,
     "jsonl": _jsonl,
     "tfrecord": _tfrecord,
 }
+FOLDER_FORMATS = tuple(_FOLDERS)
 # Two letters at least: "C:\runs" is a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 
@@ -78,7 +89,9 @@ def check_sink(sink: SinkLike) -> None:
         ValueError: If the URI's scheme is not known, or it names no path.
     """
     if isinstance(sink, (str, os.PathLike)):
-        _split(sink)
+        scheme, rest = _split(sink)
+        if scheme == "kafka":
+            kafka_uri.parse(rest)
     elif not isinstance(sink, Sink):
         raise TypeError(
             "`sink` must be a folder, a URI such as 'jsonl:PATH', or an object with the methods "
@@ -99,33 +112,83 @@ def open_sink(sink: SinkLike, origin: Origin) -> Sink:
     Raises:
         TypeError, ValueError: As `check_sink`.
         OSError: If the place cannot be written to; the message names it.
+        ImportError: If the extra that the sink needs is not installed; the message names it.
     """
     check_sink(sink)
     if isinstance(sink, (str, os.PathLike)):
-        scheme, path = _split(sink)
-        return _SCHEMES[scheme](path, origin)
+        scheme, rest = _split(sink)
+        return (_kafka if scheme == "kafka" else _FOLDERS[scheme])(rest, origin)
     return sink
 
 
 def run_name(sink: SinkLike) -> str | None:
-    """The run that a sink's URI names: the last part of its path; None for a sink object."""
+    """The run that a sink's URI names: a folder's name, a topic; None for a sink object."""
     if not isinstance(sink, (str, os.PathLike)):
         return None
-    return os.path.basename(os.path.normpath(os.path.abspath(_split(sink)[1]))) or None
+    scheme, rest = _split(sink)
+    if scheme == "kafka":
+        return kafka_uri.parse(rest).topic
+    return os.path.basename(os.path.normpath(os.path.abspath(rest))) or None
+
+
+def shown(sink: SinkLike) -> str:
+    """How a sink is told to people: without options, which may be secret."""
+    if isinstance(sink, (str, os.PathLike)):
+        scheme, rest = _split(sink)
+        return repr(kafka_uri.parse(rest)) if scheme == "kafka" else str(sink)
+    return repr(sink)
+
+
+def spool_place(sink: SinkLike) -> pathlib.Path | None:
+    """Where records for a sink wait on disk, unless the user says where.
+
+    Returns:
+        A hidden folder in the sink's own; for a Kafka topic, a folder in the user's folder for
+        state (`$XDG_STATE_HOME`, else `~/.local/state`); None for a sink object.
+    """
+    if not isinstance(sink, (str, os.PathLike)):
+        return None
+    scheme, rest = _split(sink)
+    if scheme != "kafka":
+        return pathlib.Path(os.path.abspath(rest), SPOOL_FOLDER)
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    code = hashlib.sha256(identity(sink, pathlib.Path()).encode()).hexdigest()[:8]
+    name = f"{kafka_uri.parse(rest).topic}-{code}"
+    return pathlib.Path(os.path.expanduser(state), "monolith_keras_metrics", name)
+
+
+def identity(sink: SinkLike, place: pathlib.Path) -> str:
+    """What a journal says of the sinks that its records are for; no secret is in it.
+
+    Args:
+        sink: The sink.
+        place: The journal's folder: a run's own is told by ".", so that a run can be moved.
+    """
+    if not isinstance(sink, (str, os.PathLike)):
+        return f"object:{type(sink).__module__}.{type(sink).__qualname__}"
+    scheme, rest = _split(sink)
+    if scheme == "kafka":
+        address = kafka_uri.parse(rest)
+        return f"kafka://{','.join(sorted(address.brokers.split(',')))}/{address.topic}"
+    folder = os.path.realpath(rest)
+    return f"{scheme}:{'.' if os.path.realpath(place) == f'{folder}/{SPOOL_FOLDER}' else folder}"
 
 
 def _split(uri: str | os.PathLike[str]) -> tuple[str, str]:
     text = os.fspath(uri)
     match = _SCHEME.fullmatch(text) if isinstance(uri, str) else None
-    scheme, path = match.groups() if match else ("parquet", text)
-    if scheme not in _SCHEMES or path.startswith("//"):
-        known = ", ".join(f"'{name}:PATH'" for name in _SCHEMES)
+    scheme, rest = match.groups() if match else ("parquet", text)
+    if scheme == "kafka":
+        return scheme, rest
+    if scheme not in _FOLDERS or rest.startswith("//"):
+        known = ", ".join(f"'{name}:PATH'" for name in _FOLDERS)
         raise ValueError(
-            f"`sink` must be a folder's path or one of {known}. Received: sink={_redacted(text)!r}"
+            f"`sink` must be a folder's path or one of {known}, 'kafka://HOST:PORT/TOPIC'. "
+            f"Received: sink={_redacted(text)!r}"
         )
-    if not path.strip() or "\0" in path:
+    if not rest.strip() or "\0" in rest:
         raise ValueError(f"`sink` must name a folder. Received: sink={text!r}")
-    return scheme, os.path.expanduser(path)
+    return scheme, os.path.expanduser(rest)
 
 
 def _redacted(uri: str) -> str:

@@ -1,0 +1,202 @@
+"""What killed processes left in their journals is delivered by the next one with the same sinks."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from absl import logging
+
+from monolith_keras_metrics import claims, journal, sinks
+from monolith_keras_metrics.claims import Claim
+from monolith_keras_metrics.delivery import Delivery
+from monolith_keras_metrics.record import Origin
+from monolith_keras_metrics.spool import Spool
+
+
+def place_of(
+    places: Sequence[sinks.SinkLike], spool: str | os.PathLike[str] | None
+) -> pathlib.Path | None:
+    """The folder of the journal; None where records wait in memory.
+
+    Args:
+        places: The sinks.
+        spool: A folder; `"auto"` for that of the first sink that has one, folders before topics;
+            None for none.
+    """
+    if spool is None or not places:
+        return None
+    if spool != "auto":
+        return pathlib.Path(os.path.abspath(os.path.expanduser(spool)))
+    own = [place for place in map(sinks.spool_place, places) if place is not None]
+    in_folders = [place for place in own if place.name == sinks.SPOOL_FOLDER]
+    return next(iter(in_folders + own), None)
+
+
+def identities(places: Sequence[sinks.SinkLike], place: pathlib.Path) -> list[str]:
+    """What a journal says of its sinks, in an order that does not matter."""
+    return sorted(sinks.identity(sink, place) for sink in places)
+
+
+def claim(
+    place: pathlib.Path, origin: Origin, places: Sequence[sinks.SinkLike]
+) -> tuple[Claim | None, Origin]:
+    """Claims journal files for a new client.
+
+    Returns:
+        The claim, and the origin with an attempt that nobody else has; None, after a warning,
+        where there can be no journal.
+    """
+    while True:
+        try:
+            names = identities(places, place)
+            return claims.new(place, origin.worker, origin.attempt, names), origin
+        except claims.TakenError:
+            origin = origin._replace(attempt=origin.attempt + 1)
+        except OSError as error:
+            logging.warning(
+                "Deep insight: there can be no journal in %r, so records wait in memory, and a "
+                "kill loses them: choose another folder with `spool`. %s: %s",
+                str(place),
+                type(error).__name__,
+                error,
+            )
+            return None, origin
+
+
+def adopt(spool: Spool, place: pathlib.Path, places: Sequence[sinks.SinkLike]) -> None:
+    """Puts into a spool what killed processes with the same sinks left."""
+    own = identities(places, place)
+    try:
+        for left in claims.leftovers(place):
+            _adopt(spool, left, own)
+    except OSError as error:
+        logging.warning("Deep insight: journals in %r cannot be read: %s", str(place), error)
+
+
+def _adopt(spool: Spool, left: Claim, own: list[str]) -> None:
+    paths = left.journals()
+    if paths and left.sinks != own:
+        logging.warning(
+            "Deep insight: %r has records of a killed process for other sinks (%s): deliver them "
+            "with `deep-insight recover`",
+            str(left.folder),
+            ", ".join(left.sinks) or "not known which",
+        )
+        left.release()
+        return
+    files = []
+    rows = lost = 0
+    for path in paths:
+        places, unread = journal.scan(path)
+        lost += unread
+        rows += sum(place.rows for place in places)
+        if places:
+            files.append(places)
+        else:
+            path.unlink()
+    if lost:
+        logging.warning(
+            "Deep insight: %d bytes at the end of a killed process's journal, %s, are no whole "
+            "records and were cut off",
+            lost,
+            left.stem,
+        )
+    if not files:
+        left.release()
+        return
+    logging.info("Deep insight: %d records of a killed process, %s, are delivered", rows, left.stem)
+    spool.adopt(left, files)
+
+
+class Recovered(NamedTuple):
+    """What became of the records that were found.
+
+    Attributes:
+        delivered: Records that every sink has.
+        left: Records that wait on, since a sink did not take them in time.
+        lost: Records that do not read or that a sink refused.
+    """
+
+    delivered: int
+    left: int
+    lost: int
+
+
+def recover(
+    path: str | os.PathLike[str], places: Sequence[sinks.SinkLike] = (), timeout: float = 600.0
+) -> Recovered:
+    """Delivers what killed processes left, without a training.
+
+    Args:
+        path: The run's folder, or that of its journal.
+        places: The sinks. Default: the run's folder, in its format, if the records were for
+            nothing else; a journal's word alone is never a reason to write anywhere else.
+        timeout: Seconds, at most.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If the records were for other sinks than the folder.
+        OSError: If a sink cannot be written to.
+    """
+    root = pathlib.Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"`path` must be the folder of a run. Received: path={str(path)!r}")
+    place = root / sinks.SPOOL_FOLDER if (root / sinks.SPOOL_FOLDER).is_dir() else root
+    found = list(claims.leftovers(place))
+    try:
+        if not any(left.journals() for left in found):
+            return Recovered(0, 0, 0)
+        opened = [
+            sinks.open_sink(at, Origin("recover", 0, 0))
+            for at in places or _own_folder(place, [left for left in found if left.journals()])
+        ]
+    except BaseException:
+        for left in found:
+            left.release()
+        raise
+    spool = Spool(
+        [bool(getattr(sink, "gathers", False)) for sink in opened],
+        None,
+        memory_rows=0,
+        spool_bytes=0,
+        segment_seconds=0.0,
+    )
+    for left in found:
+        _adopt(spool, left, left.sinks)
+    spool.end()
+    total = spool.journaled(recovered=True)
+    hurry = threading.Event()
+    deliveries = [Delivery(sink, number, spool, hurry) for number, sink in enumerate(opened)]
+    for delivery in deliveries:
+        delivery.start()
+    deadline = time.monotonic() + timeout
+    for delivery in deliveries:
+        delivery.join(deadline - time.monotonic())
+    hurry.set()
+    for delivery in deliveries:
+        delivery.join(1.0)
+    waiting = spool.journaled(recovered=True)
+    spool.release()
+    return Recovered(spool.recovered, waiting, total - waiting - spool.recovered)
+
+
+def _own_folder(place: pathlib.Path, found: Sequence[Claim]) -> list[str]:
+    """The sinks of a run's own folder, from what its journals say: formats, and no paths."""
+    formats = [f"{name}:." for name in sinks.FOLDER_FORMATS]
+    said = {name for left in found for name in left.sinks or ("unknown",)}
+    if place.name != sinks.SPOOL_FOLDER or not said <= set(formats):
+        raise ValueError(
+            f"The records in {str(place)!r} were for {', '.join(sorted(said))}: say with --sink "
+            "where to deliver them now, once for each sink"
+        )
+    if len({tuple(left.sinks) for left in found}) > 1:
+        raise ValueError(
+            f"The records in {str(place)!r} were for different sinks, {', '.join(sorted(said))}: "
+            "say with --sink where to deliver them all"
+        )
+    return [f"{name.partition(':')[0]}:{place.parent}" for name in sorted(said)]

@@ -1,0 +1,477 @@
+"""The spool: records on their way from the background thread to the sinks, kept in a journal.
+
+Frames are appended to journal files, in segments, and each sink takes them from there at its own
+pace. A sink that *gathers* (files) gets a segment as a whole, once it is closed; others get what
+there is. A segment's file is removed when every sink has taken it or given it up. So a sink that
+is down costs disk, and a process that is killed leaves files from which the next one goes on.
+
+- What a sink gets together is decided by what is in the journal, not by when it is asked: the
+  same records in the same portions after a kill.
+- Up to `memory_rows` records are also kept in memory, so that a sink that keeps up reads no disk.
+- Where there is no folder, or its disk is full, records wait in memory alone, up to the same
+  bound; a kill loses those.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import polars as pl
+from absl import logging
+
+from monolith_keras_metrics import journal
+from monolith_keras_metrics.claims import Claim
+
+# A segment becomes one file: large enough to compress and scan well, small enough for memory.
+SEGMENT_ROWS = 131_072
+_SEGMENT_BYTES = 64 << 20
+
+
+class _Entry:
+    """Some records: in memory, in a journal file, or both."""
+
+    def __init__(
+        self,
+        rows: int,
+        sinks: int,
+        accepted_at: float,
+        frame: pl.DataFrame | None = None,
+        place: journal.Place | None = None,
+    ) -> None:
+        self.rows = rows
+        self.accepted_at = accepted_at
+        self.frame = frame
+        self.place = place
+        self.sinks_left = sinks
+        self.failed = 0  # by the sink that failed at most of them
+
+
+class _Segment:
+    """Entries that share a journal file, and are its owner's as long as it is there."""
+
+    def __init__(self, claim: Claim | None, recovered: bool) -> None:
+        self.claim = claim
+        self.recovered = recovered
+        self.file: journal.JournalFile | None = None
+        self.entries: list[_Entry] = []
+        self.rows = 0
+        self.bytes = 0
+        self.begun = time.monotonic()
+        self.closed = recovered
+        self.unsynced = False
+        self.entries_left = 0
+
+
+@dataclasses.dataclass
+class Portion:
+    """What a sink is to take at once: the entries of a segment from `start` to before `stop`."""
+
+    segment: _Segment
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many records, as far as is known before they are read."""
+        return sum(entry.rows for entry in self.segment.entries[self.start : self.stop])
+
+    def frames(self) -> list[pl.DataFrame]:
+        """The records, joined where their schemas are equal; what no longer reads is left out.
+
+        Raises:
+            OSError: If a journal file cannot be read.
+        """
+        by_schema: dict[object, list[pl.DataFrame]] = {}
+        for entry in self.segment.entries[self.start : self.stop]:
+            frame = entry.frame
+            if frame is None and entry.place is not None:
+                try:
+                    frame = journal.read(entry.place)
+                except journal.CorruptEntryError as error:
+                    logging.warning(
+                        "Deep insight: %d examples in %s are lost: %s",
+                        entry.rows,
+                        entry.place.path.name,
+                        error,
+                    )
+                    entry.failed = entry.rows
+            if frame is not None:
+                by_schema.setdefault(tuple(frame.schema.items()), []).append(frame)
+        return [pl.concat(frames) for frames in by_schema.values()]
+
+
+@dataclasses.dataclass
+class _Cursor:
+    """How far a sink is: the entries before these were taken or given up."""
+
+    segment: int = 0
+    entry: int = 0
+
+
+class Spool:
+    """Keeps records until every sink has them.
+
+    Args:
+        gathers: For each sink, whether it gathers.
+        claim: Where the journal goes; None keeps records in memory alone.
+        memory_rows: How many records are kept in memory.
+        spool_bytes: The most that journal files take, in bytes.
+        segment_seconds: How long a segment that sinks gather is open, at most.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        gathers: Sequence[bool],
+        claim: Claim | None,
+        *,
+        memory_rows: int,
+        spool_bytes: int,
+        segment_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.claim = claim
+        self.counts = {"written": 0, "failed": 0}
+        self.recovered = 0
+        self.bytes = 0
+        self._gathers = list(gathers)
+        self._most_in_memory = memory_rows
+        self._spool_bytes = spool_bytes
+        self._segment_seconds = segment_seconds
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._segments: collections.deque[_Segment] = collections.deque()
+        self._first = 0  # the number of the first segment that is kept
+        self._cursors = [_Cursor() for _ in gathers]
+        self._memory_rows = 0
+        self._journal_number = 0
+        self._appended = self._settled = 0  # entries
+        self._ended = self._to_release = False
+        self._here = set(range(len(gathers)))
+        self._warned_of_disk = False
+
+    @property
+    def folder(self) -> pathlib.Path | None:
+        """Where the journal is; None where records wait in memory alone."""
+        return None if self.claim is None else self.claim.folder
+
+    def adopt(self, claim: Claim, files: Iterable[Sequence[journal.Place]]) -> None:
+        """Takes over what a killed process left; it comes before everything else."""
+        with self._changed:
+            for places in files:
+                segment = _Segment(claim, recovered=True)
+                self._segments.append(segment)
+                for place in places:
+                    entry = _Entry(place.rows, len(self._gathers), self._clock(), place=place)
+                    self._add(segment, entry)
+                self._drop_settled()
+            self._changed.notify_all()
+
+    def append(self, frame: pl.DataFrame, accepted_at: float) -> bool:
+        """Takes a frame, if there is room.
+
+        Args:
+            frame: Records.
+            accepted_at: When the oldest of them was accepted, by the clock.
+
+        Returns:
+            Whether it was taken: else the spool is full.
+        """
+        entry = _Entry(frame.height, len(self._gathers), accepted_at)
+        data = journal.encode(frame) if self.claim is not None else b""
+        with self._changed:
+            if self.bytes + len(data) > self._spool_bytes and self._segments:
+                return False
+            segment = self._open_segment()
+        # Not under the lock: a disk may take its time. Only this thread opens and closes segments.
+        try:
+            entry.place = self._journal(segment, data, frame.height)
+        except OSError as error:
+            self._warn_of_disk(error)
+        with self._changed:
+            fits = (
+                self._memory_rows == 0 or self._memory_rows + frame.height <= self._most_in_memory
+            )
+            if entry.place is None and not fits:
+                return False
+            if fits:
+                entry.frame = frame
+            self._add(segment, entry)
+            if segment.rows >= SEGMENT_ROWS or segment.bytes >= _SEGMENT_BYTES:
+                self._close(segment)
+            self._drop_settled()
+            self._changed.notify_all()
+        return True
+
+    def sync(self) -> None:
+        """Makes what was appended safe from a machine that stops."""
+        for segment in list(self._segments):
+            if segment.unsynced and segment.file is not None:
+                segment.unsynced = False
+                try:
+                    segment.file.sync()
+                except OSError as error:
+                    self._warn_of_disk(error)
+
+    def roll(self, *, at_once: bool = False) -> None:
+        """Closes the open segment if it has been open for long enough, or at once."""
+        with self._changed:
+            segment = self._segments[-1] if self._segments else None
+            if segment is None or segment.closed or not segment.entries:
+                return
+            if at_once or self._clock() - segment.begun >= self._segment_seconds:
+                self._close(segment)
+                self._drop_settled()
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Says that nothing more is appended."""
+        self.roll(at_once=True)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def next(self, sink: int, stop: Callable[[], bool]) -> Portion | None:
+        """Waits for what a sink is to take next.
+
+        Args:
+            sink: Its number.
+            stop: Asked now and then: whether to wait no longer.
+
+        Returns:
+            The portion; None when there is and will be none, or `stop` said so.
+        """
+        with self._changed:
+            while not stop():
+                if portion := self._portion(sink):
+                    return portion
+                if self._ended:
+                    return None
+                self._changed.wait(1.0)
+        return None
+
+    def is_pending(self, sink: int, portion: Portion) -> bool:
+        """Whether a portion still waits for this sink: it may have been given up meanwhile."""
+        cursor = self._cursors[sink]
+        return (cursor.segment, cursor.entry) == (portion.number, portion.start)
+
+    def done(self, sink: int, portion: Portion, failed: int = 0) -> None:
+        """Says that a sink has taken a portion, but for `failed` of its records.
+
+        A portion that was given up meanwhile is counted already.
+        """
+        with self._changed:
+            if not self.is_pending(sink, portion):
+                return
+            self._cursors[sink].entry = portion.stop
+            for entry in portion.segment.entries[portion.start : portion.stop]:
+                lost = min(failed, entry.rows)
+                failed -= lost
+                entry.failed = max(entry.failed, lost)
+                entry.sinks_left -= 1
+                if entry.sinks_left == 0:
+                    self._settle(portion.segment, entry)
+            self._drop_settled()
+            self._changed.notify_all()
+
+    def give_up(self, sink: int) -> int:
+        """Counts a sink's next portion as failed; returns its rows."""
+        with self._changed:
+            portion = self._portion(sink)
+            if portion is None:
+                return 0
+            self.done(sink, portion, portion.rows)
+            return portion.rows
+
+    def wait_for_room(self, timeout: float) -> None:
+        """Waits until something was settled, or `timeout` seconds."""
+        with self._changed:
+            self._changed.wait(timeout)
+
+    def wait_until_settled(self, timeout: float | None, stop: Callable[[], bool]) -> bool:
+        """Waits until all that was appended before is delivered or given up.
+
+        Args:
+            timeout: Seconds, or None for no bound.
+            stop: Asked now and then: whether to wait no longer.
+
+        Returns:
+            Whether it is.
+        """
+        deadline = None if timeout is None else self._clock() + timeout
+        with self._changed:
+            target = self._appended
+            while self._settled < target and not stop():
+                left = 0.5 if deadline is None else min(0.5, deadline - self._clock())
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            return self._settled >= target
+
+    def oldest(self) -> float | None:
+        """When the oldest records that wait were accepted, by the clock; None if none wait."""
+        with self._changed:
+            for segment in self._segments:
+                for entry in segment.entries:
+                    if entry.sinks_left and not segment.recovered:
+                        return entry.accepted_at
+        return None
+
+    def journaled(self, *, recovered: bool) -> int:
+        """Records that wait in journal files: those of killed processes, or this one's own."""
+        with self._changed:
+            segments = [s for s in self._segments if s.recovered == recovered]
+            return sum(e.rows for s in segments for e in s.entries if e.sinks_left and e.place)
+
+    def lose_memory(self) -> None:
+        """Counts as failed what waits in memory alone: nobody will deliver it any more."""
+        with self._changed:
+            for segment in self._segments:
+                for entry in segment.entries:
+                    if entry.sinks_left and entry.place is None:
+                        entry.sinks_left, entry.failed = 0, entry.rows
+                        self._settle(segment, entry)
+
+    def leave(self, sink: int) -> None:
+        """Says that a sink takes nothing more."""
+        with self._changed:
+            self._here.discard(sink)
+            self._release_if_all_left()
+            self._changed.notify_all()
+
+    def release(self) -> None:
+        """Lets the next process have what was not delivered, once every sink has left."""
+        with self._changed:
+            self._to_release = True
+            self._release_if_all_left()
+
+    def forget(self) -> None:
+        """In a forked process: lets go of what belongs to the process that it came from."""
+        for segment in self._segments:
+            if segment.file is not None:
+                segment.file.close()
+            if segment.claim is not None:
+                segment.claim.forget()
+        if self.claim is not None:
+            self.claim.forget()
+
+    def _release_if_all_left(self) -> None:
+        if self._here or not self._to_release:
+            return
+        for segment in self._segments:
+            self._close(segment)
+        claims = [segment.claim for segment in self._segments] + [self.claim]
+        for claim in claims:
+            if claim is not None:
+                claim.release()
+
+    def _open_segment(self) -> _Segment:
+        if self._segments:
+            last = self._segments[-1]
+            # Where nobody gathers there is no reason to keep what has been delivered.
+            delivered = last.entries and not last.entries_left and not any(self._gathers)
+            if not last.closed and not delivered:
+                return last
+            self._close(last)
+            self._drop_settled()
+        segment = _Segment(self.claim, recovered=False)
+        segment.begun = self._clock()
+        self._segments.append(segment)
+        return segment
+
+    def _journal(self, segment: _Segment, data: bytes, rows: int) -> journal.Place | None:
+        if self.claim is None:
+            return None
+        if segment.file is None:
+            if segment.entries:  # in memory alone: a file of only its end would be another portion
+                return None
+            self.claim.folder.mkdir(parents=True, exist_ok=True)
+            segment.file = journal.JournalFile(self.claim.journal(self._journal_number))
+            self._journal_number += 1
+        place = segment.file.append(data, rows)
+        segment.unsynced = True
+        if self._warned_of_disk:
+            self._warned_of_disk = False
+            logging.warning("Deep insight: the journal in %r works again", str(self.claim.folder))
+        return place
+
+    def _add(self, segment: _Segment, entry: _Entry) -> None:
+        segment.entries.append(entry)
+        segment.rows += entry.rows
+        segment.entries_left += 1
+        if entry.frame is not None:
+            self._memory_rows += entry.rows
+        if entry.place is not None:
+            segment.bytes += entry.place.length
+            self.bytes += entry.place.length
+        if not segment.recovered:
+            self._appended += 1
+        if not self._gathers:
+            self._settle(segment, entry)
+
+    def _close(self, segment: _Segment) -> None:
+        if not segment.closed and segment.file is not None:
+            segment.file.close()
+            segment.file = None
+        segment.closed = True
+
+    def _portion(self, sink: int) -> Portion | None:
+        cursor = self._cursors[sink]
+        if cursor.segment < self._first:
+            cursor.segment, cursor.entry = self._first, 0
+        while cursor.segment < self._first + len(self._segments):
+            segment = self._segments[cursor.segment - self._first]
+            if cursor.entry < len(segment.entries):
+                if self._gathers[sink] and not segment.closed:
+                    return None
+                stop = cursor.entry + 1 if not self._gathers[sink] else len(segment.entries)
+                return Portion(segment, cursor.segment, cursor.entry, stop)
+            if not segment.closed:
+                return None
+            cursor.segment, cursor.entry = cursor.segment + 1, 0
+        return None
+
+    def _settle(self, segment: _Segment, entry: _Entry) -> None:
+        if segment.recovered:
+            self.recovered += entry.rows - entry.failed
+        else:
+            self.counts["failed"] += entry.failed
+            self.counts["written"] += entry.rows - entry.failed
+            self._settled += 1
+        segment.entries_left -= 1
+        if entry.frame is not None:
+            self._memory_rows -= entry.rows
+            entry.frame = None
+
+    def _drop_settled(self) -> None:
+        while self._segments and self._segments[0].closed and not self._segments[0].entries_left:
+            segment = self._segments.popleft()
+            self._first += 1
+            self.bytes -= segment.bytes
+            for path in {entry.place.path for entry in segment.entries if entry.place}:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    logging.warning("Deep insight: %r stays: %s", str(path), error)
+            if segment.recovered and segment.claim is not None:
+                others = (s.claim for s in self._segments)
+                if all(claim is not segment.claim for claim in others):
+                    segment.claim.release()
+
+    def _warn_of_disk(self, error: OSError) -> None:
+        if not self._warned_of_disk:
+            self._warned_of_disk = True
+            folder = self.claim.folder if self.claim is not None else ""
+            logging.warning(
+                "Deep insight: the journal in %r cannot be written; records wait in memory, and a "
+                "kill would lose them. %s: %s",
+                str(folder),
+                type(error).__name__,
+                error,
+            )

@@ -1,0 +1,342 @@
+"""An Apache Kafka broker of one node, run as a process of its own for as long as a test needs it.
+
+The jars are those of `kafka_pom.xml`; `conftest.py` has the fixtures `broker` and `own_broker`.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+    from confluent_kafka.admin import AdminClient, ClusterMetadata
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+REQUEST_SECONDS = 10.0
+
+# Small, and quick to start rather than fast for hours.
+JAVA_OPTIONS = [
+    "-Xmx512m",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-Xshare:auto",
+    "-Djava.awt.headless=true",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+]
+
+PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl},\
+CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,\
+CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=SCRAM-SHA-256,PLAIN
+listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config=\
+org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_plaintext.plain.sasl.jaas.config=\
+org.apache.kafka.common.security.plain.PlainLoginModule required user_{username}="{password}";
+log.dirs={data}
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+num.network.threads=1
+num.io.threads=2
+background.threads=1
+broker.heartbeat.interval.ms=300
+broker.session.timeout.ms=3000
+num.recovery.threads.per.data.dir=1
+log.cleaner.dedupe.buffer.size=4194304
+"""
+
+
+class Broker:
+    """A broker on 127.0.0.1, with the same ports and the same data each time it is started.
+
+    Args:
+        jars: The folder of the broker's jars.
+        folder: Where its settings, its data and its log are; made if it is missing.
+
+    Attributes:
+        bootstrap: The address for clients that do not log in.
+        sasl_bootstrap: The address for SASL_PLAINTEXT with SCRAM-SHA-256 or PLAIN.
+        username: Who can log in at `sasl_bootstrap`.
+        password: The password of `username`.
+        log: The file with all that the broker has printed.
+    """
+
+    username = "alice"
+    password = "alice-secret"
+
+    def __init__(self, jars: Path, folder: Path) -> None:
+        plain, sasl, controller = _free_ports(3)
+        self.bootstrap = f"127.0.0.1:{plain}"
+        self.sasl_bootstrap = f"127.0.0.1:{sasl}"
+        self.log = folder / "broker.log"
+        self._jars = jars
+        self._data = folder / "data"
+        self._properties = folder / "server.properties"
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self._properties.write_text(
+            PROPERTIES.format(
+                plain=plain,
+                sasl=sasl,
+                controller=controller,
+                username=self.username,
+                password=self.password,
+                data=self._data,
+            )
+        )
+
+    def start(self) -> None:
+        """Starts the broker and waits until it answers and each partition has a leader.
+
+        Raises:
+            RuntimeError: If it is running already, ends, or does not answer within 60 seconds.
+        """
+        if self._process is not None and self._process.poll() is None:
+            raise RuntimeError("the broker is running already")
+        if not (self._data / "meta.properties").exists():
+            self._format()
+        self._process = self._java("kafka.Kafka", str(self._properties))
+        try:
+            self._wait_until_ready(time.monotonic() + START_SECONDS)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Ends the broker with SIGTERM, or with SIGKILL if that takes more than 30 seconds."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the broker with SIGKILL: it has no time to write or to say anything."""
+        self._end(signal.SIGKILL)
+
+    def create_topic(self, name: str, partitions: int = 3, **config: object) -> None:
+        """Makes a topic and waits until each of its partitions has a leader.
+
+        Args:
+            name: The name of the topic.
+            partitions: How many partitions it has.
+            **config: Settings of the topic, with `_` for `.`: `max_message_bytes=1000`.
+        """
+        from confluent_kafka.admin import NewTopic
+
+        admin = self._admin()
+        settings = {key.replace("_", "."): str(value) for key, value in config.items()}
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
+        admin.create_topics([topic], operation_timeout=REQUEST_SECONDS)[name].result(
+            REQUEST_SECONDS
+        )
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while True:
+            found = admin.list_topics(name, timeout=REQUEST_SECONDS)
+            if len(found.topics[name].partitions) == partitions and _have_leaders(found):
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no leaders for the partitions of {name}")
+            admin.poll(0.02)
+
+    def consume(
+        self,
+        topic: str,
+        count: int = 0,
+        timeout: float = 30.0,
+        seconds_of_silence: float = 0.0,
+    ) -> list[Message]:
+        """Returns all messages of a topic, from the beginning to the end of each partition.
+
+        There can be more than `count`: whatever the topic holds at the end is returned, in the
+        order of each partition. Messages of transactions that are open or aborted are left out.
+
+        Args:
+            topic: The name of the topic.
+            count: How many messages to wait for, before the end of the topic is looked up.
+            timeout: Seconds in which all has to be read.
+            seconds_of_silence: How long no message may arrive, before the end is looked up.
+
+        Raises:
+            TimeoutError: If there are fewer than `count`, or no silence, within `timeout`.
+        """
+        from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException
+        from confluent_kafka import TopicPartition as Partition
+
+        deadline = time.monotonic() + timeout
+        messages: list[Message] = []
+        positions: dict[int, int] = {}
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "tests",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 10,
+            }
+        )
+
+        def read(until: float) -> bool:
+            """Reads one message, if one arrives; ends of partitions are kept in `positions`."""
+            now = time.monotonic()
+            if now > deadline:
+                raise TimeoutError(
+                    f"{len(messages)} messages of {topic} read in {timeout} seconds,"
+                    f" at least {count} expected; read up to {positions}"
+                )
+            message = consumer.poll(max(0.0, min(until, deadline) - now))
+            if message is None:
+                return False
+            error, partition, offset = message.error(), message.partition(), message.offset()
+            at_end = error is not None and error.code() == KafkaError._PARTITION_EOF
+            if error is not None and not at_end:
+                raise KafkaException(error)
+            assert partition is not None
+            assert offset is not None
+            positions[partition] = offset if at_end else offset + 1
+            if not at_end:
+                messages.append(message)
+            return not at_end
+
+        try:
+            found = consumer.list_topics(topic, timeout=timeout).topics[topic]
+            if found.error is not None:
+                raise KafkaException(found.error)
+            partitions = [Partition(topic, id_, OFFSET_BEGINNING) for id_ in found.partitions]
+            consumer.assign(partitions)
+            while len(messages) < count:
+                read(deadline)
+            silent_until = time.monotonic() + seconds_of_silence
+            while time.monotonic() < silent_until:
+                if read(silent_until):
+                    silent_until = time.monotonic() + seconds_of_silence
+            for partition in partitions:
+                _, end = consumer.get_watermark_offsets(partition, timeout=timeout, cached=False)
+                while positions.get(partition.partition, -1) < end:
+                    read(deadline)
+            return messages
+        finally:
+            consumer.close()
+
+    def _format(self) -> None:
+        """Makes the data folder, with the user who can log in."""
+        aside = self._java(
+            "kafka.tools.StorageTool",
+            "format",
+            "--config",
+            str(self._properties),
+            "--cluster-id",
+            "AAAAAAAAAAAAAAAAAAAAAQ",
+            "--add-scram",
+            f"SCRAM-SHA-256=[name={self.username},password={self.password}]",
+        )
+        try:
+            code = aside.wait(START_SECONDS)
+        finally:
+            aside.kill()
+            aside.wait()
+        if code != 0:
+            raise RuntimeError(f"the storage was not formatted:\n{self._tail()}")
+
+    def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Runs a class of the jars, with what it prints at the end of the log."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                ["java", *JAVA_OPTIONS, "-cp", str(self._jars / "*"), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.log.parent,
+            )
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        from confluent_kafka import KafkaException
+
+        assert self._process is not None
+        admin = self._admin()
+        while True:
+            try:
+                found = admin.list_topics(timeout=0.5)
+                if found.brokers and _have_leaders(found):
+                    return
+            except KafkaException:
+                pass
+            if self._process.poll() is not None:
+                code = self._process.returncode
+                raise RuntimeError(f"the broker ended with {code}:\n{self._tail()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no answer in {START_SECONDS} seconds:\n{self._tail()}")
+            admin.poll(0.02)
+
+    def _end(self, signal_number: int) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            process.send_signal(signal_number)
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            process.kill()
+            process.wait()
+
+    def _admin(self) -> AdminClient:
+        """A client that tries again soon, and prints nothing while there is no broker yet."""
+        from confluent_kafka.admin import AdminClient
+
+        settings: dict[str, Any] = {
+            "bootstrap.servers": self.bootstrap,
+            "reconnect.backoff.ms": 20,
+            "reconnect.backoff.max.ms": 100,
+            "log_level": 0,
+        }
+        return AdminClient(settings)
+
+    def _tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _have_leaders(found: ClusterMetadata) -> bool:
+    """Whether each partition that was found can be written and read."""
+    topics = found.topics.values()
+    return all(part.leader >= 0 for topic in topics for part in topic.partitions.values())
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody has, below those that the system gives to outgoing connections.
+
+    From among the latter, another connection could take a port while its broker is stopped.
+    """
+    ports: list[int] = []
+    for port in random.sample(range(20000, 30000), 1000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError("no free ports")

@@ -1,0 +1,399 @@
+"""The Kafka sink, against a real Apache Kafka broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from absl import logging as absl_logging
+from kafka_broker import Broker
+from training import columns, dataset, frozen, labels, model
+from writing import uid_of
+
+from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, recovery
+from monolith_keras_metrics.record import Batch, Layout
+
+LAYOUT = Layout("ctr", ("click",), ("text",), 1.0)
+Message = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """The user's folder for state: journals of topics are there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
+    return lines
+
+
+def batch(start: int = 0, rows: int = 100, text: bytes = b"x", **changes: Any) -> Batch:
+    ids = np.arange(start, start + rows)
+    values = {
+        "uid": ids % 37,
+        "labels": [ids % 2],
+        "predictions": [(ids / 1000).astype(np.float32)],
+        "extras": [np.full(rows, text, object)],
+        **changes,
+    }
+    return Batch(LAYOUT, rows, req_time=ids, train_time=int(time.time()), **values)
+
+
+def messages(broker: Broker, topic: str, count: int = 0) -> list[Message]:
+    return [json.loads(m.value() or b"") for m in broker.consume(topic, count)]
+
+
+def req_times(broker: Broker, topic: str) -> list[int]:
+    return sorted(message["req_time"] for message in messages(broker, topic))
+
+
+def journals(state: pathlib.Path) -> list[pathlib.Path]:
+    return list(state.rglob("*.journal"))
+
+
+def test_a_message_is_the_record_with_its_user_as_key(broker: Broker, topic: str) -> None:
+    with DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}") as client:
+        expected = list(client.messages(batch(rows=500)))
+        client.write(batch(rows=500))
+        assert client.flush(30)
+        assert client.stats().written == 500
+    received = broker.consume(topic)
+    assert sorted((m.value() or b"").decode() for m in received) == sorted(expected)
+    partition_of: dict[bytes, set[int]] = {}
+    order: dict[bytes, list[int]] = {}
+    for message in received:
+        told = json.loads(message.value() or b"")
+        key = message.key() or b""
+        assert key == str(told["uid"]).encode()
+        assert message.headers() == [("model_name", b"ctr"), ("format", b"1")]
+        partition_of.setdefault(key, set()).add(int(message.partition() or 0))
+        order.setdefault(key, []).append(told["position"])
+    assert all(len(partitions) == 1 for partitions in partition_of.values())
+    assert set.union(*partition_of.values()) == {0, 1, 2}
+    assert all(positions == sorted(positions) for positions in order.values())
+
+
+def test_keys_go_where_the_java_client_sends_them(broker: Broker, topic: str) -> None:
+    """Kafka's own murmur2, for keys worked out with the Java client's Utils.murmur2."""
+    # murmur2(b"21") = -973932308 from the Java client's own test.
+    with DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}") as client:
+        client.write(batch(rows=1, uid=np.array([21])))
+    (message,) = broker.consume(topic)
+    assert message.partition() == (-973932308 & 0x7FFFFFFF) % 3
+
+
+def test_fit_writes_to_kafka_and_shows_no_option(
+    broker: Broker, topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = (
+        f"kafka://{broker.sasl_bootstrap}/{topic}?security.protocol=SASL_PLAINTEXT"
+        f"&sasl.mechanism=SCRAM-SHA-256&sasl.username={broker.username}"
+        f"&sasl.password={broker.password}"
+    )
+    recorder = DeepInsightCallback(uri, model_name="m", sample_ratio=1.0, extra_fields=["carrier"])
+    frozen(model()).fit(dataset(columns(), labels()), callbacks=[recorder], verbose=2)
+    output = capsys.readouterr()
+    assert f"300 of 300 examples written to kafka://{broker.sasl_bootstrap}/{topic}\n" in output.out
+    assert broker.password not in output.out + output.err + repr(recorder.__dict__["_client"])
+    assert [m["uid"] for m in sorted(messages(broker, topic), key=lambda m: m["position"])] == (
+        columns()["uid"].tolist()
+    )
+
+
+def test_the_environment_names_brokers_and_topic(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_BROKER_LIST", broker.bootstrap)
+    monkeypatch.setenv("KAFKA_TOPIC_NAME", topic)
+    with DeepInsightClient("kafka:") as client:
+        client.write(batch())
+    assert req_times(broker, topic) == list(range(100))
+
+
+def test_an_unknown_topic(broker: Broker) -> None:
+    with pytest.raises(
+        ValueError, match=r"must name a topic that exists: kafka://.*/no-such-topic"
+    ):
+        DeepInsightClient(f"kafka://{broker.bootstrap}/no-such-topic")
+
+
+def test_wrong_credentials(
+    broker: Broker, topic: str, capfd: pytest.CaptureFixture[str], warnings_logged: list[str]
+) -> None:
+    uri = (
+        f"kafka://{broker.sasl_bootstrap}/{topic}?security.protocol=SASL_PLAINTEXT"
+        "&sasl.mechanism=PLAIN&sasl.username=alice&sasl.password=hunter2%26%25"
+    )
+    with pytest.raises(PermissionError, match=r"refuses these credentials.*sasl.password") as error:
+        DeepInsightClient(uri)
+    told = capfd.readouterr()
+    assert "hunter2" not in str(error.value) + told.out + told.err + "".join(warnings_logged)
+
+
+@pytest.mark.parametrize("option", ["no.such.option=hunter2", "compression.type=hunter2"])
+def test_options_that_librdkafka_does_not_take(broker: Broker, topic: str, option: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"must be configuration properties of librdkafka"
+    ) as error:
+        DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}?{option}")
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_message_that_is_too_large_fails_alone(
+    broker: Broker, warnings_logged: list[str]
+) -> None:
+    """As a part of a batch, which the broker refuses as a whole, the others arrive."""
+    broker.create_topic("small-messages", max_message_bytes=2000)
+    with DeepInsightClient(f"kafka://{broker.bootstrap}/small-messages") as client:
+        for start in range(0, 100, 10):
+            client.write(batch(start, 10))
+        noise = np.random.default_rng(0).bytes(3000).hex().encode()
+        client.write(batch(100, 1, noise))
+        client.write(batch(101, 1, b"x" * 2_000_000))  # librdkafka's own limit
+        assert client.flush(60)
+        stats = client.stats()
+    assert (stats.written, stats.failed) == (100, 2)
+    assert req_times(broker, "small-messages") == list(range(100))
+    assert sum("max.message.bytes" in line for line in warnings_logged) == 1
+
+
+def write_for(client: DeepInsightClient, seconds: float, start: int) -> int:
+    """Writes now and then, as training goes on; returns the next number."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        client.write(batch(start))
+        start += 100
+        time.sleep(0.01)
+    return start
+
+
+@pytest.mark.parametrize(("how", "seconds"), [("stop", 20), ("kill", 5)])
+def test_a_broker_that_goes_away_in_the_middle(
+    how: str, seconds: int, own_broker: Broker, warnings_logged: list[str]
+) -> None:
+    """Training does not notice; every message arrives, once."""
+    own_broker.create_topic("t")
+    client = DeepInsightClient(f"kafka://{own_broker.bootstrap}/t")
+    count = write_for(client, 1, 0)
+    getattr(own_broker, how)()
+    longest, end = 0.0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        before = time.monotonic()
+        client.write(batch(count))
+        longest = max(longest, time.monotonic() - before)
+        count += 100
+        time.sleep(0.005)
+    assert client.stats().spooled > 0
+    assert client.stats().lag_seconds > seconds / 2
+    own_broker.start()
+    count = write_for(client, 1, count)
+    assert client.flush(60)
+    client.close()
+    stats = client.stats()
+    assert (stats.written, stats.failed, stats.dropped, stats.waiting) == (count, 0, 0, 0)
+    assert req_times(own_broker, "t") == list(range(count))
+    assert sum("failed and is tried again" in line for line in warnings_logged) == 1
+    assert sum("works again" in line for line in warnings_logged) == 1
+    print(f"\n{how}: {count} examples, the longest `write` while it was down: {longest:.4f} s")
+
+
+def test_a_broker_that_is_down_at_the_start_and_at_the_end(
+    own_broker: Broker, state: pathlib.Path, warnings_logged: list[str]
+) -> None:
+    """What could not be delivered waits on disk, `close` ends in time, the next run delivers."""
+    own_broker.create_topic("t")
+    own_broker.stop()
+    uri = f"kafka://{own_broker.bootstrap}/t"
+    client = DeepInsightClient(uri, exit_timeout=1.5)
+    client.write(batch())
+    before = time.monotonic()
+    client.close()
+    assert time.monotonic() - before < 10
+    assert client.stats().spooled == client.stats().waiting == 100
+    assert any("does not answer; records wait" in line for line in warnings_logged)
+    assert any("100 examples were not delivered within 1.5 s" in line for line in warnings_logged)
+    own_broker.start()
+    deadline = time.monotonic() + 30
+    while not (recovered := recovered_by_a_client(uri)) and time.monotonic() < deadline:
+        time.sleep(0.1)  # until the hanging try of the first client has come to its end
+    assert recovered == 100
+    assert req_times(own_broker, "t") == list(range(100))
+    assert journals(state) == []
+
+
+def recovered_by_a_client(uri: str) -> int:
+    with DeepInsightClient(uri) as client:
+        pass
+    return client.stats().recovered
+
+
+def test_what_reached_the_topic_before_a_kill_is_not_sent_again(
+    broker: Broker, topic: str, state: pathlib.Path
+) -> None:
+    """A journal whose first half the broker has; as after a kill between the two."""
+    import shutil
+
+    uri = f"kafka://{broker.bootstrap}/{topic}"
+    client = DeepInsightClient(uri)
+    client.write(batch(0))
+    client.flush(30)
+    client.close()
+    sent = broker.consume(topic, 100)
+    told = json.loads(sent[0].value() or b"")
+    # The same process once more, with a sink that takes nothing, leaves its journal.
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+from test_kafka import batch
+from monolith_keras_metrics import DeepInsightClient, sinks
+class Down:
+    def write(self, frame): raise OSError
+    def flush(self): ...
+    def close(self): ...
+sinks._kafka = lambda *_: Down()
+client = DeepInsightClient({uri!r}, clock=lambda: {told["attempt"]} / 1e6)
+client.write(batch(0))
+client.write(batch(100))
+client._writer.flush(None)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
+    assert len(journals(state)) == 1
+    shutil.copytree(state, state.with_name("again"))
+    assert recovered_by_a_client(uri) == 200
+    assert req_times(broker, topic) == list(range(200))
+    # Once more, with everything there already: by hand, as the command does.
+    (place,) = (state.with_name("again") / "monolith_keras_metrics").iterdir()
+    assert recovery.recover(place, [uri]) == (200, 0, 0)
+    assert req_times(broker, topic) == list(range(200))
+
+
+def test_an_error_that_ends_a_producer_neither_loses_nor_doubles(
+    broker: Broker, topic: str
+) -> None:
+    from confluent_kafka import KafkaError
+
+    client = DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}")
+    client.write(batch(0))
+    client.flush(30)
+    sink = client._deliveries[0].sink
+    first = sink._producer  # type: ignore[attr-defined]
+    sink._note_error(KafkaError(KafkaError._FATAL, "out of order", fatal=True))  # type: ignore[attr-defined]
+    client.write(batch(100))
+    client.close()
+    assert sink._producer is not first  # type: ignore[attr-defined]
+    assert client.stats().written == 200
+    assert req_times(broker, topic) == list(range(200))
+
+
+@pytest.fixture
+def killed() -> Iterator[list[subprocess.Popen[str]]]:
+    running: list[subprocess.Popen[str]] = []
+    yield running
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def test_processes_that_are_killed_leave_each_message_once(
+    broker: Broker, topic: str, tmp_path: pathlib.Path, killed: list[subprocess.Popen[str]]
+) -> None:
+    """Each goes on from what the one before left; then no message is missing, none is double."""
+    rng = np.random.default_rng(0)
+    script = pathlib.Path(__file__).with_name("writing.py")
+    uri = f"kafka://{broker.bootstrap}/{topic}"
+    required: dict[int, int] = {}
+    for number in range(8):
+        progress = tmp_path / f"progress-{number}"
+        command = [sys.executable, str(script), uri, str(progress), "pause=0.01"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        killed.append(process)
+        assert process.stdout is not None
+        attempt = int(process.stdout.readline())
+        time.sleep(rng.uniform(0.0, 2.0))
+        process.kill()
+        now = time.monotonic()
+        process.wait()
+        lines = [line.split() for line in progress.read_text().splitlines()]
+        required[attempt] = max([int(n) for at, n in lines if float(at) < now - 1.0], default=0)
+    recovered_by_a_client(uri)
+    by_attempt: dict[int, list[int]] = {}
+    for message in messages(broker, topic):
+        by_attempt.setdefault(message["attempt"], []).append(message["position"])
+        position = np.array([message["position"]])
+        assert message["uid"] == uid_of(message["attempt"], position)[0]
+    for attempt, at_least in required.items():
+        positions = by_attempt.get(attempt, [])
+        assert sorted(positions) == list(range(len(positions)))
+        assert len(positions) >= at_least
+    assert sum(map(len, by_attempt.values())) > 0
+
+
+def test_a_fork_neither_hangs_nor_sends_twice(broker: Broker, topic: str) -> None:
+    code = f"""
+import multiprocessing, os, sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+from test_kafka import batch
+from monolith_keras_metrics import DeepInsightClient
+client = DeepInsightClient("kafka://{broker.bootstrap}/{topic}")
+client.write(batch(0))
+child = os.fork()
+if child == 0:
+    sys.exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(abs, [-1, 2]) == [1, 2]
+client.write(batch(100))
+client.close()
+print(client.stats().written)
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True, text=True, timeout=120, env=os.environ, check=False,
+    )  # fmt: skip
+    assert (result.stdout, result.returncode) == ("200\n", 0), result.stderr
+    assert req_times(broker, topic) == list(range(200))
+
+
+def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    with pytest.raises(ImportError, match=re.escape("monolith-keras-metrics[kafka]")):
+        DeepInsightClient("kafka://127.0.0.1:9/t")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("kafka://127.0.0.1:9092", "KAFKA_TOPIC_NAME"),
+        ("kafka:///topic", "KAFKA_BROKER_LIST"),
+        ("kafka://a b:9092/topic", "KAFKA_BROKER_LIST"),
+        ("kafka://127.0.0.1:9092/a/b", "letters, digits"),
+        ("kafka://127.0.0.1:9092/..", "letters, digits"),
+        ("kafka://127.0.0.1:9092/" + "t" * 250, "letters, digits"),
+        ("kafka://me:hunter2@127.0.0.1:9092/topic", "sasl.password=…"),
+        ("kafka://127.0.0.1:9092/topic#hunter2", "percent-encoded"),
+        ("kafka://127.0.0.1:9092/topic?hunter2", "name=value"),
+        ("kafka://127.0.0.1:9092/topic?a=hunter2&a=hunter2", "once.*Received: a"),
+        ("kafka://127.0.0.1:9092/topic?sasl.password=x&hunter2=x y&HUNTER2=hunter2", "name=value"),
+        ("kafka://127.0.0.1:9092/topic?acks=0", "'acks' is set by the Kafka sink"),
+    ],
+)
+def test_uris_that_make_no_sense(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAFKA_BROKER_LIST", raising=False)
+    monkeypatch.delenv("KAFKA_TOPIC_NAME", raising=False)
+    with pytest.raises(ValueError, match=message) as error:
+        DeepInsightCallback(uri, model_name="m")
+    assert "hunter2" not in str(error.value)

@@ -1,0 +1,84 @@
+"""A process that hands examples to a client as fast as it takes them, until it is ended.
+
+    python writing.py SINK PROGRESS [OPTION=VALUE ...]
+
+Options are the client's, as Python literals. PROGRESS is a file to which each step adds a line: when
+`write` returned (the system's monotonic clock, in seconds) and how many examples were accepted by
+then. The uid of example `i` of attempt `a` is `uid_of(a, i)`. It prints its attempt when it begins,
+and ends by itself after `steps` steps, if that option is given.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import os
+import sys
+import time
+
+import numpy as np
+import polars as pl
+
+from monolith_keras_metrics.client import DeepInsightClient
+from monolith_keras_metrics.record import Batch, Layout
+
+ROWS = 256
+LAYOUT = Layout("m", ("ctr",), ("carrier",), 1.0, "train")
+
+
+def uid_of(attempt: int, positions: np.ndarray) -> np.ndarray:
+    """Tells examples of one process from those of another."""
+    return (positions * 7919 + attempt) % 1_000_000_007
+
+
+def check_records(records: pl.DataFrame) -> dict[int, int]:
+    """Asserts that records are there once, whole, and without a gap; returns rows by attempt."""
+    rows = {}
+    for (attempt,), frame in records.group_by("attempt"):
+        positions = frame["position"].sort().to_numpy()
+        np.testing.assert_array_equal(positions, np.arange(frame.height))
+        np.testing.assert_array_equal(
+            frame["uid"], uid_of(int(str(attempt)), frame["position"].to_numpy())
+        )
+        np.testing.assert_array_equal(
+            frame["predict"].struct.field("ctr"), (frame["position"] % 1024 / 1024).cast(pl.Float32)
+        )
+        rows[int(str(attempt))] = frame.height
+    return rows
+
+
+def batch(attempt: int, start: int) -> Batch:
+    positions = np.arange(start, start + ROWS)
+    return Batch(
+        LAYOUT,
+        ROWS,
+        uid_of(attempt, positions),
+        1_700_000_000 + positions,
+        int(time.time()),
+        labels=[(positions % 2).astype(np.float32)],
+        predictions=[(positions % 1024 / 1024).astype(np.float32)],
+        extras=[np.full(ROWS, b"UA", object)],
+    )
+
+
+def main() -> None:
+    sink, progress, *words = sys.argv[1:]
+    options = {
+        name: ast.literal_eval(value) for name, value in (word.split("=", 1) for word in words)
+    }
+    steps = options.pop("steps", None)
+    pause = options.pop("pause", 0.001)
+    log = os.open(progress, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    client = DeepInsightClient(sink, **options)
+    attempt = client.origin.attempt
+    print(attempt, flush=True)
+    for step in itertools.count() if steps is None else range(steps):
+        client.write(batch(attempt, step * ROWS))
+        os.write(log, f"{time.monotonic()} {(step + 1) * ROWS}\n".encode())
+        time.sleep(pause)  # so that one process does not fill the disk while a test looks on
+    client.close()
+    print(client.stats(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
