@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from monolith_keras_metrics import exit_hook
 from monolith_keras_metrics.client import DeepInsightClient, Stats, check_options, sink_list
 from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.model_inputs import InputColumns
@@ -172,7 +171,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         self._abort()  # what an earlier training that ended with an exception may have left
         self._client = DeepInsightClient(self._sink, **self._options)
         self._opened_for = mode
-        exit_hook.install()
+        self._client.handle_signals()
 
     def _close(self, mode: str) -> None:
         if self._client is None or self._opened_for != mode:
@@ -181,7 +180,6 @@ class DeepInsightCallback(keras.callbacks.Callback):
         try:
             client.close()
         finally:
-            exit_hook.uninstall()
             self._last_stats = client.stats()
             if (getattr(self, "params", None) or {}).get("verbose", 1):
                 print(_summary(self._last_stats, sink_list(self._sink)))

@@ -53,6 +53,19 @@ class Claim:
         ]
         return [path for _, path in sorted(found)]
 
+    def renew(self) -> None:
+        """Makes folder and lock again where somebody has removed them.
+
+        Raises:
+            TakenError: If somebody else has the stem meanwhile.
+            OSError: If they cannot be made.
+        """
+        path = self.folder / f"{self.stem}{_LOCK}"
+        if self._descriptor is not None and not _is_at(path, self._descriptor):
+            again = new(self.folder, self.stem, self.sinks)
+            os.close(self._descriptor)
+            self._descriptor, again._descriptor = again._descriptor, None
+
     def release(self) -> None:
         """Lets others have what journal files are left; without any, nothing of it stays."""
         if self._descriptor is None:
@@ -60,7 +73,8 @@ class Claim:
         try:
             if not self.journals():
                 (self.folder / f"{self.stem}{_LOCK}").unlink(missing_ok=True)
-                self.folder.rmdir()  # fails where others have files
+                if self.folder.name.startswith("."):  # ours, in a run's folder; not a user's own
+                    self.folder.rmdir()  # fails where others have files
         except OSError:
             pass
         self.forget()
@@ -72,20 +86,23 @@ class Claim:
             self._descriptor = None
 
 
-def new(folder: pathlib.Path, worker: int, attempt: int, sinks: Sequence[str]) -> Claim:
+def stem_of(worker: int, attempt: int) -> str:
+    """What the names of a writer's files begin with."""
+    return f"worker-{worker:05d}.attempt-{attempt:016d}"
+
+
+def new(folder: pathlib.Path, stem: str, sinks: Sequence[str]) -> Claim:
     """Claims a stem that nobody has.
 
     Args:
         folder: Made if it is missing.
-        worker: The worker's number.
-        attempt: The attempt's number.
+        stem: What `stem_of` returned.
         sinks: What identifies the sinks.
 
     Raises:
         TakenError: If somebody has that stem.
         OSError: If the folder cannot be written to, or knows no locks.
     """
-    stem = f"worker-{worker:05d}.attempt-{attempt:016d}"
     path = folder / f"{stem}{_LOCK}"
     descriptor = None
     while descriptor is None:
@@ -139,11 +156,18 @@ def leftovers(folder: pathlib.Path) -> Iterator[Claim]:
 def _lock(path: pathlib.Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever had the lock before may have removed the file: then this is not the one there.
-        if os.fstat(descriptor).st_ino != path.stat().st_ino:
-            raise TakenError(path.name)
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         raise TakenError(path.name) from None
+    # Whoever had the lock before may have removed the file: then this is not the one there.
+    if not _is_at(path, descriptor):
+        raise TakenError(path.name)
+
+
+def _is_at(path: pathlib.Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _sinks(text: bytes) -> list[str]:

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from monolith_keras_metrics import record, recovery, sampling, sinks, task_context
+from monolith_keras_metrics import exit_hook, record, recovery, sampling, sinks, task_context
 from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.record import Batch, Origin
 from monolith_keras_metrics.row_queue import RowQueue
@@ -207,6 +207,7 @@ class DeepInsightClient:
         for delivery in self._deliveries:
             delivery.start()
         self._ended: str | None = None
+        self._handles_signals = False
         self._raised: BaseException | None = None
         self.number = next(_numbers)
         _open_clients[self.number] = self
@@ -275,6 +276,8 @@ class DeepInsightClient:
             self._spool.lose_memory()
         self._spool.release()
         self._writer.emit_counters()
+        if self._handles_signals:
+            exit_hook.uninstall()
         self._warn_of_losses(timeout)
         self._raise_error()
 
@@ -328,7 +331,17 @@ class DeepInsightClient:
             **counts,
         )
 
+    def handle_signals(self) -> None:
+        """Until the client is closed, SIGTERM, SIGINT and SIGHUP unwind the stack (`exit_hook`).
+
+        What was accepted is then written on the way out. `with` does this, and the callback.
+        """
+        if not self._handles_signals:
+            self._handles_signals = True
+            exit_hook.install()
+
     def __enter__(self) -> DeepInsightClient:
+        self.handle_signals()
         return self
 
     def __exit__(

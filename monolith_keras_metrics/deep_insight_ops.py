@@ -1,8 +1,8 @@
 """The operations: what Monolith's `deep_insight_ops` declares, backed by `tf.py_function`.
 
-They work eagerly, in a `tf.function`, in `Model.fit`, and in a TF1 graph with a session. A
-`tf.py_function` runs in the process that made it and XLA cannot compile it: call the operations
-outside of functions with `jit_compile=True`.
+They work eagerly (as plain Python), in a `tf.function`, in `Model.fit`, and in a TF1 graph with a
+session. A `tf.py_function` runs in the process that made it and XLA cannot compile it: call the
+operations outside of functions with `jit_compile=True`.
 
 What is wrong with an argument is a `TypeError` or `ValueError` when the operation is called or
 traced, as far as static shapes show it. What shows only when the graph runs (the length of a
@@ -13,7 +13,7 @@ reports a `ValueError` from Python.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ def deep_insight_client(
     """Makes a client that writes in the background, and returns a handle to it.
 
     The client is closed, with everything written, when the process exits, or by
-    `client_of(handle).close()`.
+    `client_of(handle).close()`. If it has a sink, SIGTERM, SIGINT and SIGHUP unwind the stack
+    until then, so that the process does exit (see `exit_hook`).
 
     Args:
         enable_metrics_counter: Whether counters of what was written go to the metrics client
@@ -84,6 +85,8 @@ def deep_insight_client(
         if dump is not None:
             dump.abandon()
         raise
+    if places:
+        client.handle_signals()
     return client.handle
 
 
@@ -227,7 +230,8 @@ def write_deep_insight_v2(
     >>> import json; json.loads(msgs.numpy()[0])["predict"]
     {'click': 0.5, 'buy': 0.125}
     """
-    keys, values, targets = list(extra_fields_keys), list(extra_fields_values), list(targets)
+    keys = _names("extra_fields_keys", extra_fields_keys)
+    values, targets = list(extra_fields_values), _names("targets", targets)
     if len(keys) != len(values):
         raise ValueError(
             "`extra_fields_keys` must be as many as `extra_fields_values`. "
@@ -270,6 +274,12 @@ def write_deep_insight_v2(
         return_msgs,
         use_zero_train_time,
     )
+
+
+def _names(argument: str, names: Any) -> list[str]:
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise TypeError(f"`{argument}` must be a list of names. Received: {argument}={names!r}")
+    return list(names)
 
 
 @tf.autograph.experimental.do_not_convert

@@ -126,8 +126,8 @@ class Delivery:
             except RejectedError:
                 self._works()
                 raise
-            except Exception as error:  # whatever a sink raises, training goes on
-                self._note(error)
+            except (Exception, pl.exceptions.PanicException) as error:
+                self._note(error)  # whatever a sink raises, training goes on
             else:
                 self._works()
                 return result

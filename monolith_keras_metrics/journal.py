@@ -76,9 +76,14 @@ class JournalFile:
         self._size += len(entry)
         return place
 
-    def sync(self) -> None:
-        """Has the disk keep what was appended, should the machine stop."""
+    def sync(self) -> bool:
+        """Has the disk keep what was appended, should the machine stop.
+
+        Returns:
+            Whether the file is still where it was: else somebody has removed it.
+        """
         os.fsync(self._descriptor)
+        return os.fstat(self._descriptor).st_nlink > 0
 
     def close(self) -> None:
         """Closes the file; what it holds stays."""

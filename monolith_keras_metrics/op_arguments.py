@@ -48,7 +48,12 @@ def floats(name: str, value: Any, *shape: str) -> Argument:
 
 def extra_field(name: str, value: Any) -> Argument:
     """A float32, int64 or string argument of shape `(batch,)`."""
-    tensor = tf.convert_to_tensor(value)
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be convertible to a tensor. Received: {value!r:.200}"
+        ) from error
     if tensor.dtype not in _EXTRA_DTYPES:
         wanted = ", ".join(dtype.name for dtype in _EXTRA_DTYPES)
         raise TypeError(f"`{name}` must be one of {wanted}. Received: {tensor.dtype.name}")
@@ -105,12 +110,17 @@ def write_examples(
         return client.messages(written) if return_msgs else None
 
     inputs = [handle, *(arguments[name].tensor for name in names)]
+    if tf.executing_eagerly():
+        # Not by py_function: there TensorFlow aborts the process when a signal's handler exits.
+        texts = run(*inputs)
+        return tf.fill([batch], "") if texts is None else tf.constant(texts, tf.string)
     if return_msgs:
         msgs = tf.py_function(run, inputs, tf.string)
         msgs.set_shape([batch])
         return msgs
     operation = tf.py_function(run, inputs, [])
-    rows = tf.shape(inputs[1], out_type=tf.int64)[-1] if batch is None else batch
+    # Of one axis, though perhaps only the run shows it: `size` does not fail where it is not so.
+    rows = tf.size(inputs[1], out_type=tf.int64) if batch is None else batch
     # The result hangs on the operation: a session that fetches it writes.
     with tf.control_dependencies([operation] if isinstance(operation, tf.Operation) else []):
         msgs = tf.fill([rows], "")
@@ -125,12 +135,20 @@ def _converted(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
             return tf.convert_to_tensor(value, dtype)
         except (TypeError, ValueError) as error:
             raise TypeError(f"`{name}` must be {_kind(dtype)}. Received: {value!r:.200}") from error
-    received = tf.as_dtype(value.dtype)
+    try:
+        received = tf.as_dtype(value.dtype)
+    except TypeError as error:  # dates, say: TensorFlow has no such dtype
+        raise TypeError(f"`{name}` must be {_kind(dtype)}. Received: {value.dtype}") from error
     if received != dtype and not (dtype.is_floating and received.is_floating):
         raise TypeError(
             f"`{name}` must be {_kind(dtype)}. Received: {received.name}; cast it with tf.cast"
         )
-    return tf.convert_to_tensor(value)
+    try:
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:  # sparse and ragged ones
+        raise TypeError(
+            f"`{name}` must be a dense tensor. Received: {type(value).__name__}"
+        ) from error
 
 
 def _kind(dtype: tf.DType) -> str:
@@ -149,9 +167,10 @@ def _check_shapes(
             continue
         text = f"({', '.join(wanted)}{',' if len(wanted) == 1 else ''})"
         if shape.rank != len(wanted):
+            column = shape.rank > 0 and shape[-1] == 1
             raise ValueError(
                 f"`{name}` must have shape {text}. Received: {tuple(shape)}"
-                + ("; take its single column with tf.reshape(…, [-1])" if shape[-1] == 1 else "")
+                + ("; take its single column with tf.reshape(…, [-1])" if column else "")
             )
         if len(wanted) == 2 and shape[0] not in (num_targets, None):
             raise ValueError(

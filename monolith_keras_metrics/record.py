@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ ArrayLike = Any  # a numpy array, a tf.Tensor: whatever numpy.asarray takes
 
 # Kinds of numpy dtypes: complex, dates, objects, text. (bfloat16 is of kind "V", and a number.)
 _NO_REAL_NUMBERS = "cmMOSU"
+# What no field can be called: Polars takes the first two for patterns, and UTF-8 has no surrogates.
+_NO_FIELD = re.compile(r"\*|\^.*\$|.*[\ud800-\udfff].*", re.DOTALL)
 
 
 class Origin(NamedTuple):
@@ -74,6 +77,11 @@ class Layout:
             raise ValueError(
                 f"`model_name` must be a non-empty string. Received: model_name={self.model_name!r}"
             )
+        if re.search("[\ud800-\udfff]", self.model_name):
+            raise ValueError(
+                "`model_name` must be text that UTF-8 can hold, without lone surrogates. "
+                f"Received: model_name={self.model_name!r}"
+            )
         for argument, names in (("targets", self.targets), ("extra_fields", self.extra_fields)):
             if not all(isinstance(name, str) and name for name in names):
                 raise ValueError(
@@ -82,6 +90,11 @@ class Layout:
             if len(set(names)) < len(names):
                 raise ValueError(
                     f"`{argument}` must be different names. Received: {argument}={list(names)}"
+                )
+            if odd := [name for name in names if _NO_FIELD.fullmatch(name)]:
+                raise ValueError(
+                    f"`{argument}` must not be '*' or '^…$', which Polars takes for patterns, nor "
+                    f"hold lone surrogates, which UTF-8 cannot. Received: {argument}={odd}"
                 )
         if not self.targets:
             raise ValueError("`targets` must name at least one target. Received: targets=[]")

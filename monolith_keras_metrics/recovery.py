@@ -54,7 +54,8 @@ def claim(
     while True:
         try:
             names = identities(places, place)
-            return claims.new(place, origin.worker, origin.attempt, names), origin
+            stem = claims.stem_of(origin.worker, origin.attempt)
+            return claims.new(place, stem, names), origin
         except claims.TakenError:
             origin = origin._replace(attempt=origin.attempt + 1)
         except OSError as error:
@@ -149,12 +150,9 @@ def recover(
     place = root / sinks.SPOOL_FOLDER if (root / sinks.SPOOL_FOLDER).is_dir() else root
     found = list(claims.leftovers(place))
     try:
-        if not any(left.journals() for left in found):
-            return Recovered(0, 0, 0)
-        opened = [
-            sinks.open_sink(at, Origin("recover", 0, 0))
-            for at in places or _own_folder(place, [left for left in found if left.journals()])
-        ]
+        with_records = [left for left in found if left.journals()]
+        to = (places or _own_folder(place, with_records)) if with_records else ()
+        opened = [sinks.open_sink(at, Origin("recover", 0, 0)) for at in to]
     except BaseException:
         for left in found:
             left.release()

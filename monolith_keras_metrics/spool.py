@@ -25,7 +25,7 @@ import polars as pl
 from absl import logging
 
 from monolith_keras_metrics import journal
-from monolith_keras_metrics.claims import Claim
+from monolith_keras_metrics.claims import Claim, TakenError
 
 # A segment becomes one file: large enough to compress and scan well, small enough for memory.
 SEGMENT_ROWS = 131_072
@@ -57,6 +57,7 @@ class _Segment:
     def __init__(self, claim: Claim | None, recovered: bool) -> None:
         self.claim = claim
         self.recovered = recovered
+        self.path: pathlib.Path | None = None
         self.file: journal.JournalFile | None = None
         self.entries: list[_Entry] = []
         self.rows = 0
@@ -93,7 +94,7 @@ class Portion:
             if frame is None and entry.place is not None:
                 try:
                     frame = journal.read(entry.place)
-                except journal.CorruptEntryError as error:
+                except (journal.CorruptEntryError, FileNotFoundError) as error:
                     logging.warning(
                         "Deep insight: %d examples in %s are lost: %s",
                         entry.rows,
@@ -168,6 +169,7 @@ class Spool:
                 segment = _Segment(claim, recovered=True)
                 self._segments.append(segment)
                 for place in places:
+                    segment.path = place.path
                     entry = _Entry(place.rows, len(self._gathers), self._clock(), place=place)
                     self._add(segment, entry)
                 self._drop_settled()
@@ -187,18 +189,20 @@ class Spool:
         data = journal.encode(frame) if self.claim is not None else b""
         with self._changed:
             if self.bytes + len(data) > self._spool_bytes and self._segments:
+                self._offer()
                 return False
             segment = self._open_segment()
         # Not under the lock: a disk may take its time. Only this thread opens and closes segments.
         try:
             entry.place = self._journal(segment, data, frame.height)
-        except OSError as error:
+        except (OSError, TakenError) as error:
             self._warn_of_disk(error)
         with self._changed:
             fits = (
                 self._memory_rows == 0 or self._memory_rows + frame.height <= self._most_in_memory
             )
             if entry.place is None and not fits:
+                self._offer()
                 return False
             if fits:
                 entry.frame = frame
@@ -215,9 +219,12 @@ class Spool:
             if segment.unsynced and segment.file is not None:
                 segment.unsynced = False
                 try:
-                    segment.file.sync()
+                    removed = not segment.file.sync()
                 except OSError as error:
                     self._warn_of_disk(error)
+                else:
+                    if removed:
+                        self.roll(at_once=True)
 
     def roll(self, *, at_once: bool = False) -> None:
         """Closes the open segment if it has been open for long enough, or at once."""
@@ -226,9 +233,7 @@ class Spool:
             if segment is None or segment.closed or not segment.entries:
                 return
             if at_once or self._clock() - segment.begun >= self._segment_seconds:
-                self._close(segment)
-                self._drop_settled()
-                self._changed.notify_all()
+                self._offer()
 
     def end(self) -> None:
         """Says that nothing more is appended."""
@@ -391,9 +396,10 @@ class Spool:
         if segment.file is None:
             if segment.entries:  # in memory alone: a file of only its end would be another portion
                 return None
-            self.claim.folder.mkdir(parents=True, exist_ok=True)
-            segment.file = journal.JournalFile(self.claim.journal(self._journal_number))
+            self.claim.renew()
+            segment.path = self.claim.journal(self._journal_number)
             self._journal_number += 1
+            segment.file = journal.JournalFile(segment.path)
         place = segment.file.append(data, rows)
         segment.unsynced = True
         if self._warned_of_disk:
@@ -420,6 +426,13 @@ class Spool:
             segment.file.close()
             segment.file = None
         segment.closed = True
+
+    def _offer(self) -> None:
+        """Closes the open segment, so that sinks which gather can take it."""
+        if self._segments and self._segments[-1].entries:
+            self._close(self._segments[-1])
+            self._drop_settled()
+            self._changed.notify_all()
 
     def _portion(self, sink: int) -> Portion | None:
         cursor = self._cursors[sink]
@@ -454,17 +467,17 @@ class Spool:
             segment = self._segments.popleft()
             self._first += 1
             self.bytes -= segment.bytes
-            for path in {entry.place.path for entry in segment.entries if entry.place}:
+            if segment.path is not None:
                 try:
-                    path.unlink(missing_ok=True)
+                    segment.path.unlink(missing_ok=True)
                 except OSError as error:
-                    logging.warning("Deep insight: %r stays: %s", str(path), error)
+                    logging.warning("Deep insight: %r stays: %s", str(segment.path), error)
             if segment.recovered and segment.claim is not None:
                 others = (s.claim for s in self._segments)
                 if all(claim is not segment.claim for claim in others):
                     segment.claim.release()
 
-    def _warn_of_disk(self, error: OSError) -> None:
+    def _warn_of_disk(self, error: Exception) -> None:
         if not self._warned_of_disk:
             self._warned_of_disk = True
             folder = self.claim.folder if self.claim is not None else ""

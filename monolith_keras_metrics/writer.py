@@ -24,6 +24,8 @@ from monolith_keras_metrics.spool import Spool
 # Examples turned into records at once.
 _CHUNK_ROWS = 65_536
 _LONGEST_POLL_SECONDS = 0.5
+# A panic in Polars, which is no Exception, is this batch's failure too, not the thread's.
+_BAD_BATCH = (Exception, pl.exceptions.PanicException)
 
 
 class BackgroundWriter:
@@ -189,12 +191,12 @@ class BackgroundWriter:
             same_layout = list(group)
             try:
                 frames = [self.records(same_layout)]
-            except Exception:  # one of them is bad: find it, keep the others
-                frames = []
-                for batch in same_layout:
+            except _BAD_BATCH:  # one of them is bad: find it, keep the others
+                frames, whole = [], same_layout
+                for batch in whole:
                     try:
                         frames.append(self.records([batch]))
-                    except Exception as error:
+                    except _BAD_BATCH as error:
                         same_layout = [other for other in same_layout if other is not batch]
                         self.counts["failed"] += batch.rows
                         self.warn_once(
@@ -245,9 +247,12 @@ class BackgroundWriter:
         """Warns where predictions are logits, by the look of the first records."""
         if "logits" in self._warned:
             return
-        for target in frame["label"].struct.fields:
-            label = frame["label"].struct.field(target).drop_nans()
-            predict = frame["predict"].struct.field(target).drop_nans()
+        for target, label, predict in zip(
+            frame["label"].struct.fields,
+            map(pl.Series.drop_nans, frame["label"].struct.unnest()),
+            map(pl.Series.drop_nans, frame["predict"].struct.unnest()),
+            strict=True,
+        ):
             if label.is_in([0.0, 1.0]).all() and not predict.is_between(0.0, 1.0).all():
                 self.warn_once(
                     "logits",

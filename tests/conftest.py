@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 from kafka_broker import Broker
 
-from monolith_keras_metrics import cli, task_context
+from monolith_keras_metrics import cli, exit_hook, task_context
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
@@ -28,6 +28,8 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _fresh_process_state() -> None:
     """No test sees the back end or the task context that another has set."""
+    while exit_hook._depth:  # a client that an earlier test left open handles signals
+        exit_hook.uninstall()
     cli.set_backend(None)
     task_context.reset_context()
 

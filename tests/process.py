@@ -51,7 +51,7 @@ def main() -> None:
         folder,
         model_name="m",
         sample_ratio=1.0,
-        flush_seconds=0.2 if "flush" in events else 3600.0,
+        file_seconds=0.2 if "flush" in events or "often" in events else 3600.0,
     )
     data: tf.data.Dataset = dataset(columns(), labels()).repeat()
     frozen(model()).fit(

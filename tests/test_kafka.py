@@ -152,9 +152,7 @@ def test_options_that_librdkafka_does_not_take(broker: Broker, topic: str, optio
     assert "hunter2" not in str(error.value)
 
 
-def test_a_message_that_is_too_large_fails_alone(
-    broker: Broker, warnings_logged: list[str]
-) -> None:
+def test_a_large_message_fails_alone(broker: Broker, warnings_logged: list[str]) -> None:
     """As a part of a batch, which the broker refuses as a whole, the others arrive."""
     broker.create_topic("small-messages", max_message_bytes=2000)
     with DeepInsightClient(f"kafka://{broker.bootstrap}/small-messages") as client:

@@ -2,10 +2,10 @@
 
     python writing.py SINK PROGRESS [OPTION=VALUE ...]
 
-Options are the client's, as Python literals. PROGRESS is a file to which each step adds a line: when
-`write` returned (the system's monotonic clock, in seconds) and how many examples were accepted by
-then. The uid of example `i` of attempt `a` is `uid_of(a, i)`. It prints its attempt when it begins,
-and ends by itself after `steps` steps, if that option is given.
+Options are the client's, as Python literals. PROGRESS is a file to which each step adds a line:
+when `write` returned (the system's monotonic clock, in seconds) and how many examples were
+accepted by then. The uid of example `i` of attempt `a` is `uid_of(a, i)`. It prints its attempt
+when it begins, and ends by itself after `steps` steps, if that option is given.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def check_records(records: pl.DataFrame) -> dict[int, int]:
             frame["uid"], uid_of(int(str(attempt)), frame["position"].to_numpy())
         )
         np.testing.assert_array_equal(
-            frame["predict"].struct.field("ctr"), (frame["position"] % 1024 / 1024).cast(pl.Float32)
+            frame["predict"].struct.field("ctr").cast(pl.Float32),
+            (frame["position"] % 1024 / 1024).cast(pl.Float32),
         )
         rows[int(str(attempt))] = frame.height
     return rows

@@ -30,6 +30,8 @@ _COLUMNS = {
 }
 _ORDER = ("model_name", *_FIRST, "sample_ratio", *_STRUCTS, "mode", "run", *_LAST)
 
+# As a column's or field's name: Polars takes it for a pattern, and panics.
+_PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
 _SCHEME = re.compile(r"(parquet|jsonl|tfrecord):(.+)", re.DOTALL)
 # Hidden files are still being written. Worker 3 dumps to NAME.part-00003.
 _RECORD_FILE = re.compile(r"[^.].*\.(parquet|jsonl|tfrecord)(?:\.part-\d+)?", re.DOTALL)
@@ -231,7 +233,7 @@ def _jsonl_lines(data: bytes) -> tuple[bytes, int]:
     whole, _, tail = data.rpartition(b"\n")
     try:
         json.loads(tail.strip() or b"{}")  # the last line may do without its newline
-    except ValueError:
+    except (ValueError, RecursionError):
         return whole, len(tail)
     return data, 0
 
@@ -251,6 +253,9 @@ def _tfrecord_lines(data: bytes) -> tuple[bytes, int]:
 
 
 def _check_records(schema: pl.Schema) -> None:
+    names = {*schema, *(name for names in _fields(schema).values() for name in names)}
+    if odd := sorted(filter(_PATTERN.fullmatch, names)):
+        raise pl.exceptions.SchemaError(f"Polars takes these names for patterns: {odd}")
     found = (schema.keys() - _STRUCTS.keys()) | _fields(schema).keys()
     if not {"uid", "req_time", "label", "predict"} <= found:
         raise pl.exceptions.SchemaError(f"these are no records, its columns are {schema.names()}")

@@ -95,7 +95,8 @@ def check_sink(sink: SinkLike) -> None:
     elif not isinstance(sink, Sink):
         raise TypeError(
             "`sink` must be a folder, a URI such as 'jsonl:PATH', or an object with the methods "
-            f"write(frame), flush() and close(). Received: {sink!r} of type {type(sink).__name__}"
+            f"write(frame), flush() and close(). Received: {_redacted(repr(sink))} of type "
+            f"{type(sink).__name__}"
         )
 
 
@@ -175,7 +176,7 @@ def identity(sink: SinkLike, place: pathlib.Path) -> str:
 
 
 def _split(uri: str | os.PathLike[str]) -> tuple[str, str]:
-    text = os.fspath(uri)
+    text = os.fsdecode(uri)
     match = _SCHEME.fullmatch(text) if isinstance(uri, str) else None
     scheme, rest = match.groups() if match else ("parquet", text)
     if scheme == "kafka":
@@ -187,10 +188,18 @@ def _split(uri: str | os.PathLike[str]) -> tuple[str, str]:
             f"Received: sink={_redacted(text)!r}"
         )
     if not rest.strip() or "\0" in rest:
-        raise ValueError(f"`sink` must name a folder. Received: sink={text!r}")
+        raise ValueError(f"`sink` must name a folder. Received: sink={_redacted(text)!r}")
+    if re.search("[\ud800-\udfff]", rest):  # bytes of a name that are no UTF-8: see os.fsdecode
+        raise ValueError(
+            "`sink` must be text that UTF-8 can hold: not every format can write to this folder. "
+            f"Received: sink={_redacted(text)!r}"
+        )
     return scheme, os.path.expanduser(rest)
 
 
 def _redacted(uri: str) -> str:
     """A URI that is none of ours may carry a password or a token: these are not repeated."""
-    return uri.partition(":")[0] + ":…" if re.search("[@?#]", uri) else uri
+    if not re.search("[@?#;=]", uri):
+        return uri
+    match = _SCHEME.fullmatch(uri)
+    return f"{match[1]}:…" if match else "…"
