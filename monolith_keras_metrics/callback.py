@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from monolith_keras_metrics.caller import ended_of_caller
 from monolith_keras_metrics.client import DeepInsightClient, Stats, check_options, sink_list
 from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.model_inputs import InputColumns
@@ -172,6 +173,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
         self._client = DeepInsightClient(self._sink, **self._options)
         self._opened_for = mode
         self._client.handle_signals()
+        # If `fit` ends with an exception outside of a step, nobody tells.
+        self._client.flush_when(ended_of_caller("monolith_keras_metrics", "callbacks"))
 
     def _close(self, mode: str) -> None:
         if self._client is None or self._opened_for != mode:

@@ -253,6 +253,14 @@ class DeepInsightClient:
         self._raise_error()
         return delivered
 
+    def flush_when(self, over: Callable[[], bool] | None) -> None:
+        """Has the background thread flush, once, when `over` says that something has ended.
+
+        Args:
+            over: Asked a few times a second, in another thread; None for nothing to ask.
+        """
+        self._writer.flush_when(over)
+
     def close(self, timeout: float | None = None) -> None:
         """Writes what was accepted and closes the sinks. A second call does nothing.
 

@@ -80,6 +80,7 @@ class BackgroundWriter:
         self._synced_at = self._emitted_at = clock()
         self._absorbed = 0
         self._flush_at: int | None = None
+        self._over: Callable[[], bool] | None = None
         self._flushed = threading.Condition()
         self._stopping = False
         self._warned: set[str] = set()
@@ -99,13 +100,15 @@ class BackgroundWriter:
         Returns:
             Whether it was in time.
         """
-        positions, dropped, _ = self._queue.counts()
+        self._ask_for_flush()
         with self._flushed:
-            self._flush_at = max(self._flush_at or 0, positions - dropped)
-            self._queue.hurry()
             return self._flushed.wait_for(
                 lambda: self._flush_at is None or not self.alive(), timeout
             )
+
+    def flush_when(self, over: Callable[[], bool] | None) -> None:
+        """Has everything put into the spool, for every sink to take, once `over` says so."""
+        self._over = over
 
     def stop(self) -> None:
         """Has the thread put into the spool what there is, and end; does not wait."""
@@ -162,6 +165,9 @@ class BackgroundWriter:
                 with self._flushed:
                     flushing = self._flush_at is not None and self._absorbed >= self._flush_at
                 ending = stopping and not batches
+                if self._over is not None and self._over():
+                    self._over = None
+                    self._ask_for_flush()
                 now = self._clock()
                 if flushing or ending or now - self._synced_at >= self._poll_seconds:
                     self._spool.sync()
@@ -183,6 +189,12 @@ class BackgroundWriter:
             self._spool.end()
             with self._flushed:
                 self._flushed.notify_all()
+
+    def _ask_for_flush(self) -> None:
+        positions, dropped, _ = self._queue.counts()
+        with self._flushed:
+            self._flush_at = max(self._flush_at or 0, positions - dropped)
+            self._queue.hurry()
 
     def _absorb(self, batches: Sequence[Batch]) -> None:
         """Turns batches into frames and puts these into the spool."""

@@ -4,7 +4,9 @@
 
 It prints `ready` once 20 steps are recorded and goes on training until it is ended. EVENTs:
 `earlier` sets a SIGTERM handler that prints; `raise` has a step raise after 20; `exit` has a
-callback call `sys.exit(7)`; `stop` ends training without closing anything.
+callback call `sys.exit(7)`; `stop` ends training without closing anything; `often` has files
+written often; `hang` adds a sink that hangs, and prints `closing` when training unwinds; `state
+FOLDER` is where journals of Kafka topics are.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -20,7 +23,17 @@ import keras
 import tensorflow as tf
 from training import columns, dataset, frozen, labels, model
 
-from monolith_keras_metrics import DeepInsightCallback, exit_hook
+from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, exit_hook
+
+
+class Hanging:
+    """A sink that never comes back."""
+
+    def write(self, frame: Any) -> None:
+        threading.Event().wait()
+
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Steps(keras.callbacks.Callback):
@@ -47,16 +60,22 @@ def main() -> None:
     folder, *events = sys.argv[1:]
     if "earlier" in events:
         signal.signal(signal.SIGTERM, lambda *_: print("earlier handler", flush=True))
+    if "state" in events:
+        os.environ["XDG_STATE_HOME"] = events[events.index("state") + 1]
+    timeout = 3600.0 if "hang" in events else 2.0 if "state" in events else 10.0
     recorder = DeepInsightCallback(
-        folder,
+        [folder, Hanging()] if "hang" in events else folder,
         model_name="m",
         sample_ratio=1.0,
-        file_seconds=0.2 if "flush" in events or "often" in events else 3600.0,
+        file_seconds=0.2 if "often" in events else 3600.0,
+        exit_timeout=timeout,
     )
     data: tf.data.Dataset = dataset(columns(), labels()).repeat()
-    frozen(model()).fit(
-        data, steps_per_epoch=1_000_000, callbacks=[recorder, Steps(events)], verbose=0
-    )
+    net = frozen(model())
+    if "hang" in events:
+        close = DeepInsightClient.close
+        DeepInsightClient.close = lambda client: print("closing", flush=True) or close(client)
+    net.fit(data, steps_per_epoch=1_000_000, callbacks=[recorder, Steps(events)], verbose=0)
     print(f"handlers restored: {signal.getsignal(signal.SIGTERM) is not exit_hook.sig_handler}")
 
 

@@ -56,7 +56,7 @@ def frame(*uids: int) -> Any:
     of = Layout("m", ("a",), ("s",), 1.0, "train")
     columns = [[np.full(rows, value, np.float32)] for value in (1.0, 0.25, 0.5)]
     texts = np.full(rows, b"x", object)
-    batch = Batch(of, rows, np.array(uids), np.arange(rows), 9, *columns, [texts])
+    batch = Batch(of, rows, np.array(uids), np.arange(rows), 9, *columns, [texts], uids[0])
     return to_frame([batch], Origin("r", 1, 0))
 
 
@@ -132,7 +132,7 @@ def test_a_damaged_file_takes_no_other_with_it(scheme: str, damage: Damage) -> N
         sink = open_sink(f"{scheme}:{folder}", Origin("r", 1, 0))
         frames = [frame(*range(start, start + 4)) for start in (0, 10, 20)]
         for one in frames:
-            sink.write(one.with_columns(one["position"] + one["uid"][0]))
+            sink.write(one)
         file = sorted(pathlib.Path(folder).iterdir())[1]
         file.write_bytes(damage(file.read_bytes()))
         error = error_of(insight.open_run, folder, "raise")

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import polars as pl
 import pytest
 from training import BATCH, columns, read
+
+from monolith_keras_metrics import recovery
 
 Start = Callable[..., subprocess.Popen[str]]
 _SCRIPT = pathlib.Path(__file__).with_name("process.py")
@@ -21,7 +24,7 @@ def start() -> Iterator[Start]:
     """Starts `process.py`, and returns once it has recorded some steps."""
     running: list[subprocess.Popen[str]] = []
 
-    def begin(folder: pathlib.Path, *events: str, wait: bool = True) -> subprocess.Popen[str]:
+    def begin(folder: pathlib.Path | str, *events: str, wait: bool = True) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, str(_SCRIPT), str(folder), *events],
             stdout=subprocess.PIPE,
@@ -99,7 +102,7 @@ def test_an_orderly_end_puts_handlers_back(start: Start, tmp_path: pathlib.Path)
 
 def test_kill_9_leaves_whole_files(start: Start, tmp_path: pathlib.Path) -> None:
     """What is there reads, and holds an unbroken beginning of what was trained on."""
-    process = start(tmp_path, "flush", wait=False)
+    process = start(tmp_path, "often", wait=False)
     while len(list(tmp_path.glob("*.parquet"))) < 3:
         assert process.poll() is None, process.communicate()[1]
     process.kill()
@@ -124,3 +127,104 @@ def test_two_processes_write_to_one_folder(start: Start, tmp_path: pathlib.Path)
     records = read(tmp_path)
     assert records.height == 2 * TWENTY_STEPS
     assert records.unique(["run", "attempt", "worker", "position"]).height == records.height
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_a_signal_in_a_loop_of_ones_own(mode: str, tmp_path: pathlib.Path) -> None:
+    script = _SCRIPT.with_name("looping.py")
+    for number in range(3):
+        folder = tmp_path / str(number)
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(folder), mode],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == signal.SIGTERM, errors
+        records = read(folder)
+        # The signal may come between a write and the count of it.
+        assert 0 <= records.height - int(output) <= 64
+        assert records["uid"].to_list() == list(range(records.height))
+
+
+def test_a_signal_while_the_broker_is_down(start: Start, tmp_path: pathlib.Path) -> None:
+    """The process ends in time; what it accepted waits on disk, all of it."""
+    pytest.importorskip("confluent_kafka")
+    state = tmp_path / "state"
+    process = start("kafka://127.0.0.1:9/t", "state", str(state))
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == signal.SIGTERM, errors
+    (folder,) = (state / "monolith_keras_metrics").iterdir()
+    assert f"They wait in {str(folder)!r}" in errors
+    result = recovery.recover(folder, [f"parquet:{tmp_path / 'run'}"])
+    assert result == (result.delivered, 0, 0)
+    check_whole(read(tmp_path / "run"), TWENTY_STEPS)
+
+
+def test_a_second_signal_does_not_wait_for_a_sink_that_hangs(
+    start: Start, tmp_path: pathlib.Path
+) -> None:
+    process = start(tmp_path, "hang")
+    process.terminate()
+    assert process.stdout is not None
+    assert process.stdout.readline() == "closing\n"
+    process.terminate()
+    process.communicate(timeout=5)  # exit_timeout is an hour
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_an_interrupt_in_a_notebook(tmp_path: pathlib.Path) -> None:
+    """`KeyboardInterrupt` ends the cell; what was accepted is written, and the next fit works."""
+    jupyter_client = pytest.importorskip("jupyter_client")
+    code = f"""
+import sys, keras
+sys.path.insert(0, {str(_SCRIPT.parent)!r})
+from training import *
+from monolith_keras_metrics import DeepInsightCallback
+recorder = DeepInsightCallback(
+    {str(tmp_path)!r}, model_name="m", sample_ratio=1.0, file_seconds=3600
+)
+class Ready(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch > 100: print("Steps: 100", flush=True)
+net = frozen(model(), steps_per_execution=50)
+net.fit(dataset(columns(), labels()).repeat(), steps_per_epoch=10**6,
+        callbacks=[recorder, Ready()], verbose=0)
+"""
+    check = """
+import polars, time
+while recorder.stats.waiting: time.sleep(0.05)
+rows = polars.read_parquet(f"{recorder._sink}/*.parquet").height
+print(recorder.stats.accepted == recorder.stats.written == rows > 5000)
+net.fit(dataset(columns(), labels()), callbacks=[recorder], verbose=0)
+print(recorder.stats.written)
+"""
+    manager, client = jupyter_client.manager.start_new_kernel(kernel_name="python3")
+    interrupted = False
+    output = ""
+
+    def look(message: dict[str, Any]) -> None:
+        nonlocal interrupted, output
+        output += message["content"].get("text", "")
+        output += "".join(message["content"].get("traceback", []))
+        if "Steps: 100" in output and not interrupted:
+            interrupted = True
+            manager.interrupt_kernel()
+
+    try:
+        reply = client.execute_interactive(code, output_hook=look, timeout=120)
+        assert (reply["content"]["status"], reply["content"]["ename"]) == (
+            "error",
+            "KeyboardInterrupt",
+        )
+        output = ""
+        client.execute_interactive(check, output_hook=look, timeout=120)
+        assert output.split()[-2:] == ["True", "300"], output
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
