@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from monolith_keras_metrics.caller import ended_of_caller
-from monolith_keras_metrics.client import DeepInsightClient, Stats, check_options, sink_list
+from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.model_inputs import InputColumns
+from monolith_keras_metrics.options import sink_list
 from monolith_keras_metrics.recording import Recording, RecordingFunction
 from monolith_keras_metrics.sinks import SinkLike, shown
+from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.targets import TargetNames, check_target_names
 from monolith_keras_metrics.versions import is_legacy, keras
 

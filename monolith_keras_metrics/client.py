@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,48 +35,16 @@ from absl import logging
 
 from monolith_keras_metrics import exit_hook, record, recovery, sampling, sinks, task_context
 from monolith_keras_metrics.delivery import Delivery
+from monolith_keras_metrics.options import check_values, sink_list
 from monolith_keras_metrics.record import Batch, Origin
 from monolith_keras_metrics.row_queue import RowQueue
 from monolith_keras_metrics.spool import Spool
+from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.writer import BackgroundWriter
 
 _numbers = itertools.count(1)
 _last_attempt = 0
 _open_clients: dict[int, DeepInsightClient] = {}
-
-
-class Stats(NamedTuple):
-    """Counts of examples since the client was made.
-
-    `accepted == unsampled + written + dropped + failed + waiting`, always.
-
-    Attributes:
-        accepted: Handed over, dropped ones too.
-        sampled: Of these, known to be of a sampled user.
-        unsampled: Of these, known to be of no sampled user: there is nothing to write.
-        written: In every sink, durably.
-        dropped: Handed over when the queue or the spool was full, with `overflow="drop"`.
-        failed: Not written: a sink gave up, or the batch could not be turned into records.
-        waiting: Not yet dealt with: those in the queue, and those in the spool.
-        queued: Of these, in the queue, in memory.
-        spooled: Of these, in journal files, from where they are delivered even after a kill.
-        spooled_bytes: Size of the journal files, in bytes.
-        recovered: Records of earlier processes, which were killed, that were delivered now.
-        lag_seconds: For how long the oldest of those that wait has waited.
-    """
-
-    accepted: int
-    sampled: int
-    unsampled: int
-    written: int
-    dropped: int
-    failed: int
-    waiting: int
-    queued: int
-    spooled: int
-    spooled_bytes: int
-    recovered: int
-    lag_seconds: float
 
 
 class DeepInsightClient:
@@ -146,7 +114,7 @@ class DeepInsightClient:
         counter_tags: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_options(
+        check_values(
             sink,
             overflow=overflow,
             queue_rows=queue_rows,
@@ -405,6 +373,18 @@ class DeepInsightClient:
             )
 
 
+def check_options(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any) -> None:
+    """Raises for arguments of `DeepInsightClient` that make no sense; opens nothing.
+
+    Raises:
+        TypeError, ValueError: With the argument's name, what came and what was expected.
+    """
+    known = [name for name in inspect.signature(DeepInsightClient).parameters if name != "sink"]
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"There is no argument {unknown[0]!r}. The arguments are: {known}")
+    check_values(sink, **options)
+
+
 def _new_attempt(clock: Callable[[], float]) -> int:
     """Microseconds since 1970; another number for each client of this process."""
     global _last_attempt
@@ -426,53 +406,6 @@ def open_client(number: int) -> DeepInsightClient:
             "DeepInsightClient.handle in this process, of a client that is not closed. "
             f"Received: {number}, open here: {sorted(_open_clients)}"
         ) from None
-
-
-def sink_list(sink: sinks.SinkLike | Sequence[sinks.SinkLike]) -> list[sinks.SinkLike]:
-    """Returns one sink or several as a list."""
-    return list(sink) if isinstance(sink, (list, tuple)) else [sink]  # type: ignore[list-item]
-
-
-def check_options(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any) -> None:
-    """Raises for arguments of `DeepInsightClient` that make no sense; opens nothing.
-
-    Raises:
-        TypeError, ValueError: With the argument's name, what came and what was expected.
-    """
-    known = [name for name in inspect.signature(DeepInsightClient).parameters if name != "sink"]
-    if unknown := [name for name in options if name not in known]:
-        raise TypeError(f"There is no argument {unknown[0]!r}. The arguments are: {known}")
-    for place in sink_list(sink):
-        sinks.check_sink(place)
-    for name, choices in (("overflow", ("block", "drop")), ("on_error", ("warn", "raise"))):
-        if name in options and options[name] not in choices:
-            raise ValueError(
-                f"`{name}` must be one of {choices}. Received: {name}={options[name]!r}"
-            )
-    for name, positive in (
-        ("queue_rows", True),
-        ("flush_seconds", True),
-        ("file_seconds", True),
-        ("spool_bytes", True),
-        ("exit_timeout", True),
-        ("retry_seconds", False),
-    ):
-        value = options.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-        if not (value > 0 or (value == 0 and not positive)):
-            wanted = "more than 0" if positive else "0 or more"
-            raise ValueError(f"`{name}` must be {wanted}. Received: {name}={value!r}")
-    spool = options.get("spool")
-    if not (spool is None or isinstance(spool, (str, os.PathLike))) or spool == "":
-        raise TypeError(f"`spool` must be a folder, 'auto' or None. Received: spool={spool!r}")
-    key = options.get("uid_hash_key")
-    if key is not None and not (isinstance(key, bytes) and 1 <= len(key) <= 64):
-        # The key itself is a secret, and stays out of the message.
-        raise ValueError(
-            f"`uid_hash_key` must be 1 to 64 bytes. Received: {type(key).__name__}"
-            + (f" of {len(key)}" if isinstance(key, (bytes, str)) else "")
-        )
 
 
 def _close_all() -> None:

@@ -21,8 +21,9 @@ import tensorflow as tf
 from absl import logging
 
 from monolith_keras_metrics import task_context
-from monolith_keras_metrics.client import DeepInsightClient, open_client, sink_list
+from monolith_keras_metrics.client import DeepInsightClient, open_client
 from monolith_keras_metrics.op_arguments import extra_field, floats, integers, write_examples
+from monolith_keras_metrics.options import sink_list
 from monolith_keras_metrics.record import Batch, Layout
 from monolith_keras_metrics.sinks import SinkLike
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump

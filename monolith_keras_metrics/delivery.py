@@ -15,8 +15,9 @@ from typing import TypeVar
 import polars as pl
 from absl import logging
 
+from monolith_keras_metrics.segments import Portion
 from monolith_keras_metrics.sinks import RejectedError, Sink
-from monolith_keras_metrics.spool import Portion, Spool
+from monolith_keras_metrics.spool import Spool
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0

@@ -26,85 +26,11 @@ from absl import logging
 
 from monolith_keras_metrics import journal
 from monolith_keras_metrics.claims import Claim, TakenError
+from monolith_keras_metrics.segments import Entry, Portion, Segment
 
 # A segment becomes one file: large enough to compress and scan well, small enough for memory.
 SEGMENT_ROWS = 131_072
 _SEGMENT_BYTES = 64 << 20
-
-
-class _Entry:
-    """Some records: in memory, in a journal file, or both."""
-
-    def __init__(
-        self,
-        rows: int,
-        sinks: int,
-        accepted_at: float,
-        frame: pl.DataFrame | None = None,
-        place: journal.Place | None = None,
-    ) -> None:
-        self.rows = rows
-        self.accepted_at = accepted_at
-        self.frame = frame
-        self.place = place
-        self.sinks_left = sinks
-        self.failed = 0  # by the sink that failed at most of them
-
-
-class _Segment:
-    """Entries that share a journal file, and are its owner's as long as it is there."""
-
-    def __init__(self, claim: Claim | None, recovered: bool) -> None:
-        self.claim = claim
-        self.recovered = recovered
-        self.path: pathlib.Path | None = None
-        self.file: journal.JournalFile | None = None
-        self.entries: list[_Entry] = []
-        self.rows = 0
-        self.bytes = 0
-        self.begun = time.monotonic()
-        self.closed = recovered
-        self.unsynced = False
-        self.entries_left = 0
-
-
-@dataclasses.dataclass
-class Portion:
-    """What a sink is to take at once: the entries of a segment from `start` to before `stop`."""
-
-    segment: _Segment
-    number: int
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        """How many records, as far as is known before they are read."""
-        return sum(entry.rows for entry in self.segment.entries[self.start : self.stop])
-
-    def frames(self) -> list[pl.DataFrame]:
-        """The records, joined where their schemas are equal; what no longer reads is left out.
-
-        Raises:
-            OSError: If a journal file cannot be read.
-        """
-        by_schema: dict[object, list[pl.DataFrame]] = {}
-        for entry in self.segment.entries[self.start : self.stop]:
-            frame = entry.frame
-            if frame is None and entry.place is not None:
-                try:
-                    frame = journal.read(entry.place)
-                except (journal.CorruptEntryError, FileNotFoundError) as error:
-                    logging.warning(
-                        "Deep insight: %d examples in %s are lost: %s",
-                        entry.rows,
-                        entry.place.path.name,
-                        error,
-                    )
-                    entry.failed = entry.rows
-            if frame is not None:
-                by_schema.setdefault(tuple(frame.schema.items()), []).append(frame)
-        return [pl.concat(frames) for frames in by_schema.values()]
 
 
 @dataclasses.dataclass
@@ -147,7 +73,7 @@ class Spool:
         self._segment_seconds = segment_seconds
         self._clock = clock
         self._changed = threading.Condition()
-        self._segments: collections.deque[_Segment] = collections.deque()
+        self._segments: collections.deque[Segment] = collections.deque()
         self._first = 0  # the number of the first segment that is kept
         self._cursors = [_Cursor() for _ in gathers]
         self._memory_rows = 0
@@ -166,11 +92,11 @@ class Spool:
         """Takes over what a killed process left; it comes before everything else."""
         with self._changed:
             for places in files:
-                segment = _Segment(claim, recovered=True)
+                segment = Segment(claim, self._clock(), recovered=True)
                 self._segments.append(segment)
                 for place in places:
                     segment.path = place.path
-                    entry = _Entry(place.rows, len(self._gathers), self._clock(), place=place)
+                    entry = Entry(place.rows, len(self._gathers), self._clock(), place=place)
                     self._add(segment, entry)
                 self._drop_settled()
             self._changed.notify_all()
@@ -185,7 +111,7 @@ class Spool:
         Returns:
             Whether it was taken: else the spool is full.
         """
-        entry = _Entry(frame.height, len(self._gathers), accepted_at)
+        entry = Entry(frame.height, len(self._gathers), accepted_at)
         data = journal.encode(frame) if self.claim is not None else b""
         with self._changed:
             if self.bytes + len(data) > self._spool_bytes and self._segments:
@@ -376,7 +302,7 @@ class Spool:
             if claim is not None:
                 claim.release()
 
-    def _open_segment(self) -> _Segment:
+    def _open_segment(self) -> Segment:
         if self._segments:
             last = self._segments[-1]
             # Where nobody gathers there is no reason to keep what has been delivered.
@@ -385,12 +311,11 @@ class Spool:
                 return last
             self._close(last)
             self._drop_settled()
-        segment = _Segment(self.claim, recovered=False)
-        segment.begun = self._clock()
+        segment = Segment(self.claim, self._clock())
         self._segments.append(segment)
         return segment
 
-    def _journal(self, segment: _Segment, data: bytes, rows: int) -> journal.Place | None:
+    def _journal(self, segment: Segment, data: bytes, rows: int) -> journal.Place | None:
         if self.claim is None:
             return None
         if segment.file is None:
@@ -407,7 +332,7 @@ class Spool:
             logging.warning("Deep insight: the journal in %r works again", str(self.claim.folder))
         return place
 
-    def _add(self, segment: _Segment, entry: _Entry) -> None:
+    def _add(self, segment: Segment, entry: Entry) -> None:
         segment.entries.append(entry)
         segment.rows += entry.rows
         segment.entries_left += 1
@@ -421,7 +346,7 @@ class Spool:
         if not self._gathers:
             self._settle(segment, entry)
 
-    def _close(self, segment: _Segment) -> None:
+    def _close(self, segment: Segment) -> None:
         if not segment.closed and segment.file is not None:
             segment.file.close()
             segment.file = None
@@ -450,7 +375,7 @@ class Spool:
             cursor.segment, cursor.entry = cursor.segment + 1, 0
         return None
 
-    def _settle(self, segment: _Segment, entry: _Entry) -> None:
+    def _settle(self, segment: Segment, entry: Entry) -> None:
         if segment.recovered:
             self.recovered += entry.rows - entry.failed
         else:

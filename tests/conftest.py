@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +12,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import hypothesis
 import pytest
-from kafka_broker import Broker
+from kafka_broker import Broker, NoJarsError, find_jars
 
 from monolith_keras_metrics import cli, exit_hook, task_context
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -36,43 +32,12 @@ def _fresh_process_state() -> None:
 
 @pytest.fixture(scope="session")
 def kafka_jars() -> Path:
-    """The folder of the jars of an Apache Kafka broker: KAFKA_JARS, or what Maven fetches once."""
+    """The folder of the jars of an Apache Kafka broker."""
     pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
-    if shutil.which("java") is None:
-        pytest.skip("no java, which an Apache Kafka broker needs")
-    if given := os.environ.get("KAFKA_JARS"):
-        return Path(given).resolve()
-    pom, jars, aside = ROOT / "tests/kafka_pom.xml", ROOT / ".kafka", ROOT / ".kafka.part"
-    if (jars / "pom.xml").exists() and (jars / "pom.xml").read_bytes() == pom.read_bytes():
-        return jars
-    if shutil.which("mvn") is None:
-        pytest.skip("no mvn, which fetches the jars of Apache Kafka, and KAFKA_JARS is not set")
-    shutil.rmtree(aside, ignore_errors=True)
-    command = ["mvn", "-q", "-B", "-Dstyle.color=never", "-f", str(pom)]
-    command += ["dependency:copy-dependencies", f"-DoutputDirectory={aside}"]
-    failed = "mvn did not fetch the jars of Apache Kafka"
     try:
-        subprocess.run(
-            command,
-            check=True,
-            timeout=600,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    except subprocess.TimeoutExpired as late:
-        pytest.skip(f"{failed} in {late.timeout} seconds")
-    except subprocess.CalledProcessError as error:
-        # The first error says what went wrong; the lines after it are advice.
-        said = error.output.replace("\x1b[0m", "").strip().splitlines() or ["it said nothing"]
-        errors = [line for line in said if line.startswith("[ERROR]")]
-        pytest.skip(f"{failed}: {(errors or said[-1:])[0]}")
-    # The pom tells that the jars are all there, and are those of today's pom.
-    shutil.copy(pom, aside)
-    shutil.rmtree(jars, ignore_errors=True)
-    aside.rename(jars)
-    return jars
+        return find_jars()
+    except NoJarsError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

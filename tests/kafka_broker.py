@@ -5,7 +5,9 @@ The jars are those of `kafka_pom.xml`; `conftest.py` has the fixtures `broker` a
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
     from confluent_kafka.admin import AdminClient, ClusterMetadata
 
+_ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 REQUEST_SECONDS = 10.0
@@ -68,6 +71,55 @@ broker.session.timeout.ms=3000
 num.recovery.threads.per.data.dir=1
 log.cleaner.dedupe.buffer.size=4194304
 """
+
+
+class NoJarsError(Exception):
+    """There is no Java, or the jars of Apache Kafka can't be had here."""
+
+
+def find_jars() -> Path:
+    """Returns the folder of a broker's jars: KAFKA_JARS, or what Maven fetches once.
+
+    Raises:
+        NoJarsError: With the reason.
+    """
+    if shutil.which("java") is None:
+        raise NoJarsError("no java, which an Apache Kafka broker needs")
+    if given := os.environ.get("KAFKA_JARS"):
+        return Path(given).resolve()
+    pom, jars, aside = _ROOT / "tests/kafka_pom.xml", _ROOT / ".kafka", _ROOT / ".kafka.part"
+    if (jars / "pom.xml").exists() and (jars / "pom.xml").read_bytes() == pom.read_bytes():
+        return jars
+    if shutil.which("mvn") is None:
+        raise NoJarsError(
+            "no mvn, which fetches the jars of Apache Kafka, and KAFKA_JARS is not set"
+        )
+    shutil.rmtree(aside, ignore_errors=True)
+    command = ["mvn", "-q", "-B", "-Dstyle.color=never", "-f", str(pom)]
+    command += ["dependency:copy-dependencies", f"-DoutputDirectory={aside}"]
+    failed = "mvn did not fetch the jars of Apache Kafka"
+    try:
+        subprocess.run(
+            command,
+            check=True,
+            timeout=600,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise NoJarsError(f"{failed} in {late.timeout} seconds")
+    except subprocess.CalledProcessError as error:
+        # The first error says what went wrong; the lines after it are advice.
+        said = error.output.replace("\x1b[0m", "").strip().splitlines() or ["it said nothing"]
+        errors = [line for line in said if line.startswith("[ERROR]")]
+        raise NoJarsError(f"{failed}: {(errors or said[-1:])[0]}")
+    # The pom tells that the jars are all there, and are those of today's pom.
+    shutil.copy(pom, aside)
+    shutil.rmtree(jars, ignore_errors=True)
+    aside.rename(jars)
+    return jars
 
 
 class Broker:

@@ -1,0 +1,39 @@
+"""What became of the examples that a client was given."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Stats(NamedTuple):
+    """Counts of examples since the client was made.
+
+    `accepted == unsampled + written + dropped + failed + waiting`, always.
+
+    Attributes:
+        accepted: Handed over, dropped ones too.
+        sampled: Of these, known to be of a sampled user.
+        unsampled: Of these, known to be of no sampled user: there is nothing to write.
+        written: In every sink, durably.
+        dropped: Handed over when the queue or the spool was full, with `overflow="drop"`.
+        failed: Not written: a sink gave up, or the batch could not be turned into records.
+        waiting: Not yet dealt with: those in the queue, and those in the spool.
+        queued: Of these, in the queue, in memory.
+        spooled: Of these, in journal files, from where they are delivered even after a kill.
+        spooled_bytes: Size of the journal files, in bytes.
+        recovered: Records of earlier processes, which were killed, that were delivered now.
+        lag_seconds: For how long the oldest of those that wait has waited.
+    """
+
+    accepted: int
+    sampled: int
+    unsampled: int
+    written: int
+    dropped: int
+    failed: int
+    waiting: int
+    queued: int
+    spooled: int
+    spooled_bytes: int
+    recovered: int
+    lag_seconds: float
