@@ -1,9 +1,9 @@
 """What a message to Kafka costs: messages a second, and CPU of this process for each.
 
-Batches of 512 examples are handed to a client at ratio 1, as in `throughput.py`, and the clock runs
-until the broker has acknowledged all. The journal is in the figure. Beside it stands confluent-kafka
-by itself, in the same rounds: messages that are made already, without headers, by `produce_batch`,
-and with headers, by `produce`.
+Batches of 512 examples are handed to a client at ratio 1, as in `throughput.py`, and the clock
+runs until the broker has acknowledged all. The journal is in the figure. Beside it stands
+confluent-kafka by itself, in the same rounds: messages that are made already, without headers, by
+`produce_batch`, and with headers, by `produce`.
 
     python benchmarks/kafka.py --brokers HOST:PORT
 

@@ -109,12 +109,12 @@ def find_jars() -> Path:
             text=True,
         )
     except subprocess.TimeoutExpired as late:
-        raise NoJarsError(f"{failed} in {late.timeout} seconds")
+        raise NoJarsError(f"{failed} in {late.timeout} seconds") from None
     except subprocess.CalledProcessError as error:
         # The first error says what went wrong; the lines after it are advice.
         said = error.output.replace("\x1b[0m", "").strip().splitlines() or ["it said nothing"]
         errors = [line for line in said if line.startswith("[ERROR]")]
-        raise NoJarsError(f"{failed}: {(errors or said[-1:])[0]}")
+        raise NoJarsError(f"{failed}: {(errors or said[-1:])[0]}") from None
     # The pom tells that the jars are all there, and are those of today's pom.
     shutil.copy(pom, aside)
     shutil.rmtree(jars, ignore_errors=True)

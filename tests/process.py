@@ -6,7 +6,9 @@ It prints `ready` once 20 steps are recorded and goes on training until it is en
 `earlier` sets a SIGTERM handler that prints; `raise` has a step raise after 20; `exit` has a
 callback call `sys.exit(7)`; `stop` ends training without closing anything; `often` has files
 written often; `hang` adds a sink that hangs, and prints `closing` when training unwinds; `state
-FOLDER` is where journals of Kafka topics are.
+FOLDER` is where journals of Kafka topics are; `progress FILE` adds a line a step to that file: the
+time (the system's monotonic clock) and how many examples have been recorded; `worker N` is the
+worker's number.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -23,7 +26,7 @@ import keras
 import tensorflow as tf
 from training import columns, dataset, frozen, labels, model
 
-from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, exit_hook
+from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, exit_hook, task_context
 
 
 class Hanging:
@@ -43,9 +46,17 @@ class Steps(keras.callbacks.Callback):
         super().__init__()
         self.events = events
         self.seen = 0
+        self.progress = (
+            os.open(events[events.index("progress") + 1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            if "progress" in events
+            else None
+        )
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.seen += 1
+        if self.progress is not None:  # 300 rows an epoch of the dataset, in batches of 64
+            rows = self.seen // 5 * 300 + self.seen % 5 * 64
+            os.write(self.progress, f"{time.monotonic()} {rows}\n".encode())
         if self.seen == 20:
             print("ready", flush=True)
             if "raise" in self.events:
@@ -71,6 +82,11 @@ def main() -> None:
         exit_timeout=timeout,
     )
     data: tf.data.Dataset = dataset(columns(), labels()).repeat()
+    if "worker" in events:
+        number = int(events[events.index("worker") + 1])
+        task_context.set_context(
+            task_context.TaskContext(worker_index=number, num_workers=number + 1)
+        )
     net = frozen(model())
     if "hang" in events:
         close = DeepInsightClient.close

@@ -17,13 +17,15 @@ import numpy as np
 import polars as pl
 import pytest
 from absl import logging as absl_logging
+from training import columns
 from writing import ROWS, batch, check_records
 
 from monolith_keras_metrics import DeepInsightClient, command, insight
 
 _SCRIPT = pathlib.Path(__file__).with_name("writing.py")
-# CI's time is bounded; KILLS=100 is what the README tells of.
+# CI's time is bounded; the README tells of 100 each.
 KILLS = int(os.environ.get("KILLS", "30"))
+KILLS_OF_FIT = int(os.environ.get("KILLS_OF_FIT", "4"))
 
 
 @pytest.fixture
@@ -248,30 +250,43 @@ def test_a_full_spool_drops_where_it_may_not_wait(tmp_path: pathlib.Path) -> Non
 
 
 class Killed:
-    """Runs `writing.py` and kills it; knows what must be there afterwards."""
+    """A process that adds to a file how far it is, and is killed; knows what must be there then."""
 
-    def __init__(self, folder: pathlib.Path, run: str, options: list[str]) -> None:
+    def __init__(self, folder: pathlib.Path, command: list[str]) -> None:
         self._progress = folder / f"progress-{time.monotonic_ns()}"
         self.process = subprocess.Popen(
-            [sys.executable, str(_SCRIPT), run, str(self._progress), *options],
+            [sys.executable, *(word.format(progress=self._progress) for word in command)],
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
         )
+        self.accepted: list[tuple[float, int]] = []
+
+    def first_line(self) -> str:
         assert self.process.stdout is not None
-        self.attempt = int(self.process.stdout.readline())
+        return self.process.stdout.readline().strip()
 
     def kill(self) -> None:
         self.process.kill()
         self.at = time.monotonic()
-        self.process.wait()
         self.process.communicate()
-        lines = [line.split() for line in self._progress.read_text().splitlines()]
-        self.accepted = [(float(at), int(rows)) for at, rows in lines]
+        if self._progress.exists():
+            lines = [line.split() for line in self._progress.read_text().splitlines()]
+            self.accepted = [(float(at), int(rows)) for at, rows in lines]
 
     def oldest_lost(self, rows: int) -> float:
         """For how many seconds, at the kill, the oldest example had been accepted that is lost."""
         lost = [at for at, accepted in self.accepted if accepted > rows]
         return self.at - lost[0] if lost else 0.0
+
+
+def check_after_a_kill(run: pathlib.Path) -> None:
+    """Every file reads, and no example is there twice."""
+    if not (records := read(run)).is_empty():
+        identities = records.select("attempt", "worker", "position")
+        assert identities.n_unique() == identities.height
+        counted = insight.open_run(run, on_corrupt="raise").select(pl.len()).collect().item()
+        assert counted == records.height
 
 
 @pytest.mark.parametrize("scheme", ["parquet", "jsonl"])
@@ -283,25 +298,21 @@ def test_random_kills(scheme: str, tmp_path: pathlib.Path) -> None:
     """
     rng = np.random.default_rng(KILLS)
     run = tmp_path / "run"
-    ended = []
+    ended = {}
     for _ in range(KILLS // 2):
         options = [f"file_seconds={rng.choice([0.05, 0.3, 1.0])}", "pause=0.002"]
-        process = Killed(tmp_path, f"{scheme}:{run}", options)
+        process = Killed(tmp_path, [str(_SCRIPT), f"{scheme}:{run}", "{progress}", *options])
+        attempt = int(process.first_line())
         time.sleep(rng.uniform(0.0, 1.5))
         process.kill()
-        ended.append(process)
-        if not (records := read(run)).is_empty():
-            identities = records.select("attempt", "worker", "position")
-            assert identities.n_unique() == identities.height
-            assert insight.open_run(run, on_corrupt="raise").select(pl.len()).collect().item() == (
-                records.height
-            )
+        ended[attempt] = process
+        check_after_a_kill(run)
     assert command.main(["recover", str(run)]) == 0
     rows = check_records(read(run))
-    lost = [process.oldest_lost(rows.get(process.attempt, 0)) for process in ended]
+    lost = [process.oldest_lost(rows.get(attempt, 0)) for attempt, process in ended.items()]
     assert max(lost) <= 1.0
     assert hidden(run) == []
-    accepted = sum(process.accepted[-1][1] for process in ended if process.accepted)
+    accepted = sum(process.accepted[-1][1] for process in ended.values() if process.accepted)
     print(
         f"\n{scheme}: {len(ended)} kills, {accepted:,} examples accepted, "
         f"{sum(rows.values()):,} written, the oldest lost was accepted {max(lost):.2f} s before"
@@ -309,42 +320,46 @@ def test_random_kills(scheme: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_random_kills_of_fit(tmp_path: pathlib.Path) -> None:
-    """The same with `fit`; and SIGTERM in between, after which nothing is missing at all."""
-    rng = np.random.default_rng(KILLS)
-    script = pathlib.Path(__file__).with_name("process.py")
-    for _ in range(max(2, KILLS // 10)):
-        processes = [
-            subprocess.Popen(
-                [sys.executable, str(script), str(tmp_path / "run"), "often"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            for _ in range(2)
-        ]
+    """The same with `fit`, two at a time, in one folder."""
+    rng = np.random.default_rng(KILLS_OF_FIT)
+    script, run = str(_SCRIPT.with_name("process.py")), tmp_path / "run"
+    ended = []
+    for worker in range(0, KILLS_OF_FIT, 2):
+        words = [script, str(run), "often", "progress", "{progress}", "worker"]
+        processes = [Killed(tmp_path, [*words, str(worker + n)]) for n in range(2)]
         for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+            assert process.first_line() == "ready"
+        for process in processes:
             time.sleep(rng.uniform(0.0, 1.0))
             process.kill()
-            process.communicate()
-        records = read(tmp_path / "run")
-        if not records.is_empty():
-            identities = records.select("attempt", "worker", "position")
-            assert identities.n_unique() == identities.height
-    assert command.main(["recover", str(tmp_path / "run")]) == 0
-    for (_,), frame in read(tmp_path / "run").group_by("attempt"):
-        assert frame["position"].sort().to_list() == list(range(frame.height))
-    assert hidden(tmp_path / "run") == []
+        ended += processes
+        check_after_a_kill(run)
+    assert command.main(["recover", str(run)]) == 0
+    records = read(run)
+    rows = dict.fromkeys(range(KILLS_OF_FIT), 0)
+    uids = columns()["uid"]
+    for (worker,), frame in records.sort("position").group_by("worker"):
+        rows[int(str(worker))] = frame.height
+        assert frame["position"].to_list() == list(range(frame.height))
+        np.testing.assert_array_equal(frame["uid"], np.resize(uids, frame.height))
+    lost = [process.oldest_lost(rows[worker]) for worker, process in enumerate(ended)]
+    assert max(lost) <= 1.0
+    assert hidden(run) == []
+    print(
+        f"\nfit: {len(ended)} kills, {sum(p.accepted[-1][1] for p in ended):,} examples accepted, "
+        f"{records.height:,} written, the oldest lost was accepted {max(lost):.2f} s before"
+    )
 
 
 def test_eight_processes_write_to_one_folder(tmp_path: pathlib.Path) -> None:
     """Two are killed, one is ended by SIGTERM; the others end by themselves."""
     run = f"parquet:{tmp_path / 'run'}"
     options = ["file_seconds=0.2", "pause=0.002"]
-    orderly = [Killed(tmp_path, run, [*options, "steps=200"]) for _ in range(5)]
-    killed = [Killed(tmp_path, run, options) for _ in range(2)]
-    ended = Killed(tmp_path, run, options)
+    words = [str(_SCRIPT), run, "{progress}", *options]
+    orderly = [Killed(tmp_path, [*words, "steps=200"]) for _ in range(5)]
+    killed = [Killed(tmp_path, words) for _ in range(2)]
+    ended = Killed(tmp_path, words)
+    attempts = {process: int(process.first_line()) for process in (*orderly, *killed, ended)}
     for process in killed:
         process.kill()
     ended.process.send_signal(signal.SIGTERM)  # no handler here: as good as a kill
@@ -355,7 +370,7 @@ def test_eight_processes_write_to_one_folder(tmp_path: pathlib.Path) -> None:
         assert f"written={200 * ROWS}" in output
     assert command.main(["recover", str(tmp_path / "run")]) == 0
     rows = check_records(read(tmp_path / "run"))
-    assert [rows[process.attempt] for process in orderly] == [200 * ROWS] * 5
+    assert [rows[attempts[process]] for process in orderly] == [200 * ROWS] * 5
     for process in killed:
-        assert process.oldest_lost(rows.get(process.attempt, 0)) <= 1.0
+        assert process.oldest_lost(rows.get(attempts[process], 0)) <= 1.0
     assert hidden(tmp_path / "run") == []
