@@ -73,7 +73,8 @@ class DeepInsightClient:
         on_error: `"warn"` logs and counts what a sink fails to take; `"raise"` raises the sink's
             error from the next `write`, or from `close`.
         retry_seconds: When the spool is full: for how long a sink may have failed before records
-            for it are given up.
+            for it are given up. At any time: for how long records are tried that a sink refuses
+            with another error than `OSError`.
         exit_timeout: The longest that `close` takes, in seconds.
         uid_hash_key: With a key of 1 to 64 bytes, records carry a keyed hash of the uid.
         counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`); None for
@@ -157,7 +158,8 @@ class DeepInsightClient:
         if place is not None:
             recovery.adopt(self._spool, place, places)
         self._deliveries = [
-            Delivery(sink, number, self._spool, self._hurry) for number, sink in enumerate(opened)
+            Delivery(sink, number, self._spool, retry_seconds, self._hurry)
+            for number, sink in enumerate(opened)
         ]
         self._queue = RowQueue(queue_rows)
         self._writer = BackgroundWriter(

@@ -1,7 +1,9 @@
 """Gets records from the spool into one sink: a thread a sink, so that none waits for another.
 
-A sink that fails is tried again, with longer and longer pauses, for as long as its records can
-wait in the spool; it is logged once, and once more when it works again.
+A sink that fails is tried again, with longer and longer pauses; it is logged once, and once more
+when it works again. An `OSError` (no room, no permission, no connection) is the place's trouble and
+may pass: it is tried for as long as records can wait in the spool. Any other error may be these
+records' own: they are given up after `retry_seconds`, so that they do not hold up all others.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Delivery:
         sink: Where to.
         number: The sink's number in the spool.
         spool: Where from.
+        retry_seconds: For how long records are tried that fail with another error than `OSError`.
         hurry: Once set, what fails is not tried again: the process wants to end.
         clock: Seconds that only grow.
 
@@ -46,6 +49,7 @@ class Delivery:
         sink: Sink,
         number: int,
         spool: Spool,
+        retry_seconds: float,
         hurry: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,6 +58,7 @@ class Delivery:
         self.first_error: BaseException | None = None
         self._number = number
         self._spool = spool
+        self._retry_seconds = retry_seconds
         self._hurry = hurry
         self._clock = clock
         self._busy_since: float | None = None
@@ -133,6 +138,9 @@ class Delivery:
                 self._works()
                 return result
             if self._hurry.is_set() or not self._spool.is_pending(self._number, portion):
+                return None
+            if not isinstance(self.error, OSError) and self.stuck_for() >= self._retry_seconds:
+                self._spool.done(self._number, portion, portion.rows)
                 return None
             self._hurry.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -114,6 +114,9 @@ def _adopt(spool: Spool, left: Claim, own: list[str]) -> None:
     spool.adopt(left, files)
 
 
+_RETRY_SECONDS = 30.0
+
+
 class Recovered(NamedTuple):
     """What became of the records that were found.
 
@@ -169,7 +172,9 @@ def recover(
     spool.end()
     total = spool.journaled(recovered=True)
     hurry = threading.Event()
-    deliveries = [Delivery(sink, number, spool, hurry) for number, sink in enumerate(opened)]
+    deliveries = [
+        Delivery(sink, number, spool, _RETRY_SECONDS, hurry) for number, sink in enumerate(opened)
+    ]
     for delivery in deliveries:
         delivery.start()
     deadline = time.monotonic() + timeout

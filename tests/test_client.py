@@ -188,6 +188,26 @@ def test_a_sink_that_stays_down_is_counted_and_logged_once(warnings_logged: list
     assert any("50 examples were not written" in line for line in warnings_logged)
 
 
+def test_records_that_a_sink_refuses_do_not_hold_up_the_others(tmp_path: pathlib.Path) -> None:
+    """Every other error than an OSError may be these records' own."""
+
+    class Picky(Collecting):
+        def write(self, frame: pl.DataFrame) -> None:
+            if 13 in frame["uid"]:
+                raise ValueError("unlucky")
+            super().write(frame)
+
+    sink = Picky()
+    client = DeepInsightClient(sink, spool=tmp_path, retry_seconds=0.3)
+    for start in range(0, 50, 10):
+        client.write(batch(start=start))
+        client.flush()
+    client.close()
+    assert sink.uids() == [*range(10), *range(20, 50)]
+    assert (client.stats().written, client.stats().failed) == (40, 10)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_raise_hands_the_sinks_own_error_to_training() -> None:
     def fail(_: int) -> None:
         raise OSError("no room")

@@ -43,7 +43,8 @@ class KafkaSink:
     Raises:
         ImportError: If confluent-kafka is not installed.
         PermissionError: If the brokers refuse the credentials, or the topic to these.
-        ValueError: If there is no such topic or option.
+        FileNotFoundError: If there is no such topic.
+        ValueError: If there is no such option.
 
     Example:
     ```python
@@ -69,6 +70,7 @@ class KafkaSink:
         self._origin = origin
         self._clock = clock
         self._last_error: Any = None  # a KafkaError of the connection
+        self._all_down = False
         self._frame: pl.DataFrame | None = None
         self._to_send: list[_Message] = []
         self._refused: list[tuple[Any, _Message]] = []  # by delivery reports
@@ -94,7 +96,7 @@ class KafkaSink:
 
         Raises:
             ConnectionError: If they did not answer for a while; the messages are still sent.
-            PermissionError, ValueError: If they refuse credentials or the topic.
+            PermissionError, FileNotFoundError: If they refuse credentials or the topic.
             RejectedError: If they have all messages but those that are too large for them.
         """
         self._await_reports()
@@ -174,7 +176,7 @@ class KafkaSink:
             self._producer.poll(0.1)
             if self._last_error is not None and _is_refusal(self._kafka, self._last_error):
                 raise self._explained(self._last_error)
-            if self._last_error is not None and missing is None:
+            if self._all_down:
                 break
         if missing is not None:
             raise self._explained(missing)
@@ -272,6 +274,7 @@ class KafkaSink:
             self._refused.append((error, sent))
 
     def _note_error(self, error: Any) -> None:
+        self._all_down = error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN
         # What the brokers say of the credentials tells more than that all of them are down.
         if self._last_error is None or not _is_refusal(self._kafka, self._last_error):
             self._last_error = error
@@ -291,7 +294,7 @@ class KafkaSink:
         """Python's own error for one of Kafka's, with what to do about it."""
         errors, said = self._kafka.KafkaError, self._without_values(error.str())
         if error.code() in (errors.UNKNOWN_TOPIC_OR_PART, errors._UNKNOWN_TOPIC):
-            return ValueError(
+            return FileNotFoundError(
                 f"`sink` must name a topic that exists: {self._address!r} does not. Create it, "
                 "or correct the name"
             )

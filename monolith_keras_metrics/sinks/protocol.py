@@ -12,7 +12,9 @@ class Sink(Protocol):
     """What a place for records must do. It is used from one thread only.
 
     A sink that raises has not taken the frame: the same frame is handed over again later, so a
-    sink that can take half of one must be able to take it twice.
+    sink that can take half of one must be able to take it twice. Raise an `OSError`, such as
+    `ConnectionError`, for what may pass, a place that is full or away: records wait for it. With
+    any other error the same records are tried for `retry_seconds`, then they are given up.
 
     A sink with an attribute `gathers` that is true gets records in few large frames, since each
     becomes a file: 131,072 at a time, or what there is after `file_seconds`. Others get what there
