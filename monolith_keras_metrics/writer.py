@@ -242,18 +242,25 @@ class BackgroundWriter:
                 self.warn_once("spool", "the spool is full, and the process ends: examples fail")
                 return
             self.warn_once("spool", "the spool is full: training may have to wait for the sinks")
-            for number, delivery in enumerate(self._deliveries):
-                if delivery.stuck_for() >= self._retry_seconds:
-                    given_up = self._spool.give_up(number)
-                    self.warn_once(
-                        f"given up {number}",
-                        "%r has been down for %g s and the spool is full: %d examples are given "
-                        "up, and more as others come (see stats().failed)",
-                        delivery.sink,
-                        self._retry_seconds,
-                        given_up,
-                    )
-            self._spool.wait_for_room(0.1)
+            if not self._give_up():
+                self._spool.wait_for_room(0.1)
+
+    def _give_up(self) -> int:
+        """Gives up what waits next for sinks that are down; returns how many records."""
+        rows = 0
+        for number, delivery in enumerate(self._deliveries):
+            if delivery.stuck_for() >= self._retry_seconds:
+                given_up = self._spool.give_up(number)
+                self.warn_once(
+                    f"given up {number}",
+                    "%r has been down for %g s and the spool is full: %d examples are given up, "
+                    "and more as others come (see stats().failed)",
+                    delivery.sink,
+                    self._retry_seconds,
+                    given_up,
+                )
+                rows += given_up
+        return rows
 
     def _look_at(self, frame: pl.DataFrame) -> None:
         """Warns where predictions are logits, by the look of the first records."""

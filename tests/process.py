@@ -69,6 +69,7 @@ class Steps(keras.callbacks.Callback):
 
 def main() -> None:
     folder, *events = sys.argv[1:]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     if "earlier" in events:
         signal.signal(signal.SIGTERM, lambda *_: print("earlier handler", flush=True))
     if "state" in events:

@@ -177,7 +177,7 @@ def test_a_sink_that_stays_down_is_counted_and_logged_once(warnings_logged: list
         raise OSError("no room")
 
     good, bad = Collecting(), Collecting(fail)
-    client = DeepInsightClient([bad, good], retry_seconds=0)
+    client = DeepInsightClient([bad, good], retry_seconds=0, exit_timeout=1)
     for start in range(0, 50, 10):
         client.write(batch(start=start))
         client.flush()
@@ -295,7 +295,7 @@ def test_no_uid_is_ever_logged(warnings_logged: list[str]) -> None:
     def fail(_: int) -> None:
         raise OSError("no room")
 
-    with DeepInsightClient(Collecting(fail), retry_seconds=0) as client:
+    with DeepInsightClient(Collecting(fail), retry_seconds=0, exit_timeout=1) as client:
         client.write(batch(uid=np.full(10, 123456789)))
         client.write(batch(uid=np.full(3, 123456789)))
     assert warnings_logged

@@ -124,9 +124,8 @@ def test_the_environment_names_brokers_and_topic(
 
 
 def test_an_unknown_topic(broker: Broker) -> None:
-    with pytest.raises(
-        ValueError, match=r"must name a topic that exists: kafka://.*/no-such-topic"
-    ):
+    told = r"must name a topic that exists: kafka://.*/no-such-topic"
+    with pytest.raises(FileNotFoundError, match=told):
         DeepInsightClient(f"kafka://{broker.bootstrap}/no-such-topic")
 
 
