@@ -44,6 +44,7 @@ from monolith_keras_metrics.writer import BackgroundWriter
 
 _numbers = itertools.count(1)
 _last_attempt = 0
+_forked = False  # from a process that has made a client
 _open_clients: dict[int, DeepInsightClient] = {}
 
 
@@ -84,6 +85,7 @@ class DeepInsightClient:
     Raises:
         TypeError, ValueError: If an argument makes no sense.
         OSError: If a sink cannot be written to.
+        RuntimeError: In a process that was forked from one which has made a client.
 
     Example:
     >>> import tempfile, numpy as np
@@ -128,6 +130,12 @@ class DeepInsightClient:
             exit_timeout=exit_timeout,
             uid_hash_key=uid_hash_key,
         )
+        if _forked:
+            raise RuntimeError(
+                "A DeepInsightClient cannot work in a process that was forked from one which has "
+                "made a client: Polars' threads stayed there. Start this process with "
+                "multiprocessing.get_context('spawn') or 'forkserver'"
+            )
         places = sink_list(sink)
         run_names = [name for name in map(sinks.run_name, places) if name]
         self.origin = Origin(
@@ -419,9 +427,12 @@ def _close_all() -> None:
 
 
 def _forget_in_child() -> None:
-    # The thread stayed with the parent, which writes what both have in their queues.
+    global _forked
+    _forked = _forked or _last_attempt > 0
+    # The threads stayed with the parent, which writes what both have in their queues.
     for client in _open_clients.values():
         client._ended = "belongs to the process that this one was forked from"
+        client._queue.make_locks()
         client._spool.forget()
     _open_clients.clear()
 

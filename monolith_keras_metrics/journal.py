@@ -20,6 +20,7 @@ import zlib
 import polars as pl
 
 from monolith_keras_metrics import record
+from monolith_keras_metrics.durable import make_durable
 
 _MAGIC = b"DIJ1"
 _HEADER = struct.Struct("<4sIQI")  # magic, rows, payload bytes, checksum
@@ -53,6 +54,7 @@ class JournalFile:
         self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._size = 0
+        self._name_is_durable = False
 
     def append(self, entry: bytes, rows: int) -> Place:
         """Writes an entry; when this returns, a kill of this process does not lose it.
@@ -83,6 +85,12 @@ class JournalFile:
             Whether the file is still where it was: else somebody has removed it.
         """
         os.fsync(self._descriptor)
+        if not self._name_is_durable:
+            try:
+                make_durable(self.path.parent)
+            except FileNotFoundError:
+                return False
+            self._name_is_durable = True
         return os.fstat(self._descriptor).st_nlink > 0
 
     def close(self) -> None:

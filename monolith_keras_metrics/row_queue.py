@@ -30,13 +30,17 @@ class RowQueue:
         self._clock = clock
         self._wake_at = max(1, capacity // 2)
         self._batches: collections.deque[Batch] = collections.deque()
-        self._lock = threading.Lock()
-        self._not_empty = threading.Condition(self._lock)
-        self._not_full = threading.Condition(self._lock)
+        self.make_locks()
         self._rows = 0
         self._positions = 0
         self._dropped = 0
         self._urgent = False
+
+    def make_locks(self) -> None:
+        """Makes new locks; in a forked process, where another thread's hold on one never ends."""
+        self._lock = threading.Lock()
+        self._not_empty = threading.Condition(self._lock)
+        self._not_full = threading.Condition(self._lock)
 
     def put(self, batch: Batch, *, block: bool, alive: Callable[[], bool]) -> bool:
         """Adds a batch, and gives it its position.

@@ -284,6 +284,7 @@ class Spool:
 
     def forget(self) -> None:
         """In a forked process: lets go of what belongs to the process that it came from."""
+        self._changed = threading.Condition()  # a thread that is not here may hold the other
         for segment in self._segments:
             if segment.file is not None:
                 segment.file.close()

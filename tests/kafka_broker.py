@@ -54,6 +54,9 @@ listener.name.sasl_plaintext.plain.sasl.jaas.config=\
 org.apache.kafka.common.security.plain.PlainLoginModule required user_{username}="{password}";
 log.dirs={data}
 auto.create.topics.enable=false
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
 group.initial.rebalance.delay.ms=0
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
@@ -210,6 +213,40 @@ class Broker:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no leaders for the partitions of {name}")
             admin.poll(0.02)
+
+    def deny(self, topic: str, operation: str) -> None:
+        """Has `username` refused an operation on a topic, such as "read"; all others are allowed.
+
+        Args:
+            topic: The name of the topic.
+            operation: A name of `AclOperation`.
+        """
+        from confluent_kafka.admin import (
+            AclBinding,
+            AclOperation,
+            AclPermissionType,
+            ResourcePatternType,
+            ResourceType,
+        )
+
+        def binding(what: str, permission: AclPermissionType) -> AclBinding:
+            return AclBinding(
+                ResourceType.TOPIC,
+                topic,
+                ResourcePatternType.LITERAL,
+                f"User:{self.username}",
+                "*",
+                AclOperation[what.upper()],
+                permission,
+            )
+
+        bindings = [
+            binding("all", AclPermissionType.ALLOW),
+            binding(operation, AclPermissionType.DENY),
+        ]
+        admin = self._admin()  # kept until the answer is here
+        for made in admin.create_acls(bindings).values():
+            made.result(REQUEST_SECONDS)
 
     def consume(
         self,

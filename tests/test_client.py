@@ -333,6 +333,11 @@ def test_a_forked_child_neither_hangs_nor_writes_twice(tmp_path: pathlib.Path) -
                 client.write(batch(10))
             except RuntimeError as error:
                 print("child:", error)
+            try:
+                DeepInsightClient("elsewhere")
+            except RuntimeError as error:
+                print("child:", error)
+            client.close()
             sys.exit()
         os.wait()
         client.write(batch(20))
@@ -341,5 +346,26 @@ def test_a_forked_child_neither_hangs_nor_writes_twice(tmp_path: pathlib.Path) -
         tmp_path,
     )
     assert "belongs to the process that this one was forked from" in result.stdout
+    assert "multiprocessing.get_context('spawn')" in result.stdout
     records = pl.read_parquet(f"{tmp_path}/*.parquet").sort("position")
     assert records["uid"].to_list() == [*range(10), *range(20, 30)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+def test_a_fork_while_another_thread_holds_a_lock(tmp_path: pathlib.Path) -> None:
+    """That thread is not there any more to let go of it."""
+    result = run(
+        """
+        client.write(batch(0))
+        with client._queue._lock, client._spool._changed:
+            child = os.fork()
+            if child == 0:
+                import threading
+                here = threading.Thread(target=lambda: os._exit(client.stats().accepted))
+                here.start()
+                here.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """,
+        tmp_path,
+    )
+    assert result.stdout == "10\n", result.stderr

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,14 +14,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+import writing
 from absl import logging as absl_logging
 from kafka_broker import Broker
 from training import columns, dataset, frozen, labels, model
-from writing import uid_of
 
 from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, recovery
 from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics.sinks import kafka_lookup
 
 LAYOUT = Layout("ctr", ("click",), ("text",), 1.0)
 Message = dict[str, Any]
@@ -237,45 +240,124 @@ def recovered_by_a_client(uri: str) -> int:
     return client.stats().recovered
 
 
-def test_what_reached_the_topic_before_a_kill_is_not_sent_again(
-    broker: Broker, topic: str, state: pathlib.Path
-) -> None:
-    """A journal whose first half the broker has; as after a kill between the two."""
-    import shutil
-
-    uri = f"kafka://{broker.bootstrap}/{topic}"
-    client = DeepInsightClient(uri)
-    client.write(batch(0))
-    client.flush(30)
-    client.close()
-    sent = broker.consume(topic, 100)
-    told = json.loads(sent[0].value() or b"")
-    # The same process once more, with a sink that takes nothing, leaves its journal.
+def leave_journal(uri: str, sent: int, batches: int) -> None:
+    """As if a process had been killed of whose journal the broker has the first `sent` batches."""
+    with DeepInsightClient(uri) as client:
+        attempt = client.origin.attempt
+        for number in range(sent):
+            client.write(writing.batch(attempt, writing.ROWS * number))
+    assert client.stats().written == writing.ROWS * sent
     code = f"""
 import os, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-from test_kafka import batch
-from monolith_keras_metrics import DeepInsightClient, sinks
+from writing import ROWS, batch
+from monolith_keras_metrics import sinks
+from monolith_keras_metrics.client import DeepInsightClient
 class Down:
     def write(self, frame): raise OSError
     def flush(self): ...
     def close(self): ...
 sinks._kafka = lambda *_: Down()
-client = DeepInsightClient({uri!r}, clock=lambda: {told["attempt"]} / 1e6)
-client.write(batch(0))
-client.write(batch(100))
-client._writer.flush(None)
+client = DeepInsightClient({uri!r}, clock=lambda: {attempt} / 1e6)
+for number in range({batches}):
+    client.write(batch({attempt}, ROWS * number))
+    client._writer.flush(None)
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
-    assert len(journals(state)) == 1
+
+
+def positions(broker: Broker, topic: str) -> list[int]:
+    """Those of the first attempt in a topic, with doubles."""
+    told = messages(broker, topic)
+    first = min(message["attempt"] for message in told)
+    return sorted(message["position"] for message in told if message["attempt"] == first)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which topics are looked through."""
+    seen: list[str] = []
+    found = kafka_lookup._found
+
+    def noted(kafka: Any, frame: pl.DataFrame, address: Any) -> list[int]:
+        seen.append(address.topic)
+        return found(kafka, frame, address)
+
+    monkeypatch.setattr(kafka_lookup, "_found", noted)
+    return seen
+
+
+def test_what_reached_the_topic_before_a_kill_is_not_sent_again(
+    broker: Broker, topic: str, state: pathlib.Path, looks: list[str]
+) -> None:
+    """One look tells of all that a process left, however much it is."""
+    uri = f"kafka://{broker.bootstrap}/{topic}"
+    leave_journal(uri, 3, 10)
+    assert len(journals(state)) == 10
     shutil.copytree(state, state.with_name("again"))
-    assert recovered_by_a_client(uri) == 200
-    assert req_times(broker, topic) == list(range(200))
+    whole = 10 * writing.ROWS
+    assert recovered_by_a_client(uri) == whole
+    assert positions(broker, topic) == list(range(whole))
+    assert looks == [topic]
     # Once more, with everything there already: by hand, as the command does.
     (place,) = (state.with_name("again") / "monolith_keras_metrics").iterdir()
-    assert recovery.recover(place, [uri]) == (200, 0, 0)
-    assert req_times(broker, topic) == list(range(200))
+    assert recovery.recover(place, [uri]) == (whole, 0, 0)
+    assert positions(broker, topic) == list(range(whole))
+    assert looks == [topic] * 2
+
+
+def test_a_broker_that_is_down_when_what_a_kill_left_is_to_be_delivered(
+    own_broker: Broker, state: pathlib.Path, warnings_logged: list[str]
+) -> None:
+    """Nobody can look then what is in the topic, so nothing is sent until somebody can."""
+    own_broker.create_topic("t")
+    uri = f"kafka://{own_broker.bootstrap}/t"
+    leave_journal(uri, 3, 5)
+    own_broker.stop()
+    client = DeepInsightClient(uri)
+    client.write(batch())
+    wait_for(warnings_logged, "does not tell which records it has already")
+    own_broker.start()
+    assert client.flush(60)
+    client.close()
+    assert (client.stats().recovered, client.stats().written) == (5 * writing.ROWS, 100)
+    assert positions(own_broker, "t") == list(range(5 * writing.ROWS))
+
+
+def test_who_may_not_read_is_told_that_messages_may_be_double(
+    broker: Broker, topic: str, warnings_logged: list[str]
+) -> None:
+    uri = (
+        f"kafka://{broker.sasl_bootstrap}/{topic}?security.protocol=SASL_PLAINTEXT"
+        f"&sasl.mechanism=PLAIN&sasl.username={broker.username}&sasl.password={broker.password}"
+    )
+    leave_journal(uri, 1, 2)
+    broker.deny(topic, "read")
+    assert recovered_by_a_client(uri) == 2 * writing.ROWS
+    assert positions(broker, topic) == sorted([*range(writing.ROWS), *range(2 * writing.ROWS)])
+    assert [line for line in warnings_logged if "grant the user READ" in line] == warnings_logged
+
+
+def test_who_may_not_write(broker: Broker, topic: str, warnings_logged: list[str]) -> None:
+    """It is told, and the records wait."""
+    uri = (
+        f"kafka://{broker.sasl_bootstrap}/{topic}?security.protocol=SASL_PLAINTEXT"
+        f"&sasl.mechanism=PLAIN&sasl.username={broker.username}&sasl.password={broker.password}"
+    )
+    broker.deny(topic, "write")
+    client = DeepInsightClient(uri, exit_timeout=1.0)
+    client.write(batch())
+    wait_for(warnings_logged, "the user's rights to the topic")
+    client.close()
+    assert (client.stats().written, client.stats().spooled) == (0, 100)
+
+
+def wait_for(lines: list[str], text: str) -> None:
+    deadline = time.monotonic() + 60
+    while not any(text in line for line in lines):
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.01)
 
 
 def test_an_error_that_ends_a_producer_neither_loses_nor_doubles(
@@ -331,7 +413,7 @@ def test_processes_that_are_killed_leave_each_message_once(
     for message in messages(broker, topic):
         by_attempt.setdefault(message["attempt"], []).append(message["position"])
         position = np.array([message["position"]])
-        assert message["uid"] == uid_of(message["attempt"], position)[0]
+        assert message["uid"] == writing.uid_of(message["attempt"], position)[0]
     for attempt, at_least in required.items():
         positions = by_attempt.get(attempt, [])
         assert sorted(positions) == list(range(len(positions)))

@@ -75,7 +75,9 @@ class KafkaSink:
         self._to_send: list[_Message] = []
         self._refused: list[tuple[Any, _Message]] = []  # by delivery reports
         self._too_large = 0
-        self._uncertain = False
+        self._uncertain = False  # whether what was sent last may be in the topic
+        self._looked_up: tuple[int, int] | None = None  # attempt and worker
+        self._in_topic = pl.Series([], dtype=pl.Int64)  # positions of these
         self._producer: Any = self._new_producer()
         try:
             self._check_topic()
@@ -188,13 +190,7 @@ class KafkaSink:
 
     def _begin(self, frame: pl.DataFrame) -> None:
         self._drop_messages()  # of a frame that was given up
-        recovered = "attempt" in frame.columns and frame["attempt"][0] != self._origin.attempt
-        if recovered or self._uncertain:
-            from monolith_keras_metrics.sinks.kafka_lookup import not_in_topic
-
-            records = not_in_topic(frame, self._address)
-        else:
-            records = frame
+        records = self._not_in_topic(frame)
         values = record.messages(records).cast(pl.Binary).to_list()
         keys = records["uid"].cast(pl.String).to_list()
         headers = {
@@ -203,8 +199,24 @@ class KafkaSink:
         }
         names = records["model_name"].to_list()
         self._to_send = [(k, v, headers[n]) for k, v, n in zip(keys, values, names, strict=True)]
-        self._uncertain = False
         self._frame = frame
+
+    def _not_in_topic(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Leaves out records that are in the topic, where that may be."""
+        if "position" not in frame.columns:
+            return frame
+        writer = frame.select("attempt", "worker").row(0)
+        # A killed process sent nothing after its end, and nobody else sends what it left: one look
+        # tells of all its records.
+        recovered = writer != (self._origin.attempt, self._origin.worker)
+        if self._uncertain or (recovered and writer != self._looked_up):
+            from monolith_keras_metrics.sinks.kafka_lookup import positions_in_topic
+
+            self._in_topic = positions_in_topic(frame, self._address)
+            self._looked_up, self._uncertain = writer, False
+        if writer != self._looked_up or self._in_topic.is_empty():
+            return frame
+        return frame.filter(~pl.col("position").is_in(self._in_topic.implode()))
 
     def _send(self) -> None:
         """Hands over what is to be sent; waits where the producer's own queue is full."""

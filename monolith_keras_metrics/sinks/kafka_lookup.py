@@ -1,4 +1,4 @@
-"""Which of the records that a killed process left are in their Kafka topic already."""
+"""Which of a process's records are in a Kafka topic already."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress
 
 # How far clocks may be apart: the trainer's, whose time the records carry, and the brokers'.
 _SKEW_SECONDS = 600
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 3.0
+_SILENCE_SECONDS = 30.0  # brokers may have to fetch old messages from slow disks
 # What a consumer knows too; the producer's own options mean nothing to it.
 _CONNECTION = (
     "broker.",
@@ -27,38 +28,50 @@ _CONNECTION = (
     "ssl.",
 )
 
-_Identity = tuple[int, int, int]
 
+def positions_in_topic(frame: pl.DataFrame, address: KafkaAddress) -> pl.Series:
+    """Finds which positions of a process's records the topic has, from those of a frame on.
 
-def not_in_topic(frame: pl.DataFrame, address: KafkaAddress) -> pl.DataFrame:
-    """Returns the records that the topic does not have, told by attempt, worker and position.
-
-    It reads the topic from the time of the oldest record on, until it has found all or is at the
-    end. Where it may not read, or nobody answers, it says so, and all records are returned: they
-    may then be there twice.
+    It reads the topic once, from the time of the frame's oldest record to the end: enough for all
+    the frames of that process that follow. Where it may not read, it says so, and finds none:
+    records may then be there twice.
 
     Args:
-        frame: Records with an origin.
+        frame: The first of the records in doubt, of one attempt of one worker.
         address: Brokers, topic and options.
+
+    Returns:
+        Int64 positions.
+
+    Raises:
+        ConnectionError: If the brokers do not answer.
     """
     import confluent_kafka as kafka
 
-    names = ("attempt", "worker", "position")
-    wanted: set[_Identity] = set(frame.select(names).iter_rows())
     try:
-        found = _found(kafka, wanted, _oldest(frame), address)
+        found = _found(kafka, frame, address)
     except kafka.KafkaException as error:
-        code = error.args[0].name() if isinstance(error.args[0], kafka.KafkaError) else "error"
+        reason = error.args[0]
+        if not _may_not_read(kafka, reason):
+            raise ConnectionError(
+                f"{address!r} does not tell which records it has already: {reason.name()}"
+            ) from None
         logging.warning(
-            "Deep insight: %r cannot be read (%s), so of %d records that a killed process left, "
-            "some may be in the topic twice",
+            "Deep insight: %r cannot be read (%s), so of the records that a killed process left, "
+            "some may be in the topic twice: grant the user READ on the topic",
             address,
-            code,
-            frame.height,
+            reason.name(),
         )
-        return frame
-    kept = [tuple(row) not in found for row in frame.select(names).iter_rows()]
-    return frame.filter(pl.Series(kept, dtype=pl.Boolean))
+        found = []
+    return pl.Series(found, dtype=pl.Int64)
+
+
+def _may_not_read(kafka: Any, error: Any) -> bool:
+    return error.code() in (
+        kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        kafka.KafkaError.GROUP_AUTHORIZATION_FAILED,
+        kafka.KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    )
 
 
 def _oldest(frame: pl.DataFrame) -> int:
@@ -68,7 +81,7 @@ def _oldest(frame: pl.DataFrame) -> int:
     return max(0, max(trained, begun) - _SKEW_SECONDS) * 1000
 
 
-def _found(kafka: Any, wanted: set[_Identity], since: int, address: KafkaAddress) -> set[_Identity]:
+def _found(kafka: Any, frame: pl.DataFrame, address: KafkaAddress) -> list[int]:
     consumer = kafka.Consumer(
         {
             "log_level": "0",
@@ -78,42 +91,52 @@ def _found(kafka: Any, wanted: set[_Identity], since: int, address: KafkaAddress
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
+            # Ours are in no transaction, and must not wait for the end of somebody else's.
+            "isolation.level": "read_uncommitted",
         }
     )
     try:
         topic = consumer.list_topics(address.topic, timeout=_ANSWER_SECONDS).topics[address.topic]
         if topic.error is not None:
             raise kafka.KafkaException(topic.error)
+        since = _oldest(frame)
         starts = consumer.offsets_for_times(
             [kafka.TopicPartition(address.topic, number, since) for number in topic.partitions],
             timeout=_ANSWER_SECONDS,
         )
+        if failed := [start.error for start in starts if start.error is not None]:
+            raise kafka.KafkaException(failed[0])
         # An offset below 0: the partition has no message from that time on.
         reading = [start for start in starts if start.offset >= 0]
         if not reading:
-            return set()
+            return []
         consumer.assign(reading)
-        return _read(kafka, consumer, wanted, {start.partition for start in reading})
+        return _read(kafka, consumer, frame, {start.partition for start in reading})
     finally:
         consumer.close()
 
 
-def _read(
-    kafka: Any, consumer: Any, wanted: set[_Identity], partitions: set[int]
-) -> set[_Identity]:
-    found: set[_Identity] = set()
+def _read(kafka: Any, consumer: Any, frame: pl.DataFrame, partitions: set[int]) -> list[int]:
+    """Reads each partition to its end; returns positions of the frame's process from its first."""
+    attempt, worker = frame.select("attempt", "worker").row(0)
+    first = int(frame["position"].min() or 0)  # type: ignore[arg-type]
+    # Most messages are of others: those without even these digits need not be parsed.
+    digits = str(attempt).encode()
+    found: list[int] = []
     heard_at = time.monotonic()
-    while partitions and found != wanted:
+    while partitions:
         # It waits for so many, or so long: fewer come at the end.
-        messages = consumer.consume(1000, timeout=0.1)
+        messages = consumer.consume(10_000, timeout=0.1)
         if messages:
             heard_at = time.monotonic()
-        elif time.monotonic() - heard_at > _ANSWER_SECONDS:
+        elif time.monotonic() - heard_at > _SILENCE_SECONDS:
             raise kafka.KafkaException(kafka.KafkaError(kafka.KafkaError._TIMED_OUT))
         for message in messages:
             error = message.error()
             if error is None:
-                found |= {_identity(message.value())} & wanted
+                value = message.value() or b""
+                if digits in value and (position := _position(value, attempt, worker)) >= first:
+                    found.append(position)
             elif error.code() == kafka.KafkaError._PARTITION_EOF:
                 partitions.discard(message.partition())
             else:
@@ -121,10 +144,12 @@ def _read(
     return found
 
 
-def _identity(value: bytes | None) -> _Identity:
-    """What tells a record, from a message; of what is none, what no record has."""
+def _position(value: bytes, attempt: int, worker: int) -> int:
+    """The position that a message of this process tells; -1 for any other message."""
     try:
-        told = json.loads(value or b"")
-        return told["attempt"], told["worker"], told["position"]
+        told = json.loads(value)
+        position = told["position"]
+        known = (told["attempt"], told["worker"]) == (attempt, worker)
+        return position if known and isinstance(position, int) and position < 1 << 63 else -1
     except (ValueError, TypeError, KeyError, RecursionError):
-        return (-1, -1, -1)
+        return -1

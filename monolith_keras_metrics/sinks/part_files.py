@@ -17,6 +17,7 @@ import pathlib
 
 import polars as pl
 
+from monolith_keras_metrics.durable import make_durable
 from monolith_keras_metrics.record import Origin
 
 
@@ -111,15 +112,6 @@ class PartFileSink(abc.ABC):
             if not final.exists():
                 return aside, final
             aside.unlink()
-
-
-def make_durable(path: pathlib.Path) -> None:
-    """Has the system write a file's bytes, or a folder's names, to the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _stem(worker: int, attempt: int) -> str:

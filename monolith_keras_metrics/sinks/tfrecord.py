@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 
 from monolith_keras_metrics import record
-from monolith_keras_metrics.sinks.part_files import PartFileSink, make_durable
+from monolith_keras_metrics.durable import make_durable
+from monolith_keras_metrics.sinks.part_files import PartFileSink
 
 
 class TFRecordSink(PartFileSink):
