@@ -178,12 +178,15 @@ class DeepInsightCallback(keras.callbacks.Callback):
         # If `fit` ends with an exception outside of a step, nobody tells.
         self._client.flush_when(ended_of_caller("monolith_keras_metrics", "callbacks"))
 
-    def _close(self, mode: str) -> None:
+    def _close(self, mode: str, *, raising: bool = True) -> None:
         if self._client is None or self._opened_for != mode:
             return
         client, self._client, self._opened_for = self._client, None, None
         try:
-            client.close()
+            if raising:
+                client.close()
+            else:
+                client.finish()
         finally:
             self._last_stats = client.stats()
             if (getattr(self, "params", None) or {}).get("verbose", 1):
@@ -195,7 +198,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         for mode in _MODES:
             self._end(mode)
         if self._opened_for is not None:
-            self._close(self._opened_for)
+            self._close(self._opened_for, raising=False)
 
     def _begin(self, mode: str) -> None:
         check_strategy(self.model.distribute_strategy)
@@ -248,4 +251,6 @@ def _summary(stats: Stats, places: Sequence[SinkLike]) -> str:
         text += f", {stats.spooled:,} wait on disk for the next run"
     if lost := stats.failed + stats.dropped + stats.waiting - stats.spooled:
         text += f", {lost:,} LOST ({stats.failed:,} failed, {stats.dropped:,} dropped)"
+    if stats.recovered_failed:
+        text += f", {stats.recovered_failed:,} of an earlier run LOST"
     return text + (f" to {', '.join(map(shown, places))}" if places else "")

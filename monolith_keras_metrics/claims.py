@@ -141,6 +141,8 @@ def leftovers(folder: pathlib.Path) -> Iterator[Claim]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             continue  # the folder is gone: its owner has just ended
+        except PermissionError:
+            continue  # another user's, who is the one to deliver it
         try:
             _lock(path, descriptor)
             sinks = _sinks(os.pread(descriptor, 1 << 20, 0))

@@ -19,9 +19,7 @@ What is promised:
 
 from __future__ import annotations
 
-import atexit
 import inspect
-import itertools
 import os
 import threading
 import time
@@ -33,19 +31,24 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from monolith_keras_metrics import exit_hook, record, recovery, sampling, sinks, task_context
+from monolith_keras_metrics import (
+    exit_hook,
+    record,
+    recovery,
+    registry,
+    sampling,
+    sinks,
+    task_context,
+)
 from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.options import check_values, sink_list
 from monolith_keras_metrics.record import Batch, Origin
-from monolith_keras_metrics.row_queue import RowQueue
+from monolith_keras_metrics.row_queue import ClosedError, RowQueue
 from monolith_keras_metrics.spool import Spool
 from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.writer import BackgroundWriter
 
-_numbers = itertools.count(1)
 _last_attempt = 0
-_forked = False  # from a process that has made a client
-_open_clients: dict[int, DeepInsightClient] = {}
 
 
 class DeepInsightClient:
@@ -85,7 +88,7 @@ class DeepInsightClient:
     Raises:
         TypeError, ValueError: If an argument makes no sense.
         OSError: If a sink cannot be written to.
-        RuntimeError: In a process that was forked from one which has made a client.
+        RuntimeError: In a process that was forked from one which had made a client.
 
     Example:
     >>> import tempfile, numpy as np
@@ -130,12 +133,7 @@ class DeepInsightClient:
             exit_timeout=exit_timeout,
             uid_hash_key=uid_hash_key,
         )
-        if _forked:
-            raise RuntimeError(
-                "A DeepInsightClient cannot work in a process that was forked from one which has "
-                "made a client: Polars' threads stayed there. Start this process with "
-                "multiprocessing.get_context('spawn') or 'forkserver'"
-            )
+        registry.check_process()
         places = sink_list(sink)
         run_names = [name for name in map(sinks.run_name, places) if name]
         self.origin = Origin(
@@ -182,13 +180,12 @@ class DeepInsightClient:
             uid_hash_key=uid_hash_key,
             counter_tags=counter_tags,
         )
-        for delivery in self._deliveries:
-            delivery.start()
         self._ended: str | None = None
         self._handles_signals = False
         self._raised: BaseException | None = None
-        self.number = next(_numbers)
-        _open_clients[self.number] = self
+        for thread in (self._writer, *self._deliveries):
+            thread.start()
+        self.number = registry.add(self)
 
     def write(self, batch: Batch) -> None:
         """Accepts a batch; returns at once unless the queue is full and `overflow="block"`.
@@ -200,10 +197,12 @@ class DeepInsightClient:
             RuntimeError: If the client is closed.
             Exception: With `on_error="raise"`, what a sink raised earlier.
         """
-        if self._ended is not None:
-            raise RuntimeError(f"This DeepInsightClient {self._ended}: make a new one")
         self._raise_error()
-        taken = self._queue.put(batch, block=self._overflow == "block", alive=self._writer.alive)
+        try:
+            block = self._overflow == "block"
+            taken = self._queue.put(batch, block=block, answers=self._writer.answers)
+        except ClosedError:
+            raise RuntimeError(f"This DeepInsightClient {self._ended}: make a new one") from None
         if not taken:
             self._writer.warn_once(
                 "dropped", "the queue is full: examples are dropped (see stats().dropped)"
@@ -242,35 +241,51 @@ class DeepInsightClient:
     def close(self, timeout: float | None = None) -> None:
         """Writes what was accepted and closes the sinks. A second call does nothing.
 
+        Where a signal or Ctrl-C interrupts it, the next call goes on; the exit of the process is
+        one.
+
         Args:
             timeout: Seconds, at most; default `exit_timeout`.
 
         Raises:
             Exception: With `on_error="raise"`, what a sink raised, if `write` did not.
         """
-        if self._ended is not None:
+        self.finish(timeout)
+        self._raise_error()
+
+    def finish(self, timeout: float | None = None) -> None:
+        """Does what `close` does, and raises nothing: another exception is on its way."""
+        if registry.find(self.number) is None:
             return
         self._ended = "is closed"
-        _open_clients.pop(self.number, None)
+        self._queue.close()
         timeout = self._exit_timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
         self._writer.stop()
+        self._spool.release()
         # Failing sinks are tried again for most of the time, then once more in the rest.
         if self._raised is not None or not self._join(deadline - 0.25 * timeout):
             self._hurry.set()
         if self._join(deadline):
             self._spool.lose_memory()
-        self._spool.release()
         self._writer.emit_counters()
         if self._handles_signals:
+            self._handles_signals = False
             exit_hook.uninstall()
+        registry.remove(self.number)
         self._warn_of_losses(timeout)
-        self._raise_error()
+
+    def forget(self) -> None:
+        """In a forked process: leaves everything to the process that it came from."""
+        self._ended = "belongs to the process that this one was forked from"
+        self._queue.make_locks()
+        self._queue.close()
+        self._spool.forget()
 
     def _join(self, deadline: float) -> bool:
         """Waits for every thread's end until `deadline`; returns whether all have ended."""
-        joins = [self._writer.join, *(delivery.join for delivery in self._deliveries)]
-        ended = [join(deadline - time.monotonic()) for join in joins]
+        threads = (self._writer, *self._deliveries)
+        ended = [thread.join(deadline - time.monotonic()) for thread in threads]
         return all(ended)
 
     def messages(self, batch: Batch) -> npt.NDArray[np.object_]:
@@ -312,7 +327,8 @@ class DeepInsightClient:
             queued=queued,
             spooled=min(spooled, accepted - settled),
             spooled_bytes=self._spool.bytes,
-            recovered=self._spool.recovered,
+            recovered=self._spool.recovered["written"],
+            recovered_failed=self._spool.recovered["failed"],
             lag_seconds=time.monotonic() - min(oldest) if oldest else 0.0,
             **counts,
         )
@@ -336,7 +352,10 @@ class DeepInsightClient:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if exc_type is None:
+            self.close()
+        else:
+            self.finish()
 
     def __repr__(self) -> str:
         places = ", ".join(repr(delivery.sink) for delivery in self._deliveries)
@@ -345,8 +364,7 @@ class DeepInsightClient:
     def _is_down(self) -> bool:
         """Whether a sink keeps failing, so that nobody should wait for it."""
         return any(
-            delivery.stuck_for() >= self._retry_seconds
-            or (self._on_error == "raise" and delivery.error is not None)
+            delivery.is_down() or (self._on_error == "raise" and delivery.error is not None)
             for delivery in self._deliveries
         )
 
@@ -381,6 +399,11 @@ class DeepInsightClient:
                 stats.failed,
                 stats.dropped,
             )
+        if stats.recovered_failed:
+            logging.warning(
+                "Deep insight: %d examples of an earlier run that was killed were not written",
+                stats.recovered_failed,
+            )
 
 
 def check_options(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any) -> None:
@@ -395,48 +418,24 @@ def check_options(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: An
     check_values(sink, **options)
 
 
-def _new_attempt(clock: Callable[[], float]) -> int:
-    """Microseconds since 1970; another number for each client of this process."""
-    global _last_attempt
-    _last_attempt = max(int(clock() * 1e6), _last_attempt + 1)
-    return _last_attempt
-
-
 def open_client(number: int) -> DeepInsightClient:
     """Returns the open client with this number.
 
     Raises:
         ValueError: If this process has no such client, or closed it.
     """
-    try:
-        return _open_clients[number]
-    except KeyError:
+    client = registry.find(number)
+    if not isinstance(client, DeepInsightClient):
         raise ValueError(
             "`deep_insight_client_tensor` must come from deep_insight_client() or "
             "DeepInsightClient.handle in this process, of a client that is not closed. "
-            f"Received: {number}, open here: {sorted(_open_clients)}"
-        ) from None
+            f"Received: {number}, open here: {registry.numbers()}"
+        )
+    return client
 
 
-def _close_all() -> None:
-    for client in list(_open_clients.values()):
-        try:
-            client.close()
-        except Exception as error:  # the next client's records matter too
-            logging.error("Deep insight: %s at exit: %s", type(error).__name__, error)
-
-
-def _forget_in_child() -> None:
-    global _forked
-    _forked = _forked or _last_attempt > 0
-    # The threads stayed with the parent, which writes what both have in their queues.
-    for client in _open_clients.values():
-        client._ended = "belongs to the process that this one was forked from"
-        client._queue.make_locks()
-        client._spool.forget()
-    _open_clients.clear()
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+def _new_attempt(clock: Callable[[], float]) -> int:
+    """Microseconds since 1970; another number for each client of this process."""
+    global _last_attempt
+    _last_attempt = max(int(clock() * 1e6), _last_attempt + 1)
+    return _last_attempt

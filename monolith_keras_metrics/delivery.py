@@ -17,24 +17,36 @@ from typing import TypeVar
 import polars as pl
 from absl import logging
 
+from monolith_keras_metrics.background import BackgroundThread
 from monolith_keras_metrics.segments import Portion
 from monolith_keras_metrics.sinks import RejectedError, Sink
 from monolith_keras_metrics.spool import Spool
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+# A sink that is at work, and has not failed, is not taken to hang before.
+_HANG_SECONDS = 1.0
 
 _Result = TypeVar("_Result")
 
 
-class Delivery:
+class _GivenUpError(Exception):
+    """These records were tried for long enough."""
+
+
+class _LeftError(Exception):
+    """The portion is nothing to this sink any more: it was given up, or the process ends."""
+
+
+class Delivery(BackgroundThread):
     """Hands portions of the spool to a sink, in order, until the spool has ended.
 
     Args:
         sink: Where to.
         number: The sink's number in the spool.
         spool: Where from.
-        retry_seconds: For how long records are tried that fail with another error than `OSError`.
+        retry_seconds: For how long records are tried that fail with another error than `OSError`;
+            and how long a sink must have failed, or not come back, to be down.
         hurry: Once set, what fails is not tried again: the process wants to end.
         clock: Seconds that only grow.
 
@@ -53,6 +65,7 @@ class Delivery:
         hurry: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(self._deliver_all, f"deep-insight-sink-{number}")
         self.sink = sink
         self.error: BaseException | None = None
         self.first_error: BaseException | None = None
@@ -63,32 +76,19 @@ class Delivery:
         self._clock = clock
         self._busy_since: float | None = None
         self._failing_since: float | None = None
-        self._told_rejected = False
-        self._thread = threading.Thread(
-            target=self._run, name=f"deep-insight-sink-{number}", daemon=True
-        )
+        self._told: set[type[Exception]] = set()
 
-    def start(self) -> None:
-        """Begins to deliver."""
-        self._thread.start()
-
-    def join(self, timeout: float) -> bool:
-        """Waits for the end, at most `timeout` seconds; returns whether it came."""
-        self._thread.join(max(0.0, timeout))
-        return not self._thread.is_alive()
-
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    def stuck_for(self) -> float:
-        """For how many seconds the sink has failed, or not come back."""
+    def is_down(self) -> bool:
+        """Whether the sink has failed, or not come back, for `retry_seconds`."""
+        failing, busy = self._failing_since, self._busy_since
         if not self.alive():
-            return float("inf")
-        since = self._failing_since or self._busy_since
-        return 0.0 if since is None else self._clock() - since
+            return True
+        if failing is not None:
+            return self._clock() - failing >= self._retry_seconds
+        hanging = max(self._retry_seconds, _HANG_SECONDS)
+        return busy is not None and self._clock() - busy >= hanging
 
-    def _run(self) -> None:
+    def _deliver_all(self) -> None:
         try:
             while portion := self._spool.next(self._number, self._hurried):
                 if not self._deliver(portion):
@@ -97,63 +97,82 @@ class Delivery:
             self._note(error)
             logging.exception("Deep insight: delivery to %r has ended", self.sink)
         finally:
-            self._close()
-            self._spool.leave(self._number)
+            try:
+                self._close()
+            finally:
+                self._spool.leave(self._number)
 
     def _hurried(self) -> bool:
         return self._hurry.is_set() and self.error is not None
 
     def _deliver(self, portion: Portion) -> bool:
         """Returns False where the process is to end and the sink did not take the portion."""
-        self._busy_since = self._clock()
-        rejected = 0
-        frames = self._attempt(portion.frames, portion)
-        for frame in frames or ():
-            try:
-                if self._attempt(functools.partial(self._write, frame), portion) is None:
-                    break
-            except RejectedError as error:
-                rejected += error.rows
-                if not self._told_rejected:
-                    self._told_rejected = True
-                    logging.warning("Deep insight: %r: %s", self.sink, error)
-        pending = self._spool.is_pending(self._number, portion)
-        if frames is not None and pending and self.error is None:
-            self._spool.done(self._number, portion, rejected)
-        self._busy_since = None
-        return self.error is None or not pending
+        try:
+            frames = self._tried(portion.frames, portion)
+            failed = sum(self._hand_over(frame, portion) for frame in frames)
+        except _GivenUpError:  # by reading them
+            failed = portion.rows
+        except _LeftError:
+            return not self._spool.is_pending(self._number, portion)
+        finally:
+            self._busy_since = None
+        self._spool.done(self._number, portion, failed)
+        return True
 
-    def _attempt(self, action: Callable[[], _Result], portion: Portion) -> _Result | None:
-        """Does it until it works; None where the portion was given up or the process is to end."""
-        pause = _FIRST_PAUSE_SECONDS
+    def _hand_over(self, frame: pl.DataFrame, portion: Portion) -> int:
+        """Has the sink take a frame; returns how many of its records it does not take."""
+        try:
+            self._tried(functools.partial(self._write, frame), portion)
+        except RejectedError as error:
+            self._works()
+            self._tell_once(error, "%s", error)
+            return error.rows
+        except _GivenUpError as error:
+            self._tell_once(
+                error,
+                "%d examples are given up after %g s, and so are others that fail like them (see "
+                "stats()). %r",
+                frame.height,
+                self._retry_seconds,
+                self.error,
+            )
+            return frame.height
+        return 0
+
+    def _tried(self, action: Callable[[], _Result], portion: Portion) -> _Result:
+        """Does it until it works.
+
+        Raises:
+            RejectedError: What the sink says.
+            _GivenUpError: If it failed for long enough.
+            _LeftError: If it need not be done any more.
+        """
+        begun, pause = self._clock(), _FIRST_PAUSE_SECONDS
         while True:
+            self._busy_since = self._clock()
             try:
-                result = action()
+                return action()
             except RejectedError:
-                self._works()
                 raise
             except (Exception, pl.exceptions.PanicException) as error:
                 self._note(error)  # whatever a sink raises, training goes on
-            else:
-                self._works()
-                return result
             if self._hurry.is_set() or not self._spool.is_pending(self._number, portion):
-                return None
-            if not isinstance(self.error, OSError) and self.stuck_for() >= self._retry_seconds:
-                self._spool.done(self._number, portion, portion.rows)
-                return None
+                raise _LeftError
+            tried_for = self._clock() - begun
+            if not isinstance(self.error, OSError) and tried_for >= self._retry_seconds:
+                raise _GivenUpError
             self._hurry.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _write(self, frame: pl.DataFrame) -> bool:
+    def _write(self, frame: pl.DataFrame) -> None:
         self.sink.write(frame)
         self.sink.flush()
-        return True
+        self._works()
 
     def _close(self) -> None:
         try:
             self.sink.close()
-        except Exception as error:  # the other sinks' ends matter too
+        except (Exception, pl.exceptions.PanicException) as error:  # the others' ends matter too
             self._note(error)
 
     def _note(self, error: BaseException) -> None:
@@ -172,3 +191,9 @@ class Delivery:
         if self.error is not None:
             logging.warning("Deep insight: %r works again", self.sink)
         self.error = self._failing_since = None
+
+    def _tell_once(self, error: Exception, message: str, *args: object) -> None:
+        """Logs a warning, once for each kind of error."""
+        if type(error) not in self._told:
+            self._told.add(type(error))
+            logging.warning("Deep insight: %r: " + message, self.sink, *args)

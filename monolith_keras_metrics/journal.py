@@ -54,6 +54,7 @@ class JournalFile:
         self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._size = 0
+        self._synced_size = 0
         self._name_is_durable = False
 
     def append(self, entry: bytes, rows: int) -> Place:
@@ -84,7 +85,9 @@ class JournalFile:
         Returns:
             Whether the file is still where it was: else somebody has removed it.
         """
-        os.fsync(self._descriptor)
+        if self._synced_size < self._size:
+            os.fsync(self._descriptor)
+            self._synced_size = self._size
         if not self._name_is_durable:
             try:
                 make_durable(self.path.parent)

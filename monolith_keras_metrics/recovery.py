@@ -80,6 +80,20 @@ def adopt(spool: Spool, place: pathlib.Path, places: Sequence[sinks.SinkLike]) -
 
 
 def _adopt(spool: Spool, left: Claim, own: list[str]) -> None:
+    """Takes over one process's journal files, or leaves them, where they cannot be had."""
+    try:
+        _adopt_files(spool, left, own)
+    except OSError as error:
+        logging.warning(
+            "Deep insight: the journal of a killed process, %s in %r, cannot be read and stays: %s",
+            left.stem,
+            str(left.folder),
+            error,
+        )
+        left.release()
+
+
+def _adopt_files(spool: Spool, left: Claim, own: list[str]) -> None:
     paths = left.journals()
     if paths and left.sinks != own:
         logging.warning(
@@ -170,7 +184,7 @@ def recover(
     for left in found:
         _adopt(spool, left, left.sinks)
     spool.end()
-    total = spool.journaled(recovered=True)
+    spool.release()
     hurry = threading.Event()
     deliveries = [
         Delivery(sink, number, spool, _RETRY_SECONDS, hurry) for number, sink in enumerate(opened)
@@ -184,8 +198,7 @@ def recover(
     for delivery in deliveries:
         delivery.join(1.0)
     waiting = spool.journaled(recovered=True)
-    spool.release()
-    return Recovered(spool.recovered, waiting, total - waiting - spool.recovered)
+    return Recovered(spool.recovered["written"], waiting, spool.recovered["failed"])
 
 
 def _own_folder(place: pathlib.Path, found: Sequence[Claim]) -> list[str]:

@@ -15,6 +15,10 @@ from collections.abc import Callable
 from monolith_keras_metrics.record import Batch
 
 
+class ClosedError(Exception):
+    """The queue takes nothing any more."""
+
+
 class RowQueue:
     """A first-in first-out queue of batches that holds at most `capacity` rows.
 
@@ -35,33 +39,40 @@ class RowQueue:
         self._positions = 0
         self._dropped = 0
         self._urgent = False
+        self._closed = False
 
     def make_locks(self) -> None:
         """Makes new locks; in a forked process, where another thread's hold on one never ends."""
-        self._lock = threading.Lock()
+        # A signal's handler may ask for counts in the middle of a `put`.
+        self._lock = threading.RLock()
         self._not_empty = threading.Condition(self._lock)
         self._not_full = threading.Condition(self._lock)
 
-    def put(self, batch: Batch, *, block: bool, alive: Callable[[], bool]) -> bool:
+    def put(self, batch: Batch, *, block: bool, answers: Callable[[], bool]) -> bool:
         """Adds a batch, and gives it its position.
 
         Args:
             batch: The batch.
             block: Whether to wait for room; else a batch that finds none is dropped.
-            alive: Tells whether anybody still takes; asked every second of waiting.
+            answers: Tells whether anybody still takes; asked every second of waiting.
 
         Returns:
             Whether the batch was taken; False when it was dropped.
+
+        Raises:
+            ClosedError: If nothing is taken any more.
         """
         rows = batch.rows
         with self._lock:
-            while self._rows and self._rows + rows > self._capacity:
+            while self._rows and self._rows + rows > self._capacity and not self._closed:
                 self._not_empty.notify()
-                if not block or not alive():
+                if not block or not answers():
                     self._positions += rows
                     self._dropped += rows
                     return False
                 self._not_full.wait(1.0)
+            if self._closed:
+                raise ClosedError
             batch.first_position = self._positions
             batch.accepted_at = self._clock()
             self._positions += rows
@@ -97,6 +108,13 @@ class RowQueue:
         """Says that `rows` rows which `take` gave have been dealt with: there is room for more."""
         with self._lock:
             self._rows -= rows
+            self._not_full.notify_all()
+
+    def close(self) -> None:
+        """Has every `put` from now on raise; what is there already can be taken."""
+        with self._lock:
+            self._closed = self._urgent = True
+            self._not_empty.notify()
             self._not_full.notify_all()
 
     def hurry(self) -> None:

@@ -47,13 +47,12 @@ class Segment:
         claim: Who owns the file; None where there is no journal.
         recovered: Whether another process wrote it, which was killed.
         path: The file, once there is one.
-        file: The file, while it is appended to.
+        file: The file, until it is whole and durable.
         entries: In order.
         rows: Of all entries.
         bytes: Of all entries in the file.
         begun: When it was begun, by the spool's clock.
         closed: Whether nothing is added any more.
-        unsynced: Whether something was appended since the last `sync`.
         entries_left: How many entries some sink has not dealt with.
     """
 
@@ -67,7 +66,6 @@ class Segment:
         self.bytes = 0
         self.begun = begun
         self.closed = recovered
-        self.unsynced = False
         self.entries_left = 0
 
 

@@ -10,6 +10,8 @@ is down costs disk, and a process that is killed leaves files from which the nex
 - Up to `memory_rows` records are also kept in memory, so that a sink that keeps up reads no disk.
 - Where there is no folder, or its disk is full, records wait in memory alone, up to the same
   bound; a kill loses those.
+- The lock is never held while a disk works: whoever asks for counts, or is a signal's handler,
+  waits for no disk.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 import polars as pl
-from absl import logging
 
 from monolith_keras_metrics import journal
-from monolith_keras_metrics.claims import Claim, TakenError
+from monolith_keras_metrics.background import bounded
+from monolith_keras_metrics.claims import Claim
 from monolith_keras_metrics.segments import Entry, Portion, Segment
+from monolith_keras_metrics.spool_files import SpoolFiles
 
 # A segment becomes one file: large enough to compress and scan well, small enough for memory.
 SEGMENT_ROWS = 131_072
 _SEGMENT_BYTES = 64 << 20
+_WRITER = -1  # who appends, among the numbers of the sinks
 
 
 @dataclasses.dataclass
@@ -51,6 +55,11 @@ class Spool:
         spool_bytes: The most that journal files take, in bytes.
         segment_seconds: How long a segment that sinks gather is open, at most.
         clock: Seconds that only grow.
+
+    Attributes:
+        counts: Records that are `"written"`, to every sink, and that `"failed"`.
+        recovered: The same of killed processes' records.
+        bytes: Size of the journal files, in bytes.
     """
 
     def __init__(
@@ -63,30 +72,30 @@ class Spool:
         segment_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.claim = claim
         self.counts = {"written": 0, "failed": 0}
-        self.recovered = 0
+        self.recovered = {"written": 0, "failed": 0}
         self.bytes = 0
+        self._files = SpoolFiles(claim)
         self._gathers = list(gathers)
         self._most_in_memory = memory_rows
         self._spool_bytes = spool_bytes
         self._segment_seconds = segment_seconds
         self._clock = clock
         self._changed = threading.Condition()
+        self._tidying = threading.Lock()
         self._segments: collections.deque[Segment] = collections.deque()
         self._first = 0  # the number of the first segment that is kept
+        self._to_remove: collections.deque[Segment] = collections.deque()
         self._cursors = [_Cursor() for _ in gathers]
         self._memory_rows = 0
-        self._journal_number = 0
         self._appended = self._settled = 0  # entries
         self._ended = self._to_release = False
-        self._here = set(range(len(gathers)))
-        self._warned_of_disk = False
+        self._here = {_WRITER, *range(len(gathers))}
 
     @property
     def folder(self) -> pathlib.Path | None:
         """Where the journal is; None where records wait in memory alone."""
-        return None if self.claim is None else self.claim.folder
+        return None if self._files.claim is None else self._files.claim.folder
 
     def adopt(self, claim: Claim, files: Iterable[Sequence[journal.Place]]) -> None:
         """Takes over what a killed process left; it comes before everything else."""
@@ -100,57 +109,42 @@ class Spool:
                     self._add(segment, entry)
                 self._drop_settled()
             self._changed.notify_all()
+        self._tidy()
 
-    def append(self, frame: pl.DataFrame, accepted_at: float) -> bool:
+    def encode(self, frame: pl.DataFrame) -> bytes:
+        """What the journal holds of a frame: for `append`."""
+        return self._files.encode(frame)
+
+    def append(self, frame: pl.DataFrame, encoded: bytes, accepted_at: float) -> bool:
         """Takes a frame, if there is room.
 
         Args:
             frame: Records.
+            encoded: What `encode` returned for them.
             accepted_at: When the oldest of them was accepted, by the clock.
 
         Returns:
             Whether it was taken: else the spool is full.
         """
         entry = Entry(frame.height, len(self._gathers), accepted_at)
-        data = journal.encode(frame) if self.claim is not None else b""
+        segment = None
         with self._changed:
-            if self.bytes + len(data) > self._spool_bytes and self._segments:
+            if self._segments and self.bytes + len(encoded) > self._spool_bytes:
                 self._offer()
-                return False
-            segment = self._open_segment()
-        # Not under the lock: a disk may take its time. Only this thread opens and closes segments.
-        try:
-            entry.place = self._journal(segment, data, frame.height)
-        except (OSError, TakenError) as error:
-            self._warn_of_disk(error)
-        with self._changed:
-            fits = (
-                self._memory_rows == 0 or self._memory_rows + frame.height <= self._most_in_memory
-            )
-            if entry.place is None and not fits:
-                self._offer()
-                return False
-            if fits:
-                entry.frame = frame
-            self._add(segment, entry)
-            if segment.rows >= SEGMENT_ROWS or segment.bytes >= _SEGMENT_BYTES:
-                self._close(segment)
-            self._drop_settled()
-            self._changed.notify_all()
-        return True
+            else:
+                segment = self._open_segment()
+        taken = False
+        if segment is not None:  # and nobody else opens or closes segments meanwhile
+            entry.place = self._files.append(segment, encoded, frame.height)
+            with self._changed:
+                taken = self._enter(segment, entry, frame)
+        self._tidy()
+        return taken
 
     def sync(self) -> None:
         """Makes what was appended safe from a machine that stops."""
-        for segment in list(self._segments):
-            if segment.unsynced and segment.file is not None:
-                segment.unsynced = False
-                try:
-                    removed = not segment.file.sync()
-                except OSError as error:
-                    self._warn_of_disk(error)
-                else:
-                    if removed:
-                        self.roll(at_once=True)
+        if not self._files.sync():
+            self.roll(at_once=True)
 
     def roll(self, *, at_once: bool = False) -> None:
         """Closes the open segment if it has been open for long enough, or at once."""
@@ -160,13 +154,20 @@ class Spool:
                 return
             if at_once or self._clock() - segment.begun >= self._segment_seconds:
                 self._offer()
+        self._tidy()
 
     def end(self) -> None:
         """Says that nothing more is appended."""
-        self.roll(at_once=True)
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        try:
+            self.roll(at_once=True)
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+        try:
+            self._files.finish()
+        finally:
+            self.leave(_WRITER)
 
     def next(self, sink: int, stop: Callable[[], bool]) -> Portion | None:
         """Waits for what a sink is to take next.
@@ -198,27 +199,22 @@ class Spool:
         A portion that was given up meanwhile is counted already.
         """
         with self._changed:
-            if not self.is_pending(sink, portion):
-                return
-            self._cursors[sink].entry = portion.stop
-            for entry in portion.segment.entries[portion.start : portion.stop]:
-                lost = min(failed, entry.rows)
-                failed -= lost
-                entry.failed = max(entry.failed, lost)
-                entry.sinks_left -= 1
-                if entry.sinks_left == 0:
-                    self._settle(portion.segment, entry)
-            self._drop_settled()
-            self._changed.notify_all()
+            if self.is_pending(sink, portion):
+                self._done(sink, portion, failed)
+        self._tidy()
 
     def give_up(self, sink: int) -> int:
-        """Counts a sink's next portion as failed; returns its rows."""
+        """Counts a sink's next portion as failed, if this may make room; returns its rows.
+
+        Room is made at the front: a sink that is further on than others keeps what it waits for.
+        """
         with self._changed:
             portion = self._portion(sink)
-            if portion is None:
+            if portion is None or portion.number != self._first:
                 return 0
-            self.done(sink, portion, portion.rows)
-            return portion.rows
+            self._done(sink, portion, portion.rows)
+        self._tidy()
+        return portion.rows
 
     def wait_for_room(self, timeout: float) -> None:
         """Waits until something was settled, or `timeout` seconds."""
@@ -235,7 +231,7 @@ class Spool:
         Returns:
             Whether it is.
         """
-        deadline = None if timeout is None else self._clock() + timeout
+        deadline = None if timeout is None else self._clock() + bounded(timeout)
         with self._changed:
             target = self._appended
             while self._settled < target and not stop():
@@ -269,39 +265,49 @@ class Spool:
                         entry.sinks_left, entry.failed = 0, entry.rows
                         self._settle(segment, entry)
 
-    def leave(self, sink: int) -> None:
+    def leave(self, who: int) -> None:
         """Says that a sink takes nothing more."""
+        self._tidy()
         with self._changed:
-            self._here.discard(sink)
-            self._release_if_all_left()
+            self._here.discard(who)
             self._changed.notify_all()
+        self._release_if_all_left()
 
     def release(self) -> None:
-        """Lets the next process have what was not delivered, once every sink has left."""
+        """Lets the next process have what was not delivered, once all have left."""
         with self._changed:
             self._to_release = True
-            self._release_if_all_left()
+        self._release_if_all_left()
 
     def forget(self) -> None:
         """In a forked process: lets go of what belongs to the process that it came from."""
         self._changed = threading.Condition()  # a thread that is not here may hold the other
+        self._files.forget()
         for segment in self._segments:
-            if segment.file is not None:
-                segment.file.close()
             if segment.claim is not None:
                 segment.claim.forget()
-        if self.claim is not None:
-            self.claim.forget()
 
     def _release_if_all_left(self) -> None:
-        if self._here or not self._to_release:
-            return
-        for segment in self._segments:
-            self._close(segment)
-        claims = [segment.claim for segment in self._segments] + [self.claim]
+        with self._changed:
+            if self._here or not self._to_release:
+                return
+            self._to_release = False
+            claims = [segment.claim for segment in self._segments] + [self._files.claim]
         for claim in claims:
             if claim is not None:
                 claim.release()
+
+    def _tidy(self) -> None:
+        """Removes the files of segments that are settled; not called under the lock."""
+        with self._tidying:
+            while self._to_remove:
+                segment = self._to_remove.popleft()
+                self._files.remove(segment)
+                with self._changed:
+                    self.bytes -= segment.bytes
+                    others = [other.claim for other in (*self._segments, *self._to_remove)]
+                if segment.recovered and segment.claim and segment.claim not in others:
+                    segment.claim.release()
 
     def _open_segment(self) -> Segment:
         if self._segments:
@@ -310,28 +316,26 @@ class Spool:
             delivered = last.entries and not last.entries_left and not any(self._gathers)
             if not last.closed and not delivered:
                 return last
-            self._close(last)
+            last.closed = True
             self._drop_settled()
-        segment = Segment(self.claim, self._clock())
+        segment = Segment(self._files.claim, self._clock())
         self._segments.append(segment)
         return segment
 
-    def _journal(self, segment: Segment, data: bytes, rows: int) -> journal.Place | None:
-        if self.claim is None:
-            return None
-        if segment.file is None:
-            if segment.entries:  # in memory alone: a file of only its end would be another portion
-                return None
-            self.claim.renew()
-            segment.path = self.claim.journal(self._journal_number)
-            self._journal_number += 1
-            segment.file = journal.JournalFile(segment.path)
-        place = segment.file.append(data, rows)
-        segment.unsynced = True
-        if self._warned_of_disk:
-            self._warned_of_disk = False
-            logging.warning("Deep insight: the journal in %r works again", str(self.claim.folder))
-        return place
+    def _enter(self, segment: Segment, entry: Entry, frame: pl.DataFrame) -> bool:
+        """Adds an entry for `frame`, unless memory is full and the journal does not have it."""
+        fits = self._memory_rows == 0 or self._memory_rows + frame.height <= self._most_in_memory
+        if entry.place is None and not fits:
+            self._offer()
+            return False
+        if fits:
+            entry.frame = frame
+        self._add(segment, entry)
+        if segment.rows >= SEGMENT_ROWS or segment.bytes >= _SEGMENT_BYTES:
+            segment.closed = True
+        self._drop_settled()
+        self._changed.notify_all()
+        return True
 
     def _add(self, segment: Segment, entry: Entry) -> None:
         segment.entries.append(entry)
@@ -347,16 +351,10 @@ class Spool:
         if not self._gathers:
             self._settle(segment, entry)
 
-    def _close(self, segment: Segment) -> None:
-        if not segment.closed and segment.file is not None:
-            segment.file.close()
-            segment.file = None
-        segment.closed = True
-
     def _offer(self) -> None:
         """Closes the open segment, so that sinks which gather can take it."""
         if self._segments and self._segments[-1].entries:
-            self._close(self._segments[-1])
+            self._segments[-1].closed = True
             self._drop_settled()
             self._changed.notify_all()
 
@@ -376,12 +374,23 @@ class Spool:
             cursor.segment, cursor.entry = cursor.segment + 1, 0
         return None
 
+    def _done(self, sink: int, portion: Portion, failed: int) -> None:
+        self._cursors[sink].entry = portion.stop
+        for entry in portion.segment.entries[portion.start : portion.stop]:
+            lost = min(failed, entry.rows)
+            failed -= lost
+            entry.failed = max(entry.failed, lost)
+            entry.sinks_left -= 1
+            if entry.sinks_left == 0:
+                self._settle(portion.segment, entry)
+        self._drop_settled()
+        self._changed.notify_all()
+
     def _settle(self, segment: Segment, entry: Entry) -> None:
-        if segment.recovered:
-            self.recovered += entry.rows - entry.failed
-        else:
-            self.counts["failed"] += entry.failed
-            self.counts["written"] += entry.rows - entry.failed
+        counts = self.recovered if segment.recovered else self.counts
+        counts["failed"] += entry.failed
+        counts["written"] += entry.rows - entry.failed
+        if not segment.recovered:
             self._settled += 1
         segment.entries_left -= 1
         if entry.frame is not None:
@@ -390,27 +399,5 @@ class Spool:
 
     def _drop_settled(self) -> None:
         while self._segments and self._segments[0].closed and not self._segments[0].entries_left:
-            segment = self._segments.popleft()
+            self._to_remove.append(self._segments.popleft())
             self._first += 1
-            self.bytes -= segment.bytes
-            if segment.path is not None:
-                try:
-                    segment.path.unlink(missing_ok=True)
-                except OSError as error:
-                    logging.warning("Deep insight: %r stays: %s", str(segment.path), error)
-            if segment.recovered and segment.claim is not None:
-                others = (s.claim for s in self._segments)
-                if all(claim is not segment.claim for claim in others):
-                    segment.claim.release()
-
-    def _warn_of_disk(self, error: Exception) -> None:
-        if not self._warned_of_disk:
-            self._warned_of_disk = True
-            folder = self.claim.folder if self.claim is not None else ""
-            logging.warning(
-                "Deep insight: the journal in %r cannot be written; records wait in memory, and a "
-                "kill would lose them. %s: %s",
-                str(folder),
-                type(error).__name__,
-                error,
-            )

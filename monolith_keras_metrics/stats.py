@@ -16,12 +16,14 @@ class Stats(NamedTuple):
         unsampled: Of these, known to be of no sampled user: there is nothing to write.
         written: In every sink, durably.
         dropped: Handed over when the queue or the spool was full, with `overflow="drop"`.
-        failed: Not written: a sink gave up, or the batch could not be turned into records.
+        failed: Given up: a sink did not take them, or they could not be turned into records. (What
+            a sink that hung took after all, once it had been given up, is counted here too.)
         waiting: Not yet dealt with: those in the queue, and those in the spool.
         queued: Of these, in the queue, in memory.
         spooled: Of these, in journal files, from where they are delivered even after a kill.
         spooled_bytes: Size of the journal files, in bytes.
         recovered: Records of earlier processes, which were killed, that were delivered now.
+        recovered_failed: Those that were given up.
         lag_seconds: For how long the oldest of those that wait has waited.
     """
 
@@ -36,4 +38,5 @@ class Stats(NamedTuple):
     spooled: int
     spooled_bytes: int
     recovered: int
+    recovered_failed: int
     lag_seconds: float

@@ -1,7 +1,7 @@
 """The background thread: batches from the queue become records, records go to the spool.
 
 Everything that can go wrong with a batch is counted and logged here; only a defect of this file
-itself ends the thread, and `alive` tells so.
+itself ends the thread. `answers` tells that, and a disk under the journal that hangs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import polars as pl
 from absl import logging
 
 from monolith_keras_metrics import cli, record
+from monolith_keras_metrics.background import BackgroundThread, bounded
 from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.record import Batch, Origin
 from monolith_keras_metrics.row_queue import RowQueue
@@ -24,11 +25,14 @@ from monolith_keras_metrics.spool import Spool
 # Examples turned into records at once.
 _CHUNK_ROWS = 65_536
 _LONGEST_POLL_SECONDS = 0.5
+# A thread that is at work is not taken to hang before.
+_HANG_SECONDS = 5.0
+_DOUBT_SECONDS = 1.0
 # A panic in Polars, which is no Exception, is this batch's failure too, not the thread's.
 _BAD_BATCH = (Exception, pl.exceptions.PanicException)
 
 
-class BackgroundWriter:
+class BackgroundWriter(BackgroundThread):
     """Takes batches from a queue and puts their sampled records into the spool.
 
     Args:
@@ -44,6 +48,10 @@ class BackgroundWriter:
         uid_hash_key: With a key, records carry a keyed hash of the uid.
         counter_tags: Tags of the counters that go to the metrics client; None for no counters.
         clock: Seconds that only grow.
+
+    Attributes:
+        counts: Examples that are `"sampled"`, `"unsampled"`, `"failed"` and `"dropped"` here.
+        died: What ended the thread, if it was no orderly end.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class BackgroundWriter:
         counter_tags: Mapping[str, str] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(self._write_all, "deep-insight")
         self.counts = {"sampled": 0, "unsampled": 0, "failed": 0, "dropped": 0}
         self.died: BaseException | None = None
         self._queue = queue
@@ -77,19 +86,24 @@ class BackgroundWriter:
         self._counter_tags = counter_tags
         self._emitted: dict[str, int] = {}
         self._clock = clock
-        self._synced_at = self._emitted_at = clock()
-        self._absorbed = 0
-        self._flush_at: int | None = None
+        self._seen_at = self._synced_at = self._emitted_at = clock()
+        self._doubted_at: float | None = None
+        self._absorbed = self._flushed_to = self._flush_at = 0  # rows ever taken from the queue
         self._over: Callable[[], bool] | None = None
         self._flushed = threading.Condition()
-        self._stopping = False
+        self._stopping = self._stopped = False
         self._warned: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="deep-insight", daemon=True)
-        self._thread.start()
 
-    def alive(self) -> bool:
-        """Whether the thread still runs."""
-        return self._thread.is_alive()
+    def answers(self) -> bool:
+        """Whether somebody takes from the queue, or will soon: training need not wait for ever."""
+        now, hanging = self._clock(), max(self._retry_seconds, _HANG_SECONDS)
+        if now - self._seen_at < hanging:
+            self._doubted_at = None
+        elif self._doubted_at is None:
+            # After a pause of the whole process the thread has had no time to be seen.
+            self._doubted_at = now
+        doubted = self._doubted_at is not None and now - self._doubted_at >= _DOUBT_SECONDS
+        return self.alive() and not doubted
 
     def flush(self, timeout: float | None) -> bool:
         """Waits until all that is in the queue now is in the spool, for every sink to take.
@@ -100,11 +114,13 @@ class BackgroundWriter:
         Returns:
             Whether it was in time.
         """
-        self._ask_for_flush()
+        target = self._ask_for_flush()
         with self._flushed:
-            return self._flushed.wait_for(
-                lambda: self._flush_at is None or not self.alive(), timeout
+            self._flushed.wait_for(
+                lambda: self._flushed_to >= target or self._stopped,
+                None if timeout is None else bounded(timeout),
             )
+            return self._flushed_to >= target
 
     def flush_when(self, over: Callable[[], bool] | None) -> None:
         """Has everything put into the spool, for every sink to take, once `over` says so."""
@@ -114,11 +130,6 @@ class BackgroundWriter:
         """Has the thread put into the spool what there is, and end; does not wait."""
         self._stopping = True
         self._queue.hurry()
-
-    def join(self, timeout: float) -> bool:
-        """Waits for the thread's end, at most `timeout` seconds; returns whether it came."""
-        self._thread.join(max(0.0, timeout))
-        return not self.alive()
 
     def records(self, batches: Sequence[Batch]) -> pl.DataFrame:
         """Turns batches of one layout into the frame of their sampled examples."""
@@ -155,46 +166,58 @@ class BackgroundWriter:
                 "counters", "counters were not emitted. %s: %s", type(error).__name__, error
             )
 
-    def _run(self) -> None:
+    def _write_all(self) -> None:
         try:
-            while True:
-                stopping = self._stopping
-                batches = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds)
-                if batches:
-                    self._absorb(batches)
-                with self._flushed:
-                    flushing = self._flush_at is not None and self._absorbed >= self._flush_at
-                ending = stopping and not batches
-                if self._over is not None and self._over():
-                    self._over = None
-                    self._ask_for_flush()
-                now = self._clock()
-                if flushing or ending or now - self._synced_at >= self._poll_seconds:
-                    self._spool.sync()
-                    self._synced_at = now
-                if now - self._emitted_at >= self._flush_seconds:
-                    self.emit_counters()
-                    self._emitted_at = now
-                self._spool.roll(at_once=flushing)
-                if flushing:
-                    with self._flushed:
-                        self._flush_at = None
-                        self._flushed.notify_all()
-                if ending:
-                    break
+            while not self._step():
+                pass
         except BaseException as error:  # else training would wait for ever on a full queue
             self.died = error
             logging.exception("Deep insight: the writing thread has ended; nothing more is written")
         finally:
-            self._spool.end()
-            with self._flushed:
-                self._flushed.notify_all()
+            try:
+                self._spool.end()
+            finally:
+                with self._flushed:
+                    self._stopped = True
+                    self._flushed.notify_all()
 
-    def _ask_for_flush(self) -> None:
+    def _step(self) -> bool:
+        """Takes what the queue has, and does what is due; returns whether that was the last."""
+        stopping = self._stopping
+        batches = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds)
+        now = self._seen_at = self._clock()
+        if batches:
+            self._absorb(batches)
+        self._look_for_the_end()
+        absorbed, ending = self._absorbed, stopping and not batches
+        with self._flushed:
+            flushing = self._flushed_to < self._flush_at <= absorbed
+        if flushing or ending or now - self._synced_at >= self._poll_seconds:
+            self._spool.sync()
+            self._synced_at = now
+        if now - self._emitted_at >= self._flush_seconds:
+            self.emit_counters()
+            self._emitted_at = now
+        self._spool.roll(at_once=flushing or ending)
+        if flushing or ending:
+            with self._flushed:
+                self._flushed_to = absorbed
+                self._flushed.notify_all()
+        return ending
+
+    def _ask_for_flush(self) -> int:
+        """Returns how many rows must be taken from the queue for all that is in it now."""
         positions, dropped, _ = self._queue.counts()
         with self._flushed:
-            self._flush_at = max(self._flush_at or 0, positions - dropped)
-            self._queue.hurry()
+            self._flush_at = max(self._flush_at, positions - dropped)
+        self._queue.hurry()
+        return positions - dropped
+
+    def _look_for_the_end(self) -> None:
+        over = self._over
+        if over is not None and over():
+            self._over = None
+            self._ask_for_flush()
 
     def _absorb(self, batches: Sequence[Batch]) -> None:
         """Turns batches into frames and puts these into the spool."""
@@ -223,6 +246,7 @@ class BackgroundWriter:
             self.counts["unsampled"] += sum(batch.rows for batch in same_layout) - sampled
             self.counts["sampled"] += sampled
             for frame in filter(len, frames):
+                self._seen_at = self._clock()
                 self._look_at(frame)
                 self._append(frame, same_layout[0].accepted_at)
         self._absorbed += rows
@@ -230,7 +254,9 @@ class BackgroundWriter:
 
     def _append(self, frame: pl.DataFrame, accepted_at: float) -> None:
         """Puts a frame into the spool; where that is full, what `overflow` says."""
-        while not self._spool.append(frame, accepted_at):
+        encoded = self._spool.encode(frame)
+        while not self._spool.append(frame, encoded, accepted_at):
+            self._seen_at = self._clock()
             if self._drop:
                 self.counts["dropped"] += frame.height
                 self.warn_once(
@@ -249,8 +275,7 @@ class BackgroundWriter:
         """Gives up what waits next for sinks that are down; returns how many records."""
         rows = 0
         for number, delivery in enumerate(self._deliveries):
-            if delivery.stuck_for() >= self._retry_seconds:
-                given_up = self._spool.give_up(number)
+            if delivery.is_down() and (given_up := self._spool.give_up(number)):
                 self.warn_once(
                     f"given up {number}",
                     "%r has been down for %g s and the spool is full: %d examples are given up, "

@@ -90,8 +90,10 @@ def main() -> None:
         )
     net = frozen(model())
     if "hang" in events:
-        close = DeepInsightClient.close
-        DeepInsightClient.close = lambda client: print("closing", flush=True) or close(client)
+        finish = DeepInsightClient.finish
+        DeepInsightClient.finish = lambda client, timeout=None: (
+            print("closing", flush=True) or finish(client, timeout)
+        )
     net.fit(data, steps_per_epoch=1_000_000, callbacks=[recorder, Steps(events)], verbose=0)
     print(f"handlers restored: {signal.getsignal(signal.SIGTERM) is not exit_hook.sig_handler}")
 

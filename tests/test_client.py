@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 import os
 import pathlib
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,8 +19,10 @@ import polars as pl
 import pytest
 from absl import logging as absl_logging
 
-from monolith_keras_metrics import DeepInsightClient, cli
+from monolith_keras_metrics import DeepInsightClient, cli, journal, writer
 from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics.spool import Spool
+from monolith_keras_metrics.spool_files import SpoolFiles
 
 LAYOUT = Layout("m", ("ctr",), sample_ratio=1.0)
 
@@ -208,6 +213,183 @@ def test_records_that_a_sink_refuses_do_not_hold_up_the_others(tmp_path: pathlib
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sink_that_refuses_one_layout_gets_the_other() -> None:
+    """Though both wait together."""
+    other = Layout("m", ("cvr",), sample_ratio=1.0)
+
+    class Picky(Collecting):
+        gathers = True
+
+        def write(self, frame: pl.DataFrame) -> None:
+            if "ctr" in frame["label"].struct.fields:
+                raise ValueError("no such column")
+            super().write(frame)
+
+    sink = Picky()
+    with DeepInsightClient(sink, retry_seconds=0.1) as client:
+        client.write(batch())
+        client.write(batch(start=10, layout=other))
+    assert sink.uids() == list(range(10, 20))
+    assert (client.stats().written, client.stats().failed) == (10, 10)
+
+
+def test_training_waits_once_for_a_sink_that_is_down(warnings_logged: list[str]) -> None:
+    """It is down until it works, whatever else works: reading the journal, say."""
+
+    def fail(_: int) -> None:
+        raise ConnectionError("refused")
+
+    sink = Collecting(fail)
+    client = DeepInsightClient(sink, queue_rows=100, retry_seconds=0.5, flush_seconds=0.01)
+    waits = []
+    for start in range(0, 5000, 10):
+        before = time.monotonic()
+        client.write(batch(start=start))
+        waits.append(time.monotonic() - before)
+    client.close(0.1)
+    assert client.stats().failed + client.stats().waiting == 5000
+    assert sum(wait > 0.25 for wait in waits) < 5  # of 50, if it waited each time
+    assert sum("is tried again" in line for line in warnings_logged) == 1
+    assert not any("works again" in line for line in warnings_logged)
+
+
+def test_no_retry_seconds_mean_that_no_failure_is_waited_for() -> None:
+    """A sink that takes its time does not fail."""
+    sink = Collecting(lambda _: time.sleep(0.01))
+    with DeepInsightClient(sink, queue_rows=50, retry_seconds=0, flush_seconds=0.01) as client:
+        for start in range(0, 1000, 10):
+            client.write(batch(start=start))
+        assert client.flush()
+    assert sink.uids() == list(range(1000))
+    assert client.stats().failed == 0
+
+
+def test_a_frame_is_encoded_once_however_long_it_waits(
+    gate: threading.Event, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Collecting(lambda _: gate.wait(60) and None)
+    encoded, tried = [], threading.Event()
+    encode, append = journal.encode, Spool.append
+    monkeypatch.setattr(journal, "encode", lambda frame: encoded.append(frame) or encode(frame))
+    refusals = []
+
+    def appending(*arguments: Any) -> bool:
+        taken = append(*arguments)
+        if not taken:
+            refusals.append(arguments)
+            if len(refusals) > 3:
+                tried.set()
+        return taken
+
+    monkeypatch.setattr(Spool, "append", appending)
+    client = DeepInsightClient(sink, spool=tmp_path, spool_bytes=1, flush_seconds=0.01)
+    client.write(batch())
+    assert sink.written.wait(0) or client._writer.flush(60)
+    client.write(batch(start=10))
+    assert tried.wait(60)
+    assert len(encoded) == 2
+    gate.set()
+    client.close()
+    assert sink.uids() == list(range(20))
+
+
+def test_a_journal_that_hangs_does_not_stop_training(
+    gate: threading.Event, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
+    warnings_logged: list[str],
+) -> None:  # fmt: skip
+    """It waits once; then what finds no room is dropped and counted."""
+    monkeypatch.setattr(writer, "_HANG_SECONDS", 0.3)
+    monkeypatch.setattr(writer, "_DOUBT_SECONDS", 0.1)
+    monkeypatch.setattr(SpoolFiles, "sync", lambda _: gate.wait(60))
+    client = DeepInsightClient(
+        tmp_path, queue_rows=100, retry_seconds=0, flush_seconds=0.01, exit_timeout=0.2
+    )
+    for start in range(0, 20_000, 10):
+        client.write(batch(start=start))
+    stats = client.stats()
+    assert stats.dropped > 0
+    assert adds_up(client)
+    client.close()
+    gate.set()
+    assert any("examples are dropped" in line for line in warnings_logged)
+
+
+def test_flush_is_for_what_came_before_it(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an earlier one is under way."""
+    sink = Collecting()
+    client = DeepInsightClient(sink)
+    begun = threading.Event()
+    sync = Spool.sync
+
+    def slow(spool: Spool) -> None:
+        begun.set()
+        gate.wait(60)
+        sync(spool)
+
+    monkeypatch.setattr(Spool, "sync", slow)
+    client.write(batch())
+    assert not client.flush(0)
+    assert begun.wait(60)
+    client.write(batch(start=10))
+    threading.Timer(0.2, gate.set).start()
+    assert client.flush(60)
+    assert sink.uids() == list(range(20))
+    client.close()
+
+
+def test_flush_tells_that_the_thread_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Died(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Died
+
+    monkeypatch.setattr(absl_logging, "exception", lambda *_: None)
+    monkeypatch.setattr(Spool, "append", die)
+    client = DeepInsightClient(Collecting(), exit_timeout=0.5)
+    client.write(batch())
+    assert not client.flush(60)
+    assert not client.flush(60)
+    client.close()
+
+
+def test_for_ever_is_a_time(tmp_path: pathlib.Path) -> None:
+    client = DeepInsightClient(tmp_path, exit_timeout=math.inf)
+    client.write(batch())
+    assert client.flush(math.inf)
+    client.write(batch(start=10))
+    client.close()
+    assert client.stats().written == 20
+
+
+def test_a_sink_whose_close_panics_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    class Panics(Collecting):
+        def close(self) -> None:
+            raise pl.exceptions.PanicException("no")
+
+    with DeepInsightClient(Panics(), spool=tmp_path) as client:
+        client.write(batch())
+    assert client.stats().written == 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_raise_does_not_take_the_place_of_another_exception() -> None:
+    """The exit status is the signal's, the error is the user's."""
+
+    def fail(_: int) -> None:
+        raise OSError("no room")
+
+    with (
+        pytest.raises(SystemExit, match="15"),
+        DeepInsightClient(Collecting(fail), on_error="raise", exit_timeout=0.2) as client,
+    ):
+        client.write(batch())
+        sys.exit(15)
+    assert client.stats().written == 0
+
+
 def test_raise_hands_the_sinks_own_error_to_training() -> None:
     def fail(_: int) -> None:
         raise OSError("no room")
@@ -316,6 +498,51 @@ def run(code: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
     """
     command = [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_signal_in_the_middle_of_close_loses_nothing(tmp_path: pathlib.Path) -> None:
+    """What ends the process then goes on with it."""
+    told = tmp_path / "told"
+    result = run(
+        f"""
+        import signal
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        client.close()
+        class Slow:
+            told = []
+            def write(self, frame):
+                if other._ended and not self.told:
+                    self.told.append(True)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                with open({str(told)!r}, "a") as file:
+                    print(*frame["uid"], file=file)
+            def flush(self): ...
+            def close(self): print("closed")
+        other = DeepInsightClient(Slow(), flush_seconds=3600)
+        with other as client:
+            for start in range(0, 500, 10): client.write(batch(start))
+        print("not reached")
+        """,
+        tmp_path / "run",
+    )
+    assert (result.returncode, result.stdout) == (15, "closed\n"), result.stderr
+    assert told.read_text().split() == [str(uid) for uid in range(500)]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_process_of_multiprocessing_ends_without_a_close(
+    method: str, tmp_path: pathlib.Path
+) -> None:
+    process = multiprocessing.get_context(method).Process(target=write_one, args=(tmp_path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert pl.read_parquet(f"{tmp_path}/*.parquet")["uid"].to_list() == list(range(10))
+
+
+def write_one(folder: pathlib.Path) -> None:
+    DeepInsightClient(folder).write(batch())
 
 
 def test_the_interpreter_ends_without_a_close(tmp_path: pathlib.Path) -> None:

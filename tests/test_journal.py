@@ -144,6 +144,44 @@ def test_a_torn_end_is_told(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFix
     assert "bytes at the end of a killed process's journal" in caplog.text
 
 
+def test_what_a_sink_refuses_of_a_killed_process_is_counted_and_told(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing:
+        def write(self, frame: pl.DataFrame) -> None:
+            raise ValueError("no such column")
+
+        def flush(self) -> None: ...
+        def close(self) -> None: ...
+
+    path = left_by_a_killed_process(
+        tmp_path, FRAMES, [f"object:{__name__}.{Refusing.__qualname__}"]
+    )
+    with DeepInsightClient(Refusing(), spool=path.parent, retry_seconds=0) as client:
+        assert client.flush(60)
+    stats = client.stats()
+    assert (stats.accepted, stats.recovered, stats.recovered_failed) == (0, 0, 13)
+    assert "examples are given up" in caplog.text
+    assert "13 examples of an earlier run that was killed were not written" in caplog.text
+    assert not path.parent.exists()
+
+
+def test_a_journal_that_cannot_be_read_keeps_no_other_from_being_delivered(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = left_by_a_killed_process(tmp_path, FRAMES)
+    odd = path.with_name("worker-00001.attempt-1790000000000000.000000.journal")
+    odd.mkdir()
+    sinks = path.with_name(f"{claims.stem_of(3, ORIGIN.attempt)}.lock").read_text()
+    path.with_name("worker-00001.attempt-1790000000000000.lock").write_text(sinks)
+    with DeepInsightClient(tmp_path) as client:
+        pass
+    assert client.stats().recovered == 13
+    assert "worker-00001.attempt-1790000000000000" in caplog.text
+    assert odd.exists()
+    assert [left.stem for left in claims.leftovers(path.parent)] == [odd.name.partition(".0000")[0]]
+
+
 def test_records_for_other_sinks_are_left_alone(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

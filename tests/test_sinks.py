@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from monolith_keras_metrics import record
 from monolith_keras_metrics.record import Batch, Layout, Origin, to_frame
-from monolith_keras_metrics.sinks import Sink, check_sink, open_sink, run_name
+from monolith_keras_metrics.sinks import Sink, check_sink, open_sink, part_files, run_name
 from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
 from monolith_keras_metrics.sinks.parquet import ParquetSink
 from monolith_keras_metrics.sinks.tfrecord import TFRecordSink
@@ -174,3 +175,56 @@ def test_two_sinks_of_one_origin_overwrite_nothing(scheme: str, tmp_path: pathli
     (tmp_path / f"{STEM}000000000001.{scheme}").unlink()
     (tmp_path / f".{STEM}000000000003.{scheme}.inprogress").unlink()
     assert sorted(uids(tmp_path)) == list(range(6))
+
+
+def records(position: int) -> pl.DataFrame:
+    """Two, with where they come from."""
+    whole = frame(position, position + 1)
+    return whole.with_columns(
+        run=pl.lit("run"),
+        attempt=pl.lit(ORIGIN.attempt),
+        worker=pl.lit(3, pl.Int64),
+        position=pl.int_range(position, position + 2, dtype=pl.Int64),
+    )
+
+
+@pytest.mark.parametrize("step", ["rename", "fsync of the folder"])
+def test_a_write_that_failed_late_goes_on_with_its_file(
+    step: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing can be removed then: another name would be another record after a kill."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise PermissionError("read-only")
+
+    sink = ParquetSink(tmp_path, ORIGIN)
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "unlink", fail)
+        if step == "rename":
+            patch.setattr(pathlib.Path, "rename", fail)
+        else:
+            durable = part_files.make_durable
+            patch.setattr(
+                part_files, "make_durable", lambda p: fail() if p.is_dir() else durable(p)
+            )
+        for _ in range(2):
+            with pytest.raises(PermissionError, match="read-only"):
+                sink.write(records(0))
+    sink.write(records(0))
+    sink.write(records(2))
+    assert names(tmp_path) == [f"{STEM}000000000000.parquet", f"{STEM}000000000002.parquet"]
+    assert uids(tmp_path) == [0, 1, 2, 3]
+
+
+def test_what_a_kill_left_aside_is_removed_after_a_day(tmp_path: pathlib.Path) -> None:
+    old, new, other = (
+        tmp_path / f".{STEM}000000000000.parquet.inprogress",
+        tmp_path / f".{STEM}000000000001.jsonl.inprogress",
+        tmp_path / ".notes.inprogress",
+    )
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, times=(0, 0))
+    ParquetSink(tmp_path, ORIGIN)
+    assert names(tmp_path) == sorted([new.name, other.name])

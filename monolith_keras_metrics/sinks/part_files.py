@@ -12,20 +12,38 @@ again: where that file is there already, it was written before the kill, and is 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import os
 import pathlib
+import re
+import tempfile
+import time
 
 import polars as pl
 
 from monolith_keras_metrics.durable import make_durable
 from monolith_keras_metrics.record import Origin
 
+_STALE_SECONDS = 86_400
+_ASIDE = re.compile(r"\.worker-\d{5,}\.attempt-\d{16,}\.part-\d{12,}\.\w+\.inprogress")
+
+
+@dataclasses.dataclass
+class _PartFile:
+    """A file to be: `key` is the stem of its name and the position of its first record."""
+
+    key: tuple[str, int]
+    aside: pathlib.Path
+    final: pathlib.Path
+    whole: bool = False
+
 
 class PartFileSink(abc.ABC):
     """Writes each frame as one file into a folder.
 
     Args:
-        folder: The folder, made if it is missing.
+        folder: The folder, made if it is missing. Files aside that a killed process left there,
+            and nobody has touched for a day, are removed.
         origin: Who writes.
 
     Raises:
@@ -39,8 +57,9 @@ class PartFileSink(abc.ABC):
         self._folder = pathlib.Path(folder)
         self._origin = origin
         self._number = 0  # for frames whose records have no position
-        self._written = ""
-        _check_writable(self._folder, _stem(origin.worker, origin.attempt))
+        self._file: _PartFile | None = None  # of the last frame
+        _check_writable(self._folder)
+        _remove_stale(self._folder)
 
     @abc.abstractmethod
     def encode(self, frame: pl.DataFrame, path: str) -> None:
@@ -49,20 +68,19 @@ class PartFileSink(abc.ABC):
     def write(self, frame: pl.DataFrame) -> None:
         """Writes one file; it is on disk under its final name on return."""
         self._folder.mkdir(parents=True, exist_ok=True)  # someone may have removed it meanwhile
-        files = self._claim(frame)
-        if files is None:
-            return
-        aside, final = files
-        try:
-            self.encode(frame, str(aside))
-            make_durable(aside)
-            aside.rename(final)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        self._written = final.name
-        self._number += 1
+        file = self._file_of(frame)
+        if not file.whole:
+            try:
+                self.encode(frame, str(file.aside))
+                make_durable(file.aside)
+                file.aside.rename(file.final)
+                file.whole = True
+            except BaseException:
+                self._give_back(file)
+                raise
         make_durable(self._folder)
+        if "position" not in frame.columns:
+            self._number += 1
 
     def flush(self) -> None:
         """Does nothing: a file is durable when `write` returns."""
@@ -73,57 +91,62 @@ class PartFileSink(abc.ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._folder)!r})"
 
-    def _claim(self, frame: pl.DataFrame) -> tuple[pathlib.Path, pathlib.Path] | None:
-        """Returns the file aside, made here, and the final one; None if it has been written."""
-        if "position" not in frame.columns:
-            return self._new_file(_stem(self._origin.worker, self._origin.attempt), self._number)
-        worker, attempt, position = frame.select("worker", "attempt", "position").row(0)
-        stem = _stem(worker, attempt)
-        if attempt == self._origin.attempt:
-            if self._written == self._name(stem, position):
-                return None
-            return self._new_file(stem, position)
-        # Of an earlier process, which is dead, and which this one alone recovers now.
-        name = self._name(stem, position)
-        aside, final = self._folder / f".{name}.inprogress", self._folder / name
+    def _file_of(self, frame: pl.DataFrame) -> _PartFile:
+        """The frame's file: the same one when a frame is handed over again."""
+        worker, attempt, position = self._origin.worker, self._origin.attempt, self._number
+        if "position" in frame.columns:
+            worker, attempt, position = frame.select("worker", "attempt", "position").row(0)
+        key = (f"worker-{worker:05d}.attempt-{attempt:016d}", position)
+        if self._file is None or self._file.key != key:
+            own = attempt == self._origin.attempt
+            self._file = self._new_file(key) if own else self._left_file(key)
+        return self._file
+
+    def _paths(self, stem: str, number: int) -> tuple[pathlib.Path, pathlib.Path]:
+        name = f"{stem}.part-{number:012d}.{self.suffix}"
+        return self._folder / f".{name}.inprogress", self._folder / name
+
+    def _give_back(self, file: _PartFile) -> None:
+        """Removes what was begun; where that fails, too, it is begun again in the same place."""
+        try:
+            file.aside.unlink(missing_ok=True)
+        except OSError:
+            return
+        self._file = None
+
+    def _left_file(self, key: tuple[str, int]) -> _PartFile:
+        """Of a process that is dead, and that this one alone recovers now."""
+        aside, final = self._paths(*key)
         if final.exists():
-            return None
+            return _PartFile(key, aside, final, whole=True)
         aside.unlink(missing_ok=True)
         aside.touch(exist_ok=False)
-        return aside, final
+        return _PartFile(key, aside, final)
 
-    def _name(self, stem: str, number: int) -> str:
-        return f"{stem}.part-{number:012d}.{self.suffix}"
-
-    def _new_file(self, stem: str, number: int) -> tuple[pathlib.Path, pathlib.Path]:
-        """Finds a name that nobody has, from `number` on.
+    def _new_file(self, key: tuple[str, int]) -> _PartFile:
+        """Finds a name that nobody has, from the key's number on.
 
         Whoever makes the file aside owns the name: another writer has either that file or, after
         its rename, the final one, and both are looked for.
         """
+        stem, number = key
         while True:
-            name = self._name(stem, number)
-            aside, final = self._folder / f".{name}.inprogress", self._folder / name
+            aside, final = self._paths(stem, number)
             number += 1
             try:
                 aside.touch(exist_ok=False)
             except FileExistsError:
                 continue
             if not final.exists():
-                return aside, final
+                return _PartFile(key, aside, final)
             aside.unlink()
 
 
-def _stem(worker: int, attempt: int) -> str:
-    return f"worker-{worker:05d}.attempt-{attempt:016d}"
-
-
-def _check_writable(folder: pathlib.Path, stem: str) -> None:
+def _check_writable(folder: pathlib.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{stem}.{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise type(error)(
             error.errno,
@@ -131,3 +154,13 @@ def _check_writable(folder: pathlib.Path, stem: str) -> None:
             "choose another, or make it writable",
             str(folder),
         ) from error
+
+
+def _remove_stale(folder: pathlib.Path) -> None:
+    for path in folder.iterdir():
+        if _ASIDE.fullmatch(path.name):
+            try:
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
+            except OSError:  # its writer lives, or somebody else was faster
+                continue
