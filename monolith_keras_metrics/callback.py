@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from monolith_keras_metrics.caller import ended_of_caller
+from monolith_keras_metrics.caller import end_of_caller
 from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.model_inputs import InputColumns
@@ -174,9 +174,10 @@ class DeepInsightCallback(keras.callbacks.Callback):
         self._abort()  # what an earlier training that ended with an exception may have left
         self._client = DeepInsightClient(self._sink, **self._options)
         self._opened_for = mode
-        self._client.handle_signals()
         # If `fit` ends with an exception outside of a step, nobody tells.
-        self._client.flush_when(ended_of_caller("monolith_keras_metrics", "callbacks"))
+        over = end_of_caller()
+        self._client.handle_signals(over)
+        self._client.close_when(over)
 
     def _close(self, mode: str, *, raising: bool = True) -> None:
         if self._client is None or self._opened_for != mode:

@@ -40,6 +40,7 @@ from monolith_keras_metrics import (
     sinks,
     task_context,
 )
+from monolith_keras_metrics.background import BackgroundThread
 from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.options import check_values, sink_list
 from monolith_keras_metrics.record import Batch, Origin
@@ -181,7 +182,9 @@ class DeepInsightClient:
             counter_tags=counter_tags,
         )
         self._ended: str | None = None
+        self._finishing = threading.RLock()
         self._handles_signals = False
+        self._over: Callable[[], bool] | None = None
         self._raised: BaseException | None = None
         for thread in (self._writer, *self._deliveries):
             thread.start()
@@ -230,13 +233,13 @@ class DeepInsightClient:
         self._raise_error()
         return delivered
 
-    def flush_when(self, over: Callable[[], bool] | None) -> None:
-        """Has the background thread flush, once, when `over` says that something has ended.
+    def close_when(self, over: Callable[[], bool] | None) -> None:
+        """Has the client closed, in the background, when `over` says that training has ended.
 
         Args:
             over: Asked a few times a second, in another thread; None for nothing to ask.
         """
-        self._writer.flush_when(over)
+        self._writer.watch(over, lambda: BackgroundThread(self.finish, "deep-insight-end").start())
 
     def close(self, timeout: float | None = None) -> None:
         """Writes what was accepted and closes the sinks. A second call does nothing.
@@ -257,6 +260,12 @@ class DeepInsightClient:
         """Does what `close` does, and raises nothing: another exception is on its way."""
         if registry.find(self.number) is None:
             return
+        with self._finishing:
+            self._finish(timeout)
+
+    def _finish(self, timeout: float | None) -> None:
+        if registry.find(self.number) is None:
+            return
         self._ended = "is closed"
         self._queue.close()
         timeout = self._exit_timeout if timeout is None else timeout
@@ -271,7 +280,7 @@ class DeepInsightClient:
         self._writer.emit_counters()
         if self._handles_signals:
             self._handles_signals = False
-            exit_hook.uninstall()
+            exit_hook.uninstall(self._over)
         registry.remove(self.number)
         self._warn_of_losses(timeout)
 
@@ -333,14 +342,17 @@ class DeepInsightClient:
             **counts,
         )
 
-    def handle_signals(self) -> None:
+    def handle_signals(self, over: Callable[[], bool] | None = None) -> None:
         """Until the client is closed, SIGTERM, SIGINT and SIGHUP unwind the stack (`exit_hook`).
 
         What was accepted is then written on the way out. `with` does this, and the callback.
+
+        Args:
+            over: As of `exit_hook.install`.
         """
         if not self._handles_signals:
-            self._handles_signals = True
-            exit_hook.install()
+            self._handles_signals, self._over = True, over
+            exit_hook.install(over)
 
     def __enter__(self) -> DeepInsightClient:
         self.handle_signals()

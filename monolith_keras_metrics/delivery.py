@@ -74,18 +74,36 @@ class Delivery(BackgroundThread):
         self._retry_seconds = retry_seconds
         self._hurry = hurry
         self._clock = clock
+        self._at_work = threading.Lock()
         self._busy_since: float | None = None
         self._failing_since: float | None = None
         self._told: set[type[Exception]] = set()
 
     def is_down(self) -> bool:
         """Whether the sink has failed, or not come back, for `retry_seconds`."""
-        failing, busy = self._failing_since, self._busy_since
+        failing = self._failing_since
         if not self.alive():
             return True
         if failing is not None:
             return self._clock() - failing >= self._retry_seconds
-        hanging = max(self._retry_seconds, _HANG_SECONDS)
+        return self._hangs()
+
+    def give_up(self) -> int:
+        """Gives up what waits next, if the sink is down; returns how many records.
+
+        What the sink is at work on is not given up, since it may yet take it; unless it hangs.
+        """
+        if not self.is_down():
+            return 0
+        idle = self._at_work.acquire(blocking=False)
+        try:
+            return self._spool.give_up(self._number) if idle or self._hangs() else 0
+        finally:
+            if idle:
+                self._at_work.release()
+
+    def _hangs(self) -> bool:
+        busy, hanging = self._busy_since, max(self._retry_seconds, _HANG_SECONDS)
         return busy is not None and self._clock() - busy >= hanging
 
     def _deliver_all(self) -> None:
@@ -114,8 +132,6 @@ class Delivery(BackgroundThread):
             failed = portion.rows
         except _LeftError:
             return not self._spool.is_pending(self._number, portion)
-        finally:
-            self._busy_since = None
         self._spool.done(self._number, portion, failed)
         return True
 
@@ -149,14 +165,19 @@ class Delivery(BackgroundThread):
         """
         begun, pause = self._clock(), _FIRST_PAUSE_SECONDS
         while True:
-            self._busy_since = self._clock()
-            try:
-                return action()
-            except RejectedError:
-                raise
-            except (Exception, pl.exceptions.PanicException) as error:
-                self._note(error)  # whatever a sink raises, training goes on
-            if self._hurry.is_set() or not self._spool.is_pending(self._number, portion):
+            with self._at_work:
+                if not self._spool.is_pending(self._number, portion):
+                    raise _LeftError
+                self._busy_since = self._clock()
+                try:
+                    return action()
+                except RejectedError:
+                    raise
+                except (Exception, pl.exceptions.PanicException) as error:
+                    self._note(error)  # whatever a sink raises, training goes on
+                finally:
+                    self._busy_since = None
+            if self._hurry.is_set():
                 raise _LeftError
             tried_for = self._clock() - begun
             if not isinstance(self.error, OSError) and tried_for >= self._retry_seconds:

@@ -11,6 +11,8 @@ At exit a counter `exit_hook` is emitted. Importing this module installs nothing
   that C code has set is left alone.
 - In an interactive session SIGINT stays Python's.
 - A second signal, once the first is unwinding the stack, ends the process at once.
+- Whoever installs may say how its end is told, should it not come to `uninstall`: a signal after
+  that end is the earlier handler's.
 - A process forked from this one has the handlers too, since handlers are inherited; the counter
   is emitted by the process that installed them alone.
 """
@@ -25,12 +27,12 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
 
 from absl import logging
 
 from monolith_keras_metrics import cli, task_context
 
+_Over = Callable[[], bool]
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 sig_no: int | None = None
@@ -38,13 +40,13 @@ sig_no: int | None = None
 
 _chaining = False  # the earlier handler is running
 _unwinding = False  # the earlier handler has run, and `SystemExit` is on its way up
-_depth = 0  # how many `install` calls wait for their `uninstall`
+_installs: list[_Over | None] = []  # for each `install` without its `uninstall`: is it over?
 _pid = os.getpid()  # who installed
 _earlier: dict[int, _Handler] = {}  # what was there before us
 _told_off_main_thread = False
 
 
-def sig_handler(signo: int, frame: FrameType | None) -> NoReturn:
+def sig_handler(signo: int, frame: FrameType | None) -> None:
     """Notes the signal, runs the handler that was there before, and exits.
 
     Args:
@@ -52,8 +54,9 @@ def sig_handler(signo: int, frame: FrameType | None) -> NoReturn:
         frame: What was interrupted; for the earlier handler.
 
     Raises:
-        SystemExit: Always, unless the earlier handler raises something else, or the process ends
-            at once because an earlier signal is already unwinding the stack.
+        SystemExit: Always, unless the earlier handler raises something else, the process ends at
+            once because an earlier signal is already unwinding the stack, or what this was
+            installed for is over, so that the earlier handler alone is called.
 
     Example:
         >>> import signal
@@ -61,7 +64,11 @@ def sig_handler(signo: int, frame: FrameType | None) -> NoReturn:
         >>> _ = signal.signal(signal.SIGTERM, earlier)
     """
     global sig_no, _chaining, _unwinding
-    if _unwinding and _depth > 0:
+    if signo in _earlier and signal.getsignal(signo) is sig_handler and not _going_on():
+        _put_back()
+        signal.raise_signal(signo)
+        return
+    if _unwinding and _installs:
         # Whoever asks twice does not want to wait for what is being written.
         signal.signal(signo, signal.SIG_DFL)
         os.kill(os.getpid(), signo)
@@ -100,13 +107,17 @@ def exit_hook() -> None:
         logging.exception("The counter of signal %d could not be emitted.", sig_no)
 
 
-def install() -> None:
+def install(over: _Over | None = None) -> None:
     """Puts the handlers and the exit hook in place, until `uninstall`.
 
     Calls nest: the last `uninstall` takes them away. A handler that the program has set since the
     first call is from the next call on an earlier handler like any other. Each call says that the
     program goes on training, whatever signal came before: the next is a first signal again. Off
     the main thread, where Python allows no handlers, it logs one warning and does nothing.
+
+    Args:
+        over: Tells, from any thread and without taking a lock, whether what this is for is over,
+            should nobody call `uninstall`.
 
     Example:
         >>> install()
@@ -115,14 +126,16 @@ def install() -> None:
         ... finally:
         ...     uninstall()
     """
-    global _unwinding, _depth, _pid
+    global _unwinding, _pid
     if not _on_main_thread():
         _tell_off_main_thread()
         return
     if _pid != os.getpid():
-        _pid, _depth = os.getpid(), 0  # forked in the middle of a training that is not ours
+        _pid = os.getpid()  # forked in the middle of a training that is not ours
+        _installs.clear()
     _unwinding = False
-    _depth += 1
+    _going_on()
+    _installs.append(over)
     atexit.unregister(exit_hook)  # so that it is there once
     atexit.register(exit_hook)
     for signo in _signals():
@@ -133,18 +146,29 @@ def install() -> None:
         signal.signal(signo, sig_handler)
 
 
-def uninstall() -> None:
+def uninstall(over: _Over | None = None) -> None:
     """Puts back what was there before `install`.
 
     A handler that the program has set since then stays. So does the exit hook, if a signal came:
-    its counter is yet to be emitted. Without an `install` on the main thread nothing happens.
+    its counter is yet to be emitted. Without an `install` on the main thread nothing happens. Off
+    the main thread it is the next signal, or the next call there, that puts back.
+
+    Args:
+        over: What was given to `install`.
     """
-    global _depth
-    if not _on_main_thread() or _depth == 0:
-        return
-    _depth -= 1
-    if _depth > 0:
-        return
+    if over in _installs and (_on_main_thread() or over is not None):
+        _installs.remove(over)
+    if _on_main_thread() and not _going_on():
+        _put_back()
+
+
+def _going_on() -> bool:
+    """Whether there is anything left that was installed for."""
+    _installs[:] = [over for over in _installs if over is None or not over()]
+    return bool(_installs)
+
+
+def _put_back() -> None:
     for signo, earlier in list(_earlier.items()):
         # Where another handler has come on top of ours, what was before us is kept in mind: the
         # other one may yet call ours.

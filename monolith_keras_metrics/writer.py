@@ -89,7 +89,7 @@ class BackgroundWriter(BackgroundThread):
         self._seen_at = self._synced_at = self._emitted_at = clock()
         self._doubted_at: float | None = None
         self._absorbed = self._flushed_to = self._flush_at = 0  # rows ever taken from the queue
-        self._over: Callable[[], bool] | None = None
+        self._watched: tuple[Callable[[], bool], Callable[[], None]] | None = None
         self._flushed = threading.Condition()
         self._stopping = self._stopped = False
         self._warned: set[str] = set()
@@ -122,9 +122,9 @@ class BackgroundWriter(BackgroundThread):
             )
             return self._flushed_to >= target
 
-    def flush_when(self, over: Callable[[], bool] | None) -> None:
-        """Has everything put into the spool, for every sink to take, once `over` says so."""
-        self._over = over
+    def watch(self, over: Callable[[], bool] | None, then: Callable[[], None]) -> None:
+        """Has `then` called, once, when `over` says so; it must not wait for this thread."""
+        self._watched = None if over is None else (over, then)
 
     def stop(self) -> None:
         """Has the thread put into the spool what there is, and end; does not wait."""
@@ -188,7 +188,7 @@ class BackgroundWriter(BackgroundThread):
         now = self._seen_at = self._clock()
         if batches:
             self._absorb(batches)
-        self._look_for_the_end()
+        self._watch()
         absorbed, ending = self._absorbed, stopping and not batches
         with self._flushed:
             flushing = self._flushed_to < self._flush_at <= absorbed
@@ -213,11 +213,12 @@ class BackgroundWriter(BackgroundThread):
         self._queue.hurry()
         return positions - dropped
 
-    def _look_for_the_end(self) -> None:
-        over = self._over
-        if over is not None and over():
-            self._over = None
-            self._ask_for_flush()
+    def _watch(self) -> None:
+        if self._watched is not None:
+            over, then = self._watched
+            if over():
+                self._watched = None
+                then()
 
     def _absorb(self, batches: Sequence[Batch]) -> None:
         """Turns batches into frames and puts these into the spool."""
@@ -275,7 +276,7 @@ class BackgroundWriter(BackgroundThread):
         """Gives up what waits next for sinks that are down; returns how many records."""
         rows = 0
         for number, delivery in enumerate(self._deliveries):
-            if delivery.is_down() and (given_up := self._spool.give_up(number)):
+            if given_up := delivery.give_up():
                 self.warn_once(
                     f"given up {number}",
                     "%r has been down for %g s and the spool is full: %d examples are given up, "

@@ -24,8 +24,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 @pytest.fixture(autouse=True)
 def _fresh_process_state() -> None:
     """No test sees the back end or the task context that another has set."""
-    while exit_hook._depth:  # a client that an earlier test left open handles signals
-        exit_hook.uninstall()
+    exit_hook._installs.clear()  # a client that an earlier test left open handles signals
+    exit_hook.uninstall()
     cli.set_backend(None)
     task_context.reset_context()
 

@@ -319,6 +319,39 @@ def test_a_training_after_a_signal_that_was_survived(run: Run) -> None:
     assert ended == (0, ["survived 15", "survived 1"], "", [counter(1)])
 
 
+def test_a_signal_after_the_end_is_the_earlier_handlers(run: Run) -> None:
+    """Where it did not come to `uninstall`: no exit, no counter, and the handlers are put back."""
+    ended = run(
+        "over = []\n"
+        "def earlier(signo, frame): say('earlier', signo)\n"
+        "signal.signal(signal.SIGTERM, earlier)\n"
+        "exit_hook.install(lambda: bool(over))\n"
+        "over.append(True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "say(signal.getsignal(signal.SIGTERM) is earlier, exit_hook.sig_no)\n"
+        "try: os.kill(os.getpid(), signal.SIGINT); time.sleep(10)\n"
+        "except KeyboardInterrupt: say('interrupted')",
+    )
+    assert ended == (0, ["earlier 15", "True None", "interrupted"], "", [])
+
+
+def test_an_end_that_nobody_told_does_not_keep_another_from_putting_back(run: Run) -> None:
+    ended = run(
+        "over = []\n"
+        "exit_hook.install(lambda: bool(over))\n"
+        "exit_hook.install()\n"
+        "over.append(True)\n"
+        "exit_hook.uninstall()\n"
+        "say(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)\n"
+        "exit_hook.install(lambda: True)\n"
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "finally: say('unwound')",
+        signal.SIGTERM,
+    )
+    assert ended == (15, ["True", "unwound"], "", [counter(15)])
+
+
 def test_only_the_process_that_installed_emits(run: Run) -> None:
     """A forked child exits by the signal as well; the counter is about the task."""
     ended = run(

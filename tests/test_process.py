@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,6 +84,21 @@ def test_an_exception_in_training(start: Start, tmp_path: pathlib.Path) -> None:
     records = read(tmp_path)
     check_whole(records, TWENTY_STEPS)
     assert records.height == TWENTY_STEPS
+
+
+def test_an_exception_that_is_caught(start: Start, tmp_path: pathlib.Path) -> None:
+    """As by a search for hyperparameters that prunes: nothing of a training stays behind."""
+    process = start(tmp_path, "raise", "caught")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "caught\n"
+    deadline = time.monotonic() + 60
+    while (tmp_path / ".spool").exists():  # until the client is closed, in the background
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    check_whole(read(tmp_path), TWENTY_STEPS)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM  # by Python's own handler
 
 
 def test_sys_exit_in_a_callback(start: Start, tmp_path: pathlib.Path) -> None:
