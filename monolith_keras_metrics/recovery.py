@@ -33,6 +33,11 @@ def place_of(
     if spool != "auto":
         return pathlib.Path(os.path.abspath(os.path.expanduser(spool)))
     own = [place for place in map(sinks.spool_place, places) if place is not None]
+    if not own and any(isinstance(place, (str, os.PathLike)) for place in places):
+        logging.warning(
+            "Deep insight: there is no home for a journal, so records wait in memory, and a kill "
+            "loses them: name a folder with `spool`"
+        )
     in_folders = [place for place in own if place.name == sinks.SPOOL_FOLDER]
     return next(iter(in_folders + own), None)
 

@@ -137,6 +137,7 @@ class Broker:
         sasl_bootstrap: The address for SASL_PLAINTEXT with SCRAM-SHA-256 or PLAIN.
         username: Who can log in at `sasl_bootstrap`.
         password: The password of `username`.
+        data: The folder of its data.
         log: The file with all that the broker has printed.
     """
 
@@ -149,7 +150,7 @@ class Broker:
         self.sasl_bootstrap = f"127.0.0.1:{sasl}"
         self.log = folder / "broker.log"
         self._jars = jars
-        self._data = folder / "data"
+        self.data = folder / "data"
         self._properties = folder / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ class Broker:
                 controller=controller,
                 username=self.username,
                 password=self.password,
-                data=self._data,
+                data=self.data,
             )
         )
 
@@ -172,7 +173,7 @@ class Broker:
         """
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError("the broker is running already")
-        if not (self._data / "meta.properties").exists():
+        if not (self.data / "meta.properties").exists():
             self._format()
         self._process = self._java("kafka.Kafka", str(self._properties))
         try:

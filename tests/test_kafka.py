@@ -22,8 +22,9 @@ from kafka_broker import Broker
 from training import columns, dataset, frozen, labels, model
 
 from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, recovery
-from monolith_keras_metrics.record import Batch, Layout
-from monolith_keras_metrics.sinks import kafka_lookup
+from monolith_keras_metrics.record import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.sinks import kafka_lookup, kafka_uri
+from monolith_keras_metrics.sinks.kafka import KafkaSink
 
 LAYOUT = Layout("ctr", ("click",), ("text",), 1.0)
 Message = dict[str, Any]
@@ -151,7 +152,7 @@ def test_options_that_librdkafka_does_not_take(broker: Broker, topic: str, optio
         ValueError, match=r"must be configuration properties of librdkafka"
     ) as error:
         DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}?{option}")
-    assert "hunter2" not in str(error.value)
+    assert "hunter2" not in f"{error.value} {error.value.__context__!r}"
 
 
 def test_a_large_message_fails_alone(broker: Broker, warnings_logged: list[str]) -> None:
@@ -168,6 +169,37 @@ def test_a_large_message_fails_alone(broker: Broker, warnings_logged: list[str])
     assert (stats.written, stats.failed) == (100, 2)
     assert req_times(broker, "small-messages") == list(range(100))
     assert sum("max.message.bytes" in line for line in warnings_logged) == 1
+
+
+def test_messages_that_are_sent_again_are_what_they_were(broker: Broker) -> None:
+    """A batch that is refused as a whole is sent in pieces: in order, and with its headers."""
+    broker.create_topic("small-batches", max_message_bytes=2000)
+    with DeepInsightClient(f"kafka://{broker.bootstrap}/small-batches") as client:
+        client.write(batch(uid=np.full(100, 7)))
+    received = broker.consume("small-batches", 100)
+    assert [json.loads(m.value() or b"")["position"] for m in received] == list(range(100))
+    assert all(m.headers() == [("model_name", b"ctr"), ("format", b"1")] for m in received)
+    assert {m.key() for m in received} == {b"7"}
+
+
+@pytest.mark.parametrize(
+    ("topic_config", "option", "size"),
+    [
+        ({"segment_bytes": 1 << 20, "max_message_bytes": 10 << 20}, "message.max.bytes", 10 << 20),
+        ({}, "queue.buffering.max.kbytes", 100),
+    ],
+)
+def test_what_no_segment_or_queue_can_hold_fails_alone(
+    topic_config: dict[str, int], option: str, size: int, broker: Broker, topic: str
+) -> None:
+    broker.create_topic(f"{topic}-large", **topic_config)
+    uri = f"kafka://{broker.bootstrap}/{topic}-large?{option}={size}"
+    with DeepInsightClient(uri) as client:
+        client.write(batch(0, 1, np.random.default_rng(0).bytes(700_000).hex().encode()))
+        client.write(batch(1, 10))
+        assert client.flush(60)
+    assert (client.stats().written, client.stats().failed) == (10, 1)
+    assert req_times(broker, f"{topic}-large") == list(range(1, 11))
 
 
 def write_for(client: DeepInsightClient, seconds: float, start: int) -> int:
@@ -360,22 +392,117 @@ def wait_for(lines: list[str], text: str) -> None:
         time.sleep(0.01)
 
 
-def test_an_error_that_ends_a_producer_neither_loses_nor_doubles(
+def test_a_broker_that_has_lost_what_it_acknowledged(
+    own_broker: Broker, tmp_path: pathlib.Path
+) -> None:
+    """That ends the producer: another one takes its place, and what was not lost is there once."""
+    own_broker.create_topic("t", partitions=1)
+    client = DeepInsightClient(f"kafka://{own_broker.bootstrap}/t")
+
+    def write(start: int) -> None:
+        client.write(batch(start))
+        assert client.flush(60)
+
+    write(0)
+    own_broker.stop()
+    shutil.copytree(own_broker.data, tmp_path / "before")
+    own_broker.start()
+    write(100)
+    own_broker.kill()
+    shutil.rmtree(own_broker.data)
+    shutil.copytree(tmp_path / "before", own_broker.data)
+    client.write(batch(200))
+    own_broker.start()
+    write(300)
+    client.close()
+    assert client.stats().written == 400
+    times = req_times(own_broker, "t")
+    assert times == sorted(set(times))
+    assert {*range(100), *range(200, 400)} <= set(times)
+
+
+class Ending:
+    """A producer that ends as confluent-kafka's do: the call raises, after `error_cb`."""
+
+    def __init__(self, producer: Any, error: Exception) -> None:
+        self.producer, self.error = producer, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.producer, name)
+
+    def __len__(self) -> int:
+        return len(self.producer)
+
+    def flush(self, timeout: float) -> int:
+        self.producer.purge()
+        self.producer.flush(timeout)
+        raise self.error
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_an_ending_producer_purges_is_not_written(
+    wrapped: bool, own_broker: Broker, warnings_logged: list[str]
+) -> None:
+    """While the broker is away: nothing can be looked up, so everything waits until it is back."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    own_broker.create_topic("t")
+    client = DeepInsightClient(f"kafka://{own_broker.bootstrap}/t")
+    client.write(batch(0))
+    assert client.flush(60)
+    own_broker.kill()
+    error: Exception = KafkaException(
+        KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "out of order", fatal=True)
+    )
+    if wrapped:
+        error, cause = SystemError("returned a result with an exception set"), error
+        error.__cause__ = cause
+    sink: Any = client._deliveries[0].sink
+    sink._producer = ending = Ending(sink._producer, error)
+    client.write(batch(100))
+    wait_for(warnings_logged, "failed and is tried again")
+    assert (client.stats().written, client.stats().waiting) == (100, 100)
+    own_broker.start()
+    assert client.flush(60)
+    client.close()
+    assert sink._producer is not ending
+    assert client.stats().written == 200
+    assert req_times(own_broker, "t") == list(range(200))
+
+
+def test_options_of_the_producer_do_not_disturb_the_look(broker: Broker, topic: str) -> None:
+    options = "compression.type=zstd&linger.ms=5&partitioner=murmur2&batch.size=10000"
+    uri = f"kafka://{broker.bootstrap}/{topic}?{options}&enable.ssl.certificate.verification=false"
+    leave_journal(uri, 1, 2)
+    assert recovered_by_a_client(uri) == 2 * writing.ROWS
+    assert positions(broker, topic) == list(range(2 * writing.ROWS))
+
+
+def test_a_time_of_training_that_is_to_come_does_not_hide_what_is_there(
     broker: Broker, topic: str
 ) -> None:
-    from confluent_kafka import KafkaError
+    address = kafka_uri.parse(f"//{broker.bootstrap}/{topic}")
+    records = to_frame([batch()], Origin("r", 1, 0)).with_columns(
+        train_time=pl.col("train_time") * 1000
+    )
+    KafkaSink(*address[:2], Origin("r", 1, 0)).write(records)
+    assert len(broker.consume(topic, 100)) == 100
+    found = kafka_lookup.positions_in_topic(records, address)
+    assert sorted(found) == list(range(100))
 
-    client = DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}")
-    client.write(batch(0))
-    client.flush(30)
-    sink = client._deliveries[0].sink
-    first = sink._producer  # type: ignore[attr-defined]
-    sink._note_error(KafkaError(KafkaError._FATAL, "out of order", fatal=True))  # type: ignore[attr-defined]
-    client.write(batch(100))
-    client.close()
-    assert sink._producer is not first  # type: ignore[attr-defined]
-    assert client.stats().written == 200
-    assert req_times(broker, topic) == list(range(200))
+
+def test_without_a_home_there_is_no_journal_and_that_is_told(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch, warnings_logged: list[str],
+    tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}") as client:
+        client.write(batch())
+    assert client.stats().written == 100
+    assert sum("name a folder with `spool`" in line for line in warnings_logged) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -465,8 +592,20 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
         ("kafka://me:hunter2@127.0.0.1:9092/topic", "sasl.password=…"),
         ("kafka://127.0.0.1:9092/topic#hunter2", "percent-encoded"),
         ("kafka://127.0.0.1:9092/topic?hunter2", "name=value"),
-        ("kafka://127.0.0.1:9092/topic?a=hunter2&a=hunter2", "once.*Received: a"),
-        ("kafka://127.0.0.1:9092/topic?sasl.password=x&hunter2=x y&HUNTER2=hunter2", "name=value"),
+        ("kafka://h:1/topic?client.id=hunter2&client.id=hunter2", "once.*Received: client.id"),
+        ("kafka://h:1/topic?sasl.password=x&hunter2=x y&HUNTER2=hunter2", "name=value"),
+        ("kafka://h:1/topic?sasl.password=x&hunter2=", "name=value"),
+        ("kafka://h:1/topic&sasl.password=hunter2", "topic=…"),
+        ("kafka://h:1&sasl.password=hunter2/topic", "brokers=…"),
+        ("kafka://h:1/topic?sasl.password=hunter2%00", "'sasl.password' must be percent-enc"),
+        ("kafka://h:1/topic?sasl.password=hunter2%ff", "'sasl.password' must be percent-enc"),
+        ("kafka://h:1/topic?plugin.library.paths=hunter2", "'plugin.library.paths' may not stand"),
+        ("kafka://h:1/topic?ssl.engine.location=hunter2", "may not stand"),
+        ("kafka://h:1/topic?ssl.providers=hunter2", "may not stand"),
+        ("kafka://h:1/topic?test.mock.num.brokers=1", "may not stand"),
+        ("kafka://h:1/topic?stats_cb=hunter2", "name=value"),
+        ("kafka://h:1/topic?logger=hunter2", "name=value"),
+        ("kafka://h:1/topic?retries=1", "'retries' is set by the Kafka sink"),
         ("kafka://127.0.0.1:9092/topic?acks=0", "'acks' is set by the Kafka sink"),
     ],
 )
@@ -475,4 +614,13 @@ def test_uris_that_make_no_sense(uri: str, message: str, monkeypatch: pytest.Mon
     monkeypatch.delenv("KAFKA_TOPIC_NAME", raising=False)
     with pytest.raises(ValueError, match=message) as error:
         DeepInsightCallback(uri, model_name="m")
+    assert "hunter2" not in f"{error.value} {error.value.__context__!r}"
+
+
+def test_brokers_of_the_environment_with_a_password_are_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KAFKA_BROKER_LIST", "me:hunter2@h:1")
+    with pytest.raises(ValueError, match="user and password are options") as error:
+        DeepInsightClient("kafka:///topic")
     assert "hunter2" not in str(error.value)

@@ -13,7 +13,6 @@ nothing is repeated in an error or a log.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 import re
@@ -144,18 +143,21 @@ def spool_place(sink: SinkLike) -> pathlib.Path | None:
     """Where records for a sink wait on disk, unless the user says where.
 
     Returns:
-        A hidden folder in the sink's own; for a Kafka topic, a folder in the user's folder for
-        state (`$XDG_STATE_HOME`, else `~/.local/state`); None for a sink object.
+        A hidden folder in the sink's own; for a Kafka topic, one of its name in the user's folder
+        for state (`$XDG_STATE_HOME`, else `~/.local/state`); None for a sink object, and where
+        the user has no home.
     """
     if not isinstance(sink, (str, os.PathLike)):
         return None
     scheme, rest = _split(sink)
     if scheme != "kafka":
         return pathlib.Path(os.path.abspath(rest), SPOOL_FOLDER)
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    code = hashlib.sha256(identity(sink, pathlib.Path()).encode()).hexdigest()[:8]
-    name = f"{kafka_uri.parse(rest).topic}-{code}"
-    return pathlib.Path(os.path.expanduser(state), "monolith_keras_metrics", name)
+    state = pathlib.Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():  # such a one is to be ignored, says the XDG specification
+        state = pathlib.Path(os.path.expanduser("~/.local/state"))
+    if not state.is_absolute():
+        return None
+    return state / "monolith_keras_metrics" / kafka_uri.parse(rest).topic
 
 
 def identity(sink: SinkLike, place: pathlib.Path) -> str:

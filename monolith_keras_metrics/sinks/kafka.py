@@ -7,6 +7,7 @@ that reached the topic are looked up there first.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from absl import logging
 
 from monolith_keras_metrics import record
 from monolith_keras_metrics.record import Origin
+from monolith_keras_metrics.sinks import kafka_errors, kafka_lookup
 from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress, check_options, check_topic
 from monolith_keras_metrics.sinks.protocol import RejectedError
 
@@ -23,7 +25,8 @@ FORMAT = b"1"
 
 _ANSWER_SECONDS = 2.0  # a broker that says nothing for so long is told of; the wait goes on
 _OPEN_SECONDS = 10.0
-_Message: TypeAlias = "tuple[str, bytes, list[tuple[str, bytes]]]"  # key, value, headers
+_Headers: TypeAlias = "list[tuple[str, bytes]]"
+_Message: TypeAlias = "tuple[str, bytes, _Headers]"  # key, value, headers
 
 
 class KafkaSink:
@@ -74,7 +77,8 @@ class KafkaSink:
         self._frame: pl.DataFrame | None = None
         self._to_send: list[_Message] = []
         self._refused: list[tuple[Any, _Message]] = []  # by delivery reports
-        self._too_large = 0
+        self._purging = False
+        self._rejected: list[Any] = []  # what the brokers said of messages they never take
         self._uncertain = False  # whether what was sent last may be in the topic
         self._looked_up: tuple[int, int] | None = None  # attempt and worker
         self._in_topic = pl.Series([], dtype=pl.Int64)  # positions of these
@@ -91,7 +95,8 @@ class KafkaSink:
             self._producer = self._new_producer()
         if frame is not self._frame:
             self._begin(frame)
-        self._send()
+        messages, self._to_send = self._to_send, []
+        self._send(messages)
 
     def flush(self) -> None:
         """Returns once the brokers have acknowledged what was written.
@@ -99,29 +104,28 @@ class KafkaSink:
         Raises:
             ConnectionError: If they did not answer for a while; the messages are still sent.
             PermissionError, FileNotFoundError: If they refuse credentials or the topic.
-            RejectedError: If they have all messages but those that are too large for them.
+            RejectedError: If they have all messages but those that they never take.
         """
         self._await_reports()
-        while self._refused:
-            refused, self._refused = self._refused, []
-            errors = self._kafka.KafkaError
-            others = [(e, m) for e, m in refused if e.code() != errors.MSG_SIZE_TOO_LARGE]
-            large = [message for e, message in refused if e.code() == errors.MSG_SIZE_TOO_LARGE]
-            self._to_send = [message for _, message in others] + large
-            if others:
-                raise self._explained(others[0][0])
-            if len(large) == 1:
-                self._to_send = []
-                self._too_large += 1
-            else:
-                self._send_one_by_one()
+        # A batch is refused as a whole: halves of it are sent, until what is refused is alone.
+        pieces = self._halves(self._taken_back())
+        while pieces:
+            piece = pieces.pop()
+            try:
+                self._send(piece)
+                self._await_reports()
+                pieces += self._halves(self._taken_back())
+            except BaseException:
+                self._to_send += [message for left in reversed(pieces) for message in left]
+                raise
         self._frame = None
-        if self._too_large:
-            rows, self._too_large = self._too_large, 0
+        if self._rejected:
+            rejected, self._rejected = self._rejected, []
             raise RejectedError(
-                rows,
-                "they are larger than the topic's max.message.bytes or the option "
-                "message.max.bytes; raise both, or leave out the extra fields with the long text",
+                len(rejected),
+                f"{self._address!r} does not take them: {rejected[-1].str()}. If they are too "
+                "large, raise the topic's max.message.bytes and the option message.max.bytes, or "
+                "leave out the extra fields with the long text",
             )
 
     def close(self) -> None:
@@ -153,39 +157,45 @@ class KafkaSink:
         try:
             return self._kafka.Producer(config)
         except self._kafka.KafkaException as error:
-            raise ValueError(
-                f"`sink`: the options of {self._address!r} must be configuration properties of "
-                f"librdkafka. {self._without_values(error.args[0].str())}"
-            ) from None
+            said = kafka_errors.without_values(error.args[0].str(), self._address)
+        # Not within `except`: Kafka's error, with the options' values, would be its context.
+        raise ValueError(
+            f"`sink`: the options of {self._address!r} must be configuration properties of "
+            f"librdkafka. {said}"
+        )
 
     def _check_topic(self) -> None:
         """Raises where waiting would not help; a broker that is down may come back."""
-        errors = self._kafka.KafkaError
         deadline = self._clock() + _OPEN_SECONDS
         missing = None
         while self._clock() < deadline:
+            self._all_down = False
             try:
                 known = self._producer.list_topics(self._address.topic, timeout=1.0)
                 missing = known.topics[self._address.topic].error
-            except self._kafka.KafkaException as error:
-                self._last_error = self._last_error or error.args[0]
-            else:
                 if missing is None:
                     self._last_error = None
                     return
-                if missing.code() != errors.LEADER_NOT_AVAILABLE:
+                if missing.code() != self._kafka.KafkaError.LEADER_NOT_AVAILABLE:
                     break
-            self._producer.poll(0.1)
-            if self._last_error is not None and _is_refusal(self._kafka, self._last_error):
-                raise self._explained(self._last_error)
+            except self._kafka.KafkaException as error:
+                if self._last_error is None:
+                    self._last_error = _cause(error)
+            try:
+                self._producer.poll(0.1)  # has what is known of the brokers told
+            except (self._kafka.KafkaException, SystemError) as error:
+                self._last_error = _cause(error)
+            if self._last_error is not None and kafka_errors.is_refusal(self._last_error):
+                raise kafka_errors.explained(self._last_error, self._address)
             if self._all_down:
                 break
         if missing is not None:
-            raise self._explained(missing)
+            raise kafka_errors.explained(missing, self._address)
+        reason = self._last_error
         logging.warning(
             "Deep insight: %r does not answer; records wait until it does. %s",
             self,
-            self._explained(self._last_error) if self._last_error is not None else "",
+            "" if reason is None else kafka_errors.explained(reason, self._address),
         )
 
     def _begin(self, frame: pl.DataFrame) -> None:
@@ -193,10 +203,7 @@ class KafkaSink:
         records = self._not_in_topic(frame)
         values = record.messages(records).cast(pl.Binary).to_list()
         keys = records["uid"].cast(pl.String).to_list()
-        headers = {
-            name: [("model_name", name.encode()), ("format", FORMAT)]
-            for name in records["model_name"].unique()
-        }
+        headers = {name: _headers(name) for name in records["model_name"].unique()}
         names = records["model_name"].to_list()
         self._to_send = [(k, v, headers[n]) for k, v, n in zip(keys, values, names, strict=True)]
         self._frame = frame
@@ -210,52 +217,64 @@ class KafkaSink:
         # tells of all its records.
         recovered = writer != (self._origin.attempt, self._origin.worker)
         if self._uncertain or (recovered and writer != self._looked_up):
-            from monolith_keras_metrics.sinks.kafka_lookup import positions_in_topic
-
-            self._in_topic = positions_in_topic(frame, self._address)
+            self._in_topic = kafka_lookup.positions_in_topic(frame, self._address)
             self._looked_up, self._uncertain = writer, False
         if writer != self._looked_up or self._in_topic.is_empty():
             return frame
         return frame.filter(~pl.col("position").is_in(self._in_topic.implode()))
 
-    def _send(self) -> None:
-        """Hands over what is to be sent; waits where the producer's own queue is full."""
-        messages, self._to_send = self._to_send, []
+    def _send(self, messages: list[_Message]) -> None:
+        """Hands messages over; waits where the producer's own queue is full."""
         produce, topic = self._producer.produce, self._address.topic
-        for index, message in enumerate(messages):
-            key, value, headers = message
+        for index, (key, value, headers) in enumerate(messages):
             while True:
                 try:
+                    # Not produce_batch, which leaves out headers and says nothing.
                     produce(topic, value, key, headers=headers)
                     break
                 except BufferError:
+                    if not len(self._producer):  # it is larger than the whole queue
+                        codes = self._kafka.KafkaError
+                        self._rejected.append(codes(codes.MSG_SIZE_TOO_LARGE))
+                        break
                     if not self._poll():
                         self._to_send = messages[index:]
                         raise self._no_answer() from None
                 except self._kafka.KafkaException as error:
-                    if error.args[0].code() != self._kafka.KafkaError.MSG_SIZE_TOO_LARGE:
-                        self._to_send = messages[index:]
-                        raise self._explained(error.args[0]) from None
-                    self._too_large += 1
-                    break
+                    reason = error.args[0]
+                    if kafka_errors.is_of_the_message(reason):
+                        self._rejected.append(reason)
+                        break
+                    if reason.code() == self._kafka.KafkaError._FATAL:
+                        self._poll()  # raises what has ended the producer
+                        raise self._ended(error) from None
+                    self._to_send = messages[index:]
+                    raise kafka_errors.explained(reason, self._address) from None
 
-    def _send_one_by_one(self) -> None:
-        """For messages of a batch that was too large as a whole."""
-        messages, self._to_send = self._to_send, []
-        while messages:
-            self._to_send = [messages.pop()]
-            try:
-                self._send()
-                self._await_reports()
-            except BaseException:
-                self._to_send += messages
-                raise
-            if self._refused:
-                error, message = self._refused.pop()
-                if error.code() != self._kafka.KafkaError.MSG_SIZE_TOO_LARGE:
-                    self._to_send = [message, *messages]
-                    raise self._explained(error)
-                self._too_large += 1
+    def _taken_back(self) -> list[_Message]:
+        """Returns messages that the brokers refuse for what they, or those beside them, are.
+
+        Raises:
+            OSError: If they refuse others. These are sent again.
+        """
+        refused, self._refused = self._refused, []
+        for error, _ in refused:
+            if not kafka_errors.was_not_stored(error):
+                self._frame, self._uncertain = None, True  # it is begun again, and looked up
+                raise kafka_errors.explained(error, self._address)
+        for error, _ in refused:
+            if not kafka_errors.is_of_the_message(error):
+                self._to_send = [message for _, message in refused]
+                raise kafka_errors.explained(error, self._address)
+        if len(refused) == 1:
+            self._rejected.append(refused[0][0])
+            return []
+        return [message for _, message in refused]
+
+    def _halves(self, messages: list[_Message]) -> list[list[_Message]]:
+        """The second half, and the first, which is then sent first; nothing of nothing."""
+        middle = (len(messages) + 1) // 2
+        return [messages[middle:], messages[:middle]] if messages else []
 
     def _await_reports(self) -> None:
         while len(self._producer):
@@ -265,81 +284,77 @@ class KafkaSink:
     def _poll(self) -> bool:
         """Waits for something to be acknowledged; returns whether anything was, in time."""
         before = len(self._producer)
-        left = self._producer.flush(_ANSWER_SECONDS)
-        if self._last_error is not None and self._last_error.fatal():
-            error, self._last_error = self._last_error, None
-            self._drop_messages()  # some of them may be in the topic
-            self._producer, self._uncertain = None, True
-            raise self._explained(error)
+        try:
+            left = self._producer.flush(_ANSWER_SECONDS)
+        except (self._kafka.KafkaException, SystemError) as error:
+            raise self._ended(error) from None
         return bool(left < before)
 
+    def _ended(self, error: Exception) -> Exception:
+        """After an error that ends a producer: some of what it was sending may be in the topic."""
+        reason = _cause(error)
+        self._forget_messages()
+        self._producer, self._uncertain, self._last_error = None, True, None
+        if reason is None:
+            return ConnectionError(f"{self._address!r}: the producer has ended: {error}")
+        return kafka_errors.explained(reason, self._address)
+
     def _drop_messages(self) -> None:
-        if len(self._producer):
-            self._producer.purge()
-            self._producer.flush(_ANSWER_SECONDS)
-        self._frame, self._to_send, self._refused, self._too_large = None, [], [], 0
+        if self._producer is not None and len(self._producer):
+            self._purging = True
+            try:
+                self._producer.purge()
+                self._producer.flush(_ANSWER_SECONDS)
+            except (self._kafka.KafkaException, SystemError):
+                self._producer = self._new_producer()
+            finally:
+                self._purging = False
+        self._forget_messages()
+
+    def _forget_messages(self) -> None:
+        self._frame, self._to_send, self._refused, self._rejected = None, [], [], []
 
     def _note_report(self, error: Any, message: Any) -> None:
-        # Of those that were acknowledged there are no reports.
-        if error is not None and error.code() not in _purged(self._kafka):
-            sent = (message.key().decode(), message.value(), message.headers())
-            self._refused.append((error, sent))
+        # Of those that were acknowledged there are no reports; and none of those has its headers.
+        if error is None or (self._purging and kafka_errors.is_purge(error)):
+            return
+        value = message.value()
+        headers = _headers(json.loads(value)["model_name"])
+        self._refused.append((error, (message.key().decode(), value, headers)))
 
     def _note_error(self, error: Any) -> None:
-        self._all_down = error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN
+        # An error that ends the producer is raised by whatever called it, after this.
+        if error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN:
+            self._all_down = True
         # What the brokers say of the credentials tells more than that all of them are down.
-        if self._last_error is None or not _is_refusal(self._kafka, self._last_error):
-            self._last_error = error
-        if error.code() == self._kafka.KafkaError._FATAL:
+        if self._last_error is None or not kafka_errors.is_refusal(self._last_error):
             self._last_error = error
 
     def _no_answer(self) -> Exception:
         error, self._last_error = self._last_error, None
-        if error is not None and _is_refusal(self._kafka, error):
-            return self._explained(error)
+        known = error is not None
+        if known and kafka_errors.is_refusal(error):
+            return kafka_errors.explained(error, self._address)
         return ConnectionError(
             f"{len(self._producer)} messages wait for {self._address!r}, which does not answer"
-            + (f": {self._without_values(error.str())}" if error is not None else "")
+            + (f": {kafka_errors.without_values(error.str(), self._address)}" if known else "")
         )
 
-    def _explained(self, error: Any) -> Exception:
-        """Python's own error for one of Kafka's, with what to do about it."""
-        errors, said = self._kafka.KafkaError, self._without_values(error.str())
-        if error.code() in (errors.UNKNOWN_TOPIC_OR_PART, errors._UNKNOWN_TOPIC):
-            return FileNotFoundError(
-                f"`sink` must name a topic that exists: {self._address!r} does not. Create it, "
-                "or correct the name"
-            )
-        if _is_refusal(self._kafka, error):
-            return PermissionError(
-                f"`sink`: {self._address!r} refuses these credentials: {said}. Check the options "
-                "security.protocol, sasl.mechanism, sasl.username and sasl.password, and the "
-                "user's rights to the topic"
-            )
-        return ConnectionError(f"{self._address!r}: {said}")
 
-    def _without_values(self, text: str) -> str:
-        """Kafka's words, without the values of the options."""
-        told = ("security.protocol", "sasl.mechanism", "sasl.mechanisms")
-        values = [value for name, value in self._address.options.items() if name not in told]
-        for value in sorted(filter(None, values), key=len, reverse=True):
-            text = text.replace(value, "…")
-        return text
+def _headers(model_name: str) -> _Headers:
+    return [("model_name", model_name.encode()), ("format", FORMAT)]
 
 
-def _purged(kafka: Any) -> tuple[int, ...]:
-    return (kafka.KafkaError._PURGE_QUEUE, kafka.KafkaError._PURGE_INFLIGHT)
+def _cause(error: BaseException | None) -> Any:
+    """The KafkaError that an exception of confluent-kafka tells; None without one.
 
-
-def _is_refusal(kafka: Any, error: Any) -> bool:
-    errors = kafka.KafkaError
-    return error.code() in (
-        errors._AUTHENTICATION,
-        errors.SASL_AUTHENTICATION_FAILED,
-        errors.TOPIC_AUTHORIZATION_FAILED,
-        errors.CLUSTER_AUTHORIZATION_FAILED,
-        errors.GROUP_AUTHORIZATION_FAILED,
-    )
+    An error that ends a producer is raised while `error_cb` is called, which may make a
+    SystemError of it.
+    """
+    while isinstance(error, SystemError):
+        error = error.__cause__ or error.__context__
+    reason = error.args[0] if error is not None and error.args else None
+    return reason if hasattr(reason, "code") else None
 
 
 def _confluent_kafka() -> Any:

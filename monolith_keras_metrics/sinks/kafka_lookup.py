@@ -16,17 +16,6 @@ from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress
 _SKEW_SECONDS = 600
 _ANSWER_SECONDS = 3.0
 _SILENCE_SECONDS = 30.0  # brokers may have to fetch old messages from slow disks
-# What a consumer knows too; the producer's own options mean nothing to it.
-_CONNECTION = (
-    "broker.",
-    "client.",
-    "metadata.",
-    "reconnect.",
-    "sasl.",
-    "security.",
-    "socket.",
-    "ssl.",
-)
 
 
 def positions_in_topic(frame: pl.DataFrame, address: KafkaAddress) -> pl.Series:
@@ -78,14 +67,15 @@ def _oldest(frame: pl.DataFrame) -> int:
     """Unix milliseconds before which none of the records was sent."""
     trained = int(frame["train_time"].min() or 0)  # type: ignore[arg-type]
     begun = int(frame["attempt"].min() or 0) // 1_000_000  # type: ignore[arg-type]
-    return max(0, max(trained, begun) - _SKEW_SECONDS) * 1000
+    # Not a time to come, whatever a caller took for the time of training.
+    return max(0, min(max(trained, begun), int(time.time())) - _SKEW_SECONDS) * 1000
 
 
 def _found(kafka: Any, frame: pl.DataFrame, address: KafkaAddress) -> list[int]:
     consumer = kafka.Consumer(
         {
+            **address.options,  # those of producers alone mean nothing to a consumer
             "log_level": "0",
-            **{k: v for k, v in address.options.items() if k.startswith(_CONNECTION)},
             "bootstrap.servers": address.brokers,
             "group.id": f"monolith-keras-metrics-{uuid.uuid4()}",  # never joined
             "enable.auto.commit": False,

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _BROKER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
-_OPTION = re.compile(r"[a-z][a-z0-9._]*")
+_OPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+|acks|debug|log_level|partitioner|retries")
 # What the promises of this package rest on.
 _FIXED = (
     "acks",
@@ -18,10 +18,17 @@ _FIXED = (
     "delivery.report.only.error",
     "delivery.timeout.ms",
     "enable.idempotence",
+    "message.send.max.retries",
     "message.timeout.ms",
     "metadata.broker.list",
     "request.required.acks",
+    "retries",
     "transactional.id",
+)
+# A URI may come from anywhere: it loads no code and runs none, and what it says is sent is sent.
+_NOT_IN_URIS = re.compile(
+    r"(plugin|test|ssl\.engine|ssl\.providers|sasl\.kerberos\.kinit)\..*|ssl\.providers"
+    r"|default\.topic\.config|.*_cb"
 )
 _EXPECTED = "'kafka://HOST:PORT[,HOST:PORT]/TOPIC?option=value'"
 
@@ -56,17 +63,17 @@ def parse(text: str) -> KafkaAddress:
     """
     address, _, query = text.partition("?")
     brokers, _, topic = address.removeprefix("//").partition("/")
-    if "@" in address or "#" in text:
+    brokers = brokers or os.environ.get("KAFKA_BROKER_LIST", "")
+    topic = topic or os.environ.get("KAFKA_TOPIC_NAME", "")
+    if "@" in brokers + topic or "#" in text:
         raise ValueError(
             f"`sink` must be {_EXPECTED}; user and password are options: sasl.username=…"
             "&sasl.password=…, special characters percent-encoded. Received: kafka:…"
         )
-    brokers = brokers or os.environ.get("KAFKA_BROKER_LIST", "")
-    topic = topic or os.environ.get("KAFKA_TOPIC_NAME", "")
     if not brokers or not all(map(_BROKER.fullmatch, brokers.split(","))):
         raise ValueError(
             f"`sink` must be {_EXPECTED}, or KAFKA_BROKER_LIST in the environment must name the "
-            f"brokers. Received: brokers={brokers!r}"
+            f"brokers. Received: brokers={_shown(brokers)}"
         )
     return KafkaAddress(brokers, check_topic(topic), check_options(_options(query)))
 
@@ -76,7 +83,7 @@ def check_topic(topic: str) -> str:
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
         raise ValueError(
             f"`sink` must be {_EXPECTED}, or KAFKA_TOPIC_NAME in the environment must name the "
-            f"topic: 1 to 249 letters, digits, '.', '_' and '-'. Received: topic={topic!r}"
+            f"topic: 1 to 249 letters, digits, '.', '_' and '-'. Received: topic={_shown(topic)}"
         )
     return topic
 
@@ -96,11 +103,29 @@ def _options(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for pair in filter(None, query.split("&")):
         name, equals, value = pair.partition("=")
-        if not equals or not _OPTION.fullmatch(name) or name in options:
-            told = name if equals and _OPTION.fullmatch(name) else "…"  # it may be half a password
+        known = equals and _OPTION.fullmatch(name)
+        if not known or name in options:
+            told = name if known else "…"  # it may be half a password
             raise ValueError(
                 "`sink`: each option must be name=value, a configuration property of librdkafka, "
                 f"once, its value percent-encoded. Received: {told}"
             )
-        options[name] = unquote(value)
+        if _NOT_IN_URIS.fullmatch(name):
+            raise ValueError(
+                f"`sink`: option {name!r} may not stand in a URI, since it loads or runs code, or "
+                "has messages sent elsewhere. Give a sinks.kafka.KafkaSink with it instead"
+            )
+        try:
+            options[name] = unquote(value, errors="strict")
+        except UnicodeDecodeError:
+            options[name] = "\0"
+        if "\0" in options[name]:
+            raise ValueError(
+                f"`sink`: the value of option {name!r} must be percent-encoded UTF-8, without %00"
+            )
     return options
+
+
+def _shown(text: object) -> str:
+    """What is no name may be a part of a URI with a secret in it: it is not repeated."""
+    return "…" if re.search("[@?#;=&%]", str(text)) else repr(text)
