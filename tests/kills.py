@@ -1,0 +1,39 @@
+"""Processes that are killed, and what must be there of what they had accepted."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+import time
+
+
+class Killed:
+    """A process that adds to a file how far it is, and is killed; knows what must be there then."""
+
+    def __init__(self, folder: pathlib.Path, command: list[str]) -> None:
+        self._progress = folder / f"progress-{time.monotonic_ns()}"
+        self.process = subprocess.Popen(
+            [sys.executable, *(word.format(progress=self._progress) for word in command)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.accepted: list[tuple[float, int]] = []
+
+    def first_line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.at = time.monotonic()
+        self.process.communicate()
+        if self._progress.exists():
+            lines = [line.split() for line in self._progress.read_text().splitlines()]
+            self.accepted = [(float(at), int(rows)) for at, rows in lines]
+
+    def oldest_lost(self, rows: int) -> float:
+        """For how many seconds, at the kill, the oldest example had been accepted that is lost."""
+        lost = [at for at, accepted in self.accepted if accepted > rows]
+        return self.at - lost[0] if lost else 0.0
