@@ -41,10 +41,14 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl},\
-CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,\
+SSL://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl},\
+SSL://127.0.0.1:{tls}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,\
 CONTROLLER:PLAINTEXT
+ssl.keystore.type=PKCS12
+ssl.keystore.location={keystore}
+ssl.keystore.password={password}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 sasl.enabled.mechanisms=SCRAM-SHA-256,PLAIN
@@ -86,8 +90,8 @@ def find_jars() -> Path:
     Raises:
         NoJarsError: With the reason.
     """
-    if shutil.which("java") is None:
-        raise NoJarsError("no java, which an Apache Kafka broker needs")
+    if shutil.which("java") is None or shutil.which("keytool") is None:
+        raise NoJarsError("no java with its keytool, which an Apache Kafka broker needs")
     if given := os.environ.get("KAFKA_JARS"):
         return Path(given).resolve()
     pom, jars, aside = _ROOT / "tests/kafka_pom.xml", _ROOT / ".kafka", _ROOT / ".kafka.part"
@@ -135,6 +139,8 @@ class Broker:
     Attributes:
         bootstrap: The address for clients that do not log in.
         sasl_bootstrap: The address for SASL_PLAINTEXT with SCRAM-SHA-256 or PLAIN.
+        tls_bootstrap: The address for SSL.
+        certificate: The file of the broker's own certificate, which nobody has signed.
         username: Who can log in at `sasl_bootstrap`.
         password: The password of `username`.
         data: The folder of its data.
@@ -145,9 +151,12 @@ class Broker:
     password = "alice-secret"
 
     def __init__(self, jars: Path, folder: Path) -> None:
-        plain, sasl, controller = _free_ports(3)
+        plain, sasl, tls, controller = _free_ports(4)
         self.bootstrap = f"127.0.0.1:{plain}"
         self.sasl_bootstrap = f"127.0.0.1:{sasl}"
+        self.tls_bootstrap = f"127.0.0.1:{tls}"
+        self.certificate = folder / "broker.pem"
+        self._keystore = folder / "broker.p12"
         self.log = folder / "broker.log"
         self._jars = jars
         self.data = folder / "data"
@@ -158,6 +167,8 @@ class Broker:
             PROPERTIES.format(
                 plain=plain,
                 sasl=sasl,
+                tls=tls,
+                keystore=self._keystore,
                 controller=controller,
                 username=self.username,
                 password=self.password,
@@ -330,7 +341,14 @@ class Broker:
             consumer.close()
 
     def _format(self) -> None:
-        """Makes the data folder, with the user who can log in."""
+        """Makes the data folder, with the user who can log in, and the broker's certificate."""
+        keytool = ["keytool", "-keystore", str(self._keystore), "-alias", "broker"]
+        keytool += ["-storetype", "PKCS12", "-storepass", self.password]
+        for arguments in (
+            "-genkeypair -keyalg EC -dname CN=localhost -ext SAN=IP:127.0.0.1",
+            f"-exportcert -rfc -file {self.certificate}",
+        ):
+            subprocess.run([*keytool, *arguments.split()], check=True, capture_output=True)
         aside = self._java(
             "kafka.tools.StorageTool",
             "format",

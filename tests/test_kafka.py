@@ -119,6 +119,18 @@ def test_fit_writes_to_kafka_and_shows_no_option(
     )
 
 
+def test_tls(broker: Broker, topic: str) -> None:
+    """What a journal holds is looked up through it, too."""
+    uri = f"kafka://{broker.tls_bootstrap}/{topic}?security.protocol=SSL"
+    told = r"ssl.ca.location"
+    with pytest.raises(PermissionError, match=told):
+        DeepInsightClient(uri)
+    uri += f"&ssl.ca.location={broker.certificate}"
+    leave_journal(uri, 1, 2)
+    assert recovered_by_a_client(uri) == 2 * writing.ROWS
+    assert positions(broker, topic) == list(range(2 * writing.ROWS))
+
+
 def test_the_environment_names_brokers_and_topic(
     broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

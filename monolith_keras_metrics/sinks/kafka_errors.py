@@ -24,6 +24,11 @@ def explained(error: Any, address: KafkaAddress) -> Exception:
             f"`sink` must name a topic that exists: {address!r} does not. Create it, or correct "
             "the name"
         )
+    if error.code() == codes._SSL:
+        return PermissionError(
+            f"`sink`: there is no TLS connection to {address!r}: {said}. Check the options "
+            "security.protocol, ssl.ca.location, ssl.certificate.location and ssl.key.location"
+        )
     if is_refusal(error):
         return PermissionError(
             f"`sink`: {address!r} refuses these credentials: {said}. Check the options "
@@ -50,6 +55,7 @@ def is_refusal(error: Any) -> bool:
     codes = type(error)
     return error.code() in (
         codes._AUTHENTICATION,
+        codes._SSL,
         codes.SASL_AUTHENTICATION_FAILED,
         codes.TOPIC_AUTHORIZATION_FAILED,
         codes.CLUSTER_AUTHORIZATION_FAILED,
