@@ -22,6 +22,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from kafka_broker import Broker
 
 from monolith_keras_metrics import DeepInsightClient, deep_insight_ops, insight
 
@@ -187,9 +188,11 @@ def read(scheme: str, folder: pathlib.Path) -> list[Message]:
 class Recording:
     """A client on a folder that knows what must be in it."""
 
-    def __init__(self, scheme: str, folder: str) -> None:
+    def __init__(self, scheme: str, folder: str, sink: str = "", **options: Any) -> None:
         self.scheme, self.folder = scheme, pathlib.Path(folder)
-        self.client = DeepInsightClient(f"{scheme}:{folder}", run="r", worker=3, retry_seconds=0)
+        self.client = DeepInsightClient(
+            sink or f"{scheme}:{folder}", run="r", worker=3, retry_seconds=0, **options
+        )
         self.rows = 0
         self.expected: list[Message] = []
 
@@ -206,14 +209,8 @@ class Recording:
             array[...] = b"" if array.dtype == object else 0
 
     def check(self) -> None:
-        self.client.close()
-        written = len(self.expected)
-        stats = {"accepted": self.rows, "sampled": written, "unsampled": self.rows - written}
-        none = {"dropped": 0, "failed": 0, "waiting": 0}
-        told = self.client.stats()._asdict()
-        assert {**told, **stats, "written": written, **none} == told
+        expected = self.check_counts()
         as_json = self.scheme != "parquet"
-        expected = [comparable(message, as_json) for message in self.expected]
         assert [comparable(m, as_json) for m in read(self.scheme, self.folder)] == expected
         opened = insight.open_run(f"{self.scheme}:{self.folder}").collect().sort("position")
         for message, record in zip(expected, opened.to_dicts(), strict=True):
@@ -223,19 +220,61 @@ class Recording:
                     value = {key: leaf for key, leaf in value.items() if key in own}
                 assert value == own or (own is None and not any((value or {}).values()))
 
+    def check_counts(self) -> list[Message]:
+        """Closes the client; returns what must be there."""
+        self.client.close()
+        written = len(self.expected)
+        stats = {"accepted": self.rows, "sampled": written, "unsampled": self.rows - written}
+        none = {"dropped": 0, "failed": 0, "waiting": 0}
+        told = self.client.stats()._asdict()
+        assert {**told, **stats, "written": written, **none} == told
+        return [comparable(message, self.scheme != "parquet") for message in self.expected]
+
+
+CALLS = st.lists(st.tuples(cases(), WAYS, st.booleans()), min_size=1, max_size=3)
+
 
 @every_format
 @settings(max_examples=40)
-@given(st.lists(st.tuples(cases(), WAYS, st.booleans()), min_size=1, max_size=3))
-def test_what_went_in_comes_out(scheme: str, calls: list[tuple[Case, str, bool]]) -> None:
-    """Bit for bit: in the messages, in the files, and through `open_run`."""
+@given(CALLS, st.sampled_from([1, 262_144]))
+def test_what_went_in_comes_out(
+    scheme: str, calls: list[tuple[Case, str, bool]], queue_rows: int
+) -> None:
+    """Bit for bit: in the messages, in the files, and through `open_run`.
+
+    With little memory, what is in the files has been in the journal.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        recording = Recording(scheme, folder)
+        recording = Recording(scheme, folder, queue_rows=queue_rows)
         recording.write(good(1))
         for case, way, return_msgs in calls:
             recording.write(case, way, return_msgs)
         recording.write(good(2))
         recording.check()
+
+
+@pytest.fixture(scope="module")
+def odd_topic(broker: Broker) -> str:
+    """One for all examples: it takes time to make one."""
+    broker.create_topic("odd")
+    return "odd"
+
+
+@settings(max_examples=20)
+@given(CALLS)
+def test_what_went_in_comes_out_of_kafka(
+    broker: Broker, odd_topic: str, calls: list[tuple[Case, str, bool]]
+) -> None:
+    uri = f"kafka://{broker.bootstrap}/{odd_topic}"
+    with tempfile.TemporaryDirectory() as folder:
+        recording = Recording("kafka", folder, uri, spool=f"{folder}/spool")
+        for case, way, return_msgs in [(good(1), "eager", True), *calls]:
+            recording.write(case, way, return_msgs)
+        expected = recording.check_counts()
+    received = [json.loads(message.value() or b"") for message in broker.consume(odd_topic)]
+    own = [m for m in received if m["attempt"] == recording.client.origin.attempt]
+    own.sort(key=lambda message: message["position"])
+    assert [comparable(message, True) for message in own] == expected
 
 
 def odd_arrays(shape: tuple[int, ...], dtype: type) -> st.SearchStrategy[Any]:
