@@ -438,8 +438,8 @@ def test_a_broker_that_has_lost_what_it_acknowledged(
 class Ending:
     """A producer that ends as confluent-kafka's do: the call raises, after `error_cb`."""
 
-    def __init__(self, producer: Any, error: Exception) -> None:
-        self.producer, self.error = producer, error
+    def __init__(self, producer: Any, error: Exception, has_sent: bool = False) -> None:
+        self.producer, self.error, self.has_sent = producer, error, has_sent
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.producer, name)
@@ -448,7 +448,8 @@ class Ending:
         return len(self.producer)
 
     def flush(self, timeout: float) -> int:
-        self.producer.purge()
+        if not self.has_sent:
+            self.producer.purge()
         self.producer.flush(timeout)
         raise self.error
 
@@ -482,6 +483,20 @@ def test_what_an_ending_producer_purges_is_not_written(
     assert sink._producer is not ending
     assert client.stats().written == 200
     assert req_times(own_broker, "t") == list(range(200))
+
+
+def test_what_an_ending_producer_has_sent_is_not_sent_again(broker: Broker, topic: str) -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    client = DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}")
+    error = KafkaException(KafkaError(KafkaError.UNKNOWN_PRODUCER_ID, "unknown", fatal=True))
+    sink: Any = client._deliveries[0].sink
+    sink._producer = Ending(sink._producer, error, has_sent=True)
+    client.write(batch(0))
+    assert client.flush(60)
+    client.close()
+    assert client.stats().written == 100
+    assert req_times(broker, topic) == list(range(100))
 
 
 def test_options_of_the_producer_do_not_disturb_the_look(broker: Broker, topic: str) -> None:
