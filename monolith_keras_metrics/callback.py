@@ -204,7 +204,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
     def _begin(self, mode: str) -> None:
         check_strategy(self.model.distribute_strategy)
         function = self._install(mode)
-        function.begin(self._client if mode in self._modes else None)
+        function.begin(self._client if mode in self._modes else None, end_of_caller())
 
     def _install_early(self) -> None:
         """Legacy Keras reads the test function before it calls `on_test_begin`."""

@@ -47,8 +47,9 @@ def end_of_caller(
 
     def ended() -> bool:
         running: FrameType | None = sys._current_frames().get(thread)
-        while running is not None and held:
-            if running is held[0]:
+        kept = held[:]  # another thread may let go meanwhile
+        while running is not None and kept:
+            if running is kept[0]:
                 return False
             running = running.f_back
         held.clear()

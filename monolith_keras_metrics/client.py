@@ -19,6 +19,7 @@ What is promised:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import threading
@@ -40,7 +41,8 @@ from monolith_keras_metrics import (
     sinks,
     task_context,
 )
-from monolith_keras_metrics.background import BackgroundThread
+from monolith_keras_metrics.background import BackgroundThread, RunningClock, bounded
+from monolith_keras_metrics.counting import CounterEmitter
 from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.options import check_values, sink_list
 from monolith_keras_metrics.record import Batch, Origin
@@ -49,6 +51,8 @@ from monolith_keras_metrics.spool import Spool
 from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.writer import BackgroundWriter
 
+_COUNTERS_SECONDS = 0.5  # for the last of them, where the sinks have taken all the time
+_attempts = threading.Lock()
 _last_attempt = 0
 
 
@@ -148,13 +152,14 @@ class DeepInsightClient:
         self._exit_timeout = exit_timeout
         self._hurry = threading.Event()
         place = recovery.place_of(places, spool)
-        opened = [sinks.open_sink(at, self.origin) for at in places]
+        opened = sinks.open_all(places, self.origin)
         claim = None
         if place is not None:
             claim, origin = recovery.claim(place, self.origin, places)
             if origin != self.origin:  # another client has that attempt
                 self.origin = origin
-                opened = [sinks.open_sink(at, origin) for at in places]
+                sinks.close_opened(places, opened)
+                opened = sinks.open_all(places, origin)
         self._spool = Spool(
             [bool(getattr(sink, "gathers", False)) for sink in opened],
             claim,
@@ -164,8 +169,9 @@ class DeepInsightClient:
         )
         if place is not None:
             recovery.adopt(self._spool, place, places)
+        running = RunningClock()
         self._deliveries = [
-            Delivery(sink, number, self._spool, retry_seconds, self._hurry)
+            Delivery(sink, number, self._spool, retry_seconds, self._hurry, running)
             for number, sink in enumerate(opened)
         ]
         self._queue = RowQueue(queue_rows)
@@ -179,14 +185,19 @@ class DeepInsightClient:
             flush_seconds=flush_seconds,
             hurry=self._hurry,
             uid_hash_key=uid_hash_key,
-            counter_tags=counter_tags,
+            clock=running,
+        )
+        self._counters = (
+            None
+            if counter_tags is None
+            else CounterEmitter(self._counts, counter_tags, flush_seconds)
         )
         self._ended: str | None = None
         self._finishing = threading.RLock()
-        self._handles_signals = False
-        self._over: Callable[[], bool] | None = None
+        self._closing = threading.Event()
+        self._signals_until: Callable[[], bool] | None = None
         self._raised: BaseException | None = None
-        for thread in (self._writer, *self._deliveries):
+        for thread in self._threads():
             thread.start()
         self.number = registry.add(self)
 
@@ -203,12 +214,14 @@ class DeepInsightClient:
         self._raise_error()
         try:
             block = self._overflow == "block"
-            taken = self._queue.put(batch, block=block, answers=self._writer.answers)
+            taken = self._queue.put(batch, block=block, answers=self._answers)
         except ClosedError:
             raise RuntimeError(f"This DeepInsightClient {self._ended}: make a new one") from None
         if not taken:
             self._writer.warn_once(
-                "dropped", "the queue is full: examples are dropped (see stats().dropped)"
+                "dropped",
+                "the queue is full, or nobody takes from it: examples are dropped (see "
+                "stats().dropped)",
             )
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -239,7 +252,15 @@ class DeepInsightClient:
         Args:
             over: Asked a few times a second, in another thread; None for nothing to ask.
         """
-        self._writer.watch(over, lambda: BackgroundThread(self.finish, "deep-insight-end").start())
+
+        def wait_and_finish(over: Callable[[], bool]) -> None:
+            while not self._closing.wait(0.5):
+                if over():
+                    self.finish()
+
+        if over is not None:
+            waiting = functools.partial(wait_and_finish, over)
+            BackgroundThread(waiting, "deep-insight-end").start()
 
     def close(self, timeout: float | None = None) -> None:
         """Writes what was accepted and closes the sinks. A second call does nothing.
@@ -258,17 +279,19 @@ class DeepInsightClient:
 
     def finish(self, timeout: float | None = None) -> None:
         """Does what `close` does, and raises nothing: another exception is on its way."""
-        if registry.find(self.number) is None:
+        timeout = bounded(self._exit_timeout if timeout is None else timeout)
+        if registry.find(self.number) is None or not self._finishing.acquire(timeout=timeout):
             return
-        with self._finishing:
-            self._finish(timeout)
+        try:
+            if registry.find(self.number) is not None:
+                self._finish(timeout)
+        finally:
+            self._finishing.release()
 
-    def _finish(self, timeout: float | None) -> None:
-        if registry.find(self.number) is None:
-            return
+    def _finish(self, timeout: float) -> None:
         self._ended = "is closed"
+        self._closing.set()
         self._queue.close()
-        timeout = self._exit_timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
         self._writer.stop()
         self._spool.release()
@@ -277,11 +300,13 @@ class DeepInsightClient:
             self._hurry.set()
         if self._join(deadline):
             self._spool.lose_memory()
-        self._writer.emit_counters()
-        if self._handles_signals:
-            self._handles_signals = False
-            exit_hook.uninstall(self._over)
+        if self._counters is not None:
+            self._counters.stop()
+            self._counters.join(max(_COUNTERS_SECONDS, deadline - time.monotonic()))
         registry.remove(self.number)
+        if self._signals_until is not None:
+            exit_hook.uninstall(self._signals_until)
+            self._signals_until = None
         self._warn_of_losses(timeout)
 
     def forget(self) -> None:
@@ -293,9 +318,24 @@ class DeepInsightClient:
 
     def _join(self, deadline: float) -> bool:
         """Waits for every thread's end until `deadline`; returns whether all have ended."""
-        threads = (self._writer, *self._deliveries)
-        ended = [thread.join(deadline - time.monotonic()) for thread in threads]
+        writing = (self._writer, *self._deliveries)
+        ended = [thread.join(deadline - time.monotonic()) for thread in writing]
         return all(ended)
+
+    def _threads(self) -> list[BackgroundThread]:
+        counters = [] if self._counters is None else [self._counters]
+        return [self._writer, *self._deliveries, *counters]
+
+    def _answers(self) -> bool:
+        """Whether it makes sense to wait for room; raises what a sink raised, if it is to."""
+        self._raise_error()
+        return self._writer.answers()
+
+    def _counts(self) -> dict[str, int]:
+        """The counters."""
+        names = ("accepted", "sampled", "unsampled", "written", "dropped", "failed")
+        stats = self.stats()._asdict()
+        return {name: stats[name] for name in names}
 
     def messages(self, batch: Batch) -> npt.NDArray[np.object_]:
         """Returns the messages of a batch that `write` accepted.
@@ -348,11 +388,17 @@ class DeepInsightClient:
         What was accepted is then written on the way out. `with` does this, and the callback.
 
         Args:
-            over: As of `exit_hook.install`.
+            over: Tells, from any thread, whether what is recorded has ended.
         """
-        if not self._handles_signals:
-            self._handles_signals, self._over = True, over
-            exit_hook.install(over)
+        if self._signals_until is not None:
+            return
+
+        def closed() -> bool:
+            """Not before what was accepted is written, whatever is over."""
+            return registry.find(self.number) is None and (over is None or over())
+
+        if exit_hook.install(closed):
+            self._signals_until = closed
 
     def __enter__(self) -> DeepInsightClient:
         self.handle_signals()
@@ -449,5 +495,6 @@ def open_client(number: int) -> DeepInsightClient:
 def _new_attempt(clock: Callable[[], float]) -> int:
     """Microseconds since 1970; another number for each client of this process."""
     global _last_attempt
-    _last_attempt = max(int(clock() * 1e6), _last_attempt + 1)
-    return _last_attempt
+    with _attempts:
+        _last_attempt = max(int(clock() * 1e6), _last_attempt + 1)
+        return _last_attempt

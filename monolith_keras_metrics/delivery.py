@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -48,7 +47,7 @@ class Delivery(BackgroundThread):
         retry_seconds: For how long records are tried that fail with another error than `OSError`;
             and how long a sink must have failed, or not come back, to be down.
         hurry: Once set, what fails is not tried again: the process wants to end.
-        clock: Seconds that only grow.
+        clock: Seconds for which this process has run.
 
     Attributes:
         sink: The sink.
@@ -63,7 +62,7 @@ class Delivery(BackgroundThread):
         spool: Spool,
         retry_seconds: float,
         hurry: threading.Event,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(self._deliver_all, f"deep-insight-sink-{number}")
         self.sink = sink
@@ -77,7 +76,7 @@ class Delivery(BackgroundThread):
         self._at_work = threading.Lock()
         self._busy_since: float | None = None
         self._failing_since: float | None = None
-        self._told: set[type[Exception]] = set()
+        self._told: set[type[BaseException]] = set()
 
     def is_down(self) -> bool:
         """Whether the sink has failed, or not come back, for `retry_seconds`."""
@@ -141,6 +140,7 @@ class Delivery(BackgroundThread):
             self._tried(functools.partial(self._write, frame), portion)
         except RejectedError as error:
             self._works()
+            self.first_error = self.first_error or error
             self._tell_once(error, "%s", error)
             return error.rows
         except _GivenUpError as error:
@@ -163,7 +163,7 @@ class Delivery(BackgroundThread):
             _GivenUpError: If it failed for long enough.
             _LeftError: If it need not be done any more.
         """
-        begun, pause = self._clock(), _FIRST_PAUSE_SECONDS
+        refused_since, pause = None, _FIRST_PAUSE_SECONDS
         while True:
             with self._at_work:
                 if not self._spool.is_pending(self._number, portion):
@@ -179,8 +179,12 @@ class Delivery(BackgroundThread):
                     self._busy_since = None
             if self._hurry.is_set():
                 raise _LeftError
-            tried_for = self._clock() - begun
-            if not isinstance(self.error, OSError) and tried_for >= self._retry_seconds:
+            now = self._clock()
+            if isinstance(self.error, OSError):
+                refused_since = None
+            elif refused_since is None:
+                refused_since = now
+            if refused_since is not None and now - refused_since >= self._retry_seconds:
                 raise _GivenUpError
             self._hurry.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -194,7 +198,8 @@ class Delivery(BackgroundThread):
         try:
             self.sink.close()
         except (Exception, pl.exceptions.PanicException) as error:  # the others' ends matter too
-            self._note(error)
+            self.first_error = self.first_error or error
+            self._tell_once(error, "it could not be closed: %r", error)
 
     def _note(self, error: BaseException) -> None:
         if self.error is None:
@@ -213,7 +218,7 @@ class Delivery(BackgroundThread):
             logging.warning("Deep insight: %r works again", self.sink)
         self.error = self._failing_since = None
 
-    def _tell_once(self, error: Exception, message: str, *args: object) -> None:
+    def _tell_once(self, error: BaseException, message: str, *args: object) -> None:
         """Logs a warning, once for each kind of error."""
         if type(error) not in self._told:
             self._told.add(type(error))

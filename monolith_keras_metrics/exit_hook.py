@@ -107,7 +107,7 @@ def exit_hook() -> None:
         logging.exception("The counter of signal %d could not be emitted.", sig_no)
 
 
-def install(over: _Over | None = None) -> None:
+def install(over: _Over | None = None) -> bool:
     """Puts the handlers and the exit hook in place, until `uninstall`.
 
     Calls nest: the last `uninstall` takes them away. A handler that the program has set since the
@@ -119,8 +119,11 @@ def install(over: _Over | None = None) -> None:
         over: Tells, from any thread and without taking a lock, whether what this is for is over,
             should nobody call `uninstall`.
 
+    Returns:
+        Whether they are in place.
+
     Example:
-        >>> install()
+        >>> installed = install()
         >>> try:
         ...     pass  # train
         ... finally:
@@ -129,7 +132,7 @@ def install(over: _Over | None = None) -> None:
     global _unwinding, _pid
     if not _on_main_thread():
         _tell_off_main_thread()
-        return
+        return False
     if _pid != os.getpid():
         _pid = os.getpid()  # forked in the middle of a training that is not ours
         _installs.clear()
@@ -144,6 +147,7 @@ def install(over: _Over | None = None) -> None:
             continue
         _earlier[signo] = current
         signal.signal(signo, sig_handler)
+    return True
 
 
 def uninstall(over: _Over | None = None) -> None:

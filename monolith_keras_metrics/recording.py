@@ -69,6 +69,7 @@ class RecordingFunction:
         self._on_exception = on_exception
         self._layout: Layout | None = None
         self._client: DeepInsightClient | None = None
+        self._over: Callable[[], bool] | None = None
         self._active = False
         self._history: Any = None
         self._function = make_step_function(
@@ -79,24 +80,35 @@ class RecordingFunction:
             getattr(model, f"_{mode}_counter", None),
         )
 
-    def begin(self, client: DeepInsightClient | None) -> None:
-        """Begins to hand columns over to `client`, or only to take them out, where it is None."""
+    def begin(self, client: DeepInsightClient | None, over: Callable[[], bool] | None) -> None:
+        """Begins to hand columns over.
+
+        Args:
+            client: Where to; None only takes them out.
+            over: Tells whether what began this has ended; None where nothing tells.
+        """
         self._client = client
+        self._over = over
         self._history = getattr(self.model, "history", None)
         self._active = True
 
+    def _is_over(self) -> bool:
+        if self._over is not None:
+            return self._over()
+        # Each fit has its own history.
+        return self._mode == "train" and getattr(self.model, "history", None) is not self._history
+
     def end(self) -> None:
         """Becomes the plain function."""
-        self._client = None
+        self._client = self._over = None
         self._active = False
 
     def __call__(self, iterator: Any) -> Any:
         """Runs the next steps of `iterator`, records them, and returns the last one's logs."""
         if not self._active:
             return self.plain(iterator)
-        # Each fit has its own history. Another one than at the beginning means that ours ended
-        # with an exception, of which a callback is not told, and that this fit is not recorded.
-        if self._mode == "train" and getattr(self.model, "history", None) is not self._history:
+        # A callback is not told of an exception that ended its fit; this is another call then.
+        if self._is_over():
             self._on_exception()
             return self.plain(iterator)
         logs = None

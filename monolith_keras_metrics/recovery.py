@@ -174,7 +174,7 @@ def recover(
     try:
         with_records = [left for left in found if left.journals()]
         to = (places or _own_folder(place, with_records)) if with_records else ()
-        opened = [sinks.open_sink(at, Origin("recover", 0, 0)) for at in to]
+        opened = sinks.open_all(to, Origin("recover", 0, 0))
     except BaseException:
         for left in found:
             left.release()
@@ -192,7 +192,8 @@ def recover(
     spool.release()
     hurry = threading.Event()
     deliveries = [
-        Delivery(sink, number, spool, _RETRY_SECONDS, hurry) for number, sink in enumerate(opened)
+        Delivery(sink, number, spool, _RETRY_SECONDS, hurry, time.monotonic)
+        for number, sink in enumerate(opened)
     ]
     for delivery in deliveries:
         delivery.start()

@@ -129,7 +129,7 @@ class Spool:
         entry = Entry(frame.height, len(self._gathers), accepted_at)
         segment = None
         with self._changed:
-            if self._segments and self.bytes + len(encoded) > self._spool_bytes:
+            if self.bytes and self.bytes + len(encoded) > self._spool_bytes:
                 self._offer()
             else:
                 segment = self._open_segment()
@@ -163,6 +163,9 @@ class Spool:
         finally:
             with self._changed:
                 self._ended = True
+                if self._segments:  # without entries, if what was to be the first found no room
+                    self._segments[-1].closed = True
+                    self._drop_settled()
                 self._changed.notify_all()
         try:
             self._files.finish()
@@ -377,9 +380,10 @@ class Spool:
     def _done(self, sink: int, portion: Portion, failed: int) -> None:
         self._cursors[sink].entry = portion.stop
         for entry in portion.segment.entries[portion.start : portion.stop]:
-            lost = min(failed, entry.rows)
-            failed -= lost
-            entry.failed = max(entry.failed, lost)
+            if entry.failed < entry.rows:  # else it could not be read, and none was handed over
+                lost = min(failed, entry.rows)
+                failed -= lost
+                entry.failed = max(entry.failed, lost)
             entry.sinks_left -= 1
             if entry.sinks_left == 0:
                 self._settle(portion.segment, entry)

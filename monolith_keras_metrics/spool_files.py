@@ -67,7 +67,7 @@ class SpoolFiles:
         for segment in list(self._open):
             try:
                 if segment.file is not None and segment.entries_left:
-                    here &= segment.file.sync()
+                    here &= segment.file.sync() or segment.closed
             except OSError as error:
                 self._note(error)
             else:

@@ -15,9 +15,10 @@ class Stats(NamedTuple):
         sampled: Of these, known to be of a sampled user.
         unsampled: Of these, known to be of no sampled user: there is nothing to write.
         written: In every sink, durably.
-        dropped: Handed over when the queue or the spool was full, with `overflow="drop"`.
-        failed: Given up: a sink did not take them, or they could not be turned into records. (What
-            a sink that hung took after all, once it had been given up, is counted here too.)
+        dropped: Handed over when there was no room, with `overflow="drop"`; or, with either, when
+            the disk under the journal hung.
+        failed: Given up: a sink did not take them, or they could not be turned into records. What
+            a sink takes after all, since it hung or sends on its own, is counted here, too.
         waiting: Not yet dealt with: those in the queue, and those in the spool.
         queued: Of these, in the queue, in memory.
         spooled: Of these, in journal files, from where they are delivered even after a kill.

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics import cli, record
+from monolith_keras_metrics import record
 from monolith_keras_metrics.background import BackgroundThread, bounded
 from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.record import Batch, Origin
@@ -27,7 +26,6 @@ _CHUNK_ROWS = 65_536
 _LONGEST_POLL_SECONDS = 0.5
 # A thread that is at work is not taken to hang before.
 _HANG_SECONDS = 5.0
-_DOUBT_SECONDS = 1.0
 # A panic in Polars, which is no Exception, is this batch's failure too, not the thread's.
 _BAD_BATCH = (Exception, pl.exceptions.PanicException)
 
@@ -46,8 +44,7 @@ class BackgroundWriter(BackgroundThread):
         flush_seconds: The longest until an example is in the journal.
         hurry: Once set, a full spool is not waited for: the process wants to end.
         uid_hash_key: With a key, records carry a keyed hash of the uid.
-        counter_tags: Tags of the counters that go to the metrics client; None for no counters.
-        clock: Seconds that only grow.
+        clock: Seconds for which this process has run.
 
     Attributes:
         counts: Examples that are `"sampled"`, `"unsampled"`, `"failed"` and `"dropped"` here.
@@ -66,8 +63,7 @@ class BackgroundWriter(BackgroundThread):
         flush_seconds: float,
         hurry: threading.Event,
         uid_hash_key: bytes | None,
-        counter_tags: Mapping[str, str] | None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(self._write_all, "deep-insight")
         self.counts = {"sampled": 0, "unsampled": 0, "failed": 0, "dropped": 0}
@@ -80,30 +76,19 @@ class BackgroundWriter(BackgroundThread):
         self._retry_seconds = retry_seconds
         # An example waits for a poll, then for its records to be made and written.
         self._poll_seconds = min(_LONGEST_POLL_SECONDS, flush_seconds / 2)
-        self._flush_seconds = flush_seconds
         self._hurry = hurry
         self._uid_hash_key = uid_hash_key
-        self._counter_tags = counter_tags
-        self._emitted: dict[str, int] = {}
         self._clock = clock
-        self._seen_at = self._synced_at = self._emitted_at = clock()
-        self._doubted_at: float | None = None
+        self._seen_at = self._synced_at = clock()
         self._absorbed = self._flushed_to = self._flush_at = 0  # rows ever taken from the queue
-        self._watched: tuple[Callable[[], bool], Callable[[], None]] | None = None
         self._flushed = threading.Condition()
         self._stopping = self._stopped = False
         self._warned: set[str] = set()
 
     def answers(self) -> bool:
         """Whether somebody takes from the queue, or will soon: training need not wait for ever."""
-        now, hanging = self._clock(), max(self._retry_seconds, _HANG_SECONDS)
-        if now - self._seen_at < hanging:
-            self._doubted_at = None
-        elif self._doubted_at is None:
-            # After a pause of the whole process the thread has had no time to be seen.
-            self._doubted_at = now
-        doubted = self._doubted_at is not None and now - self._doubted_at >= _DOUBT_SECONDS
-        return self.alive() and not doubted
+        hanging = max(self._retry_seconds, _HANG_SECONDS)
+        return self.alive() and self._clock() - self._seen_at < hanging
 
     def flush(self, timeout: float | None) -> bool:
         """Waits until all that is in the queue now is in the spool, for every sink to take.
@@ -122,10 +107,6 @@ class BackgroundWriter(BackgroundThread):
             )
             return self._flushed_to >= target
 
-    def watch(self, over: Callable[[], bool] | None, then: Callable[[], None]) -> None:
-        """Has `then` called, once, when `over` says so; it must not wait for this thread."""
-        self._watched = None if over is None else (over, then)
-
     def stop(self) -> None:
         """Has the thread put into the spool what there is, and end; does not wait."""
         self._stopping = True
@@ -140,31 +121,6 @@ class BackgroundWriter(BackgroundThread):
         if subject not in self._warned:
             self._warned.add(subject)
             logging.warning("Deep insight: " + message, *args)
-
-    def emit_counters(self) -> None:
-        """Emits what counts have grown by since the last time."""
-        if self._counter_tags is None:
-            return
-        positions, dropped, _ = self._queue.counts()
-        delivered = dict(self._spool.counts)
-        counts = {
-            "accepted": positions,
-            "sampled": self.counts["sampled"],
-            "unsampled": self.counts["unsampled"],
-            "written": delivered["written"],
-            "dropped": self.counts["dropped"] + dropped,
-            "failed": self.counts["failed"] + delivered["failed"],
-        }
-        try:
-            client = cli.get_cli()
-            for name, value in counts.items():
-                if delta := value - self._emitted.get(name, 0):
-                    client.emit_counter(f"deep_insight.{name}", delta, dict(self._counter_tags))
-                self._emitted[name] = value
-        except Exception as error:  # a metrics back end that fails costs counters, not records
-            self.warn_once(
-                "counters", "counters were not emitted. %s: %s", type(error).__name__, error
-            )
 
     def _write_all(self) -> None:
         try:
@@ -188,16 +144,12 @@ class BackgroundWriter(BackgroundThread):
         now = self._seen_at = self._clock()
         if batches:
             self._absorb(batches)
-        self._watch()
         absorbed, ending = self._absorbed, stopping and not batches
         with self._flushed:
             flushing = self._flushed_to < self._flush_at <= absorbed
         if flushing or ending or now - self._synced_at >= self._poll_seconds:
             self._spool.sync()
             self._synced_at = now
-        if now - self._emitted_at >= self._flush_seconds:
-            self.emit_counters()
-            self._emitted_at = now
         self._spool.roll(at_once=flushing or ending)
         if flushing or ending:
             with self._flushed:
@@ -212,13 +164,6 @@ class BackgroundWriter(BackgroundThread):
             self._flush_at = max(self._flush_at, positions - dropped)
         self._queue.hurry()
         return positions - dropped
-
-    def _watch(self) -> None:
-        if self._watched is not None:
-            over, then = self._watched
-            if over():
-                self._watched = None
-                then()
 
     def _absorb(self, batches: Sequence[Batch]) -> None:
         """Turns batches into frames and puts these into the spool."""

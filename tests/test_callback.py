@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
+import time
+import weakref
 from typing import Any
 
 import keras
@@ -11,6 +14,7 @@ import polars as pl
 import pytest
 import tensorflow as tf
 from training import (
+    BATCH,
     EXTRA,
     ROWS,
     check_records,
@@ -23,6 +27,7 @@ from training import (
 )
 
 from monolith_keras_metrics import DeepInsightCallback, cli
+from monolith_keras_metrics.recording import RecordingFunction
 
 
 def callback(folder: Any, **options: Any) -> DeepInsightCallback:
@@ -349,3 +354,55 @@ def test_float16_predictions(tmp_path: pathlib.Path) -> None:
     fit(net, dataset(x, y), callback(tmp_path))
     check_records(read(tmp_path), x, {"ctr": (y, expected)}, tolerance=1e-3)
     assert read(tmp_path)["predict"].struct.field("ctr").dtype == pl.Float32
+
+
+class Stops(keras.callbacks.Callback):
+    """Raises in the middle of what it is given to."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        raise RuntimeError("as told")
+
+    on_test_batch_end = on_train_batch_end
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_what_follows_a_fit_that_was_left_is_not_recorded(
+    method: str, tmp_path: pathlib.Path
+) -> None:
+    """The model is as it was, whatever is called first."""
+    net, x, y = frozen(model()), columns(), labels()
+    recorder = DeepInsightCallback(
+        tmp_path, model_name="m", sample_ratio=1.0, modes=("train", "test")
+    )
+    with pytest.raises(RuntimeError, match="as told"):
+        getattr(net, method)(dataset(x, y), callbacks=[recorder, Stops()], verbose=0)
+    plain = x["features"]
+    net.evaluate(plain, y, batch_size=BATCH, verbose=0)
+    net.train_on_batch(plain, y)
+    net.fit(plain, y, batch_size=BATCH, verbose=0)
+    assert recorder.stats is not None
+    assert recorder.stats.accepted == BATCH
+    assert not isinstance(net.train_function, RecordingFunction)
+    assert not isinstance(net.test_function, RecordingFunction)
+
+
+def test_the_arguments_of_fit_are_free_when_it_has_ended(tmp_path: pathlib.Path) -> None:
+    """Nothing that is recorded keeps them until the next garbage collection."""
+    net = frozen(model())
+
+    class Freed(keras.callbacks.Callback):
+        pass
+
+    gc.collect()
+    gc.disable()
+    try:
+        freed = weakref.ref(callback := Freed())
+        recorder = DeepInsightCallback(tmp_path, model_name="m")
+        net.fit(dataset(columns(), labels()), callbacks=[recorder, callback], verbose=0)
+        del callback
+        deadline = time.monotonic() + 30
+        while freed() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        gc.enable()

@@ -21,6 +21,7 @@ from absl import logging as absl_logging
 
 from monolith_keras_metrics import DeepInsightClient, cli, delivery, journal, writer
 from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics.sinks import RejectedError
 from monolith_keras_metrics.spool import Spool
 from monolith_keras_metrics.spool_files import SpoolFiles
 
@@ -304,7 +305,7 @@ def test_a_journal_that_hangs_does_not_stop_training(
 ) -> None:  # fmt: skip
     """It waits once; then what finds no room is dropped and counted."""
     monkeypatch.setattr(writer, "_HANG_SECONDS", 0.3)
-    monkeypatch.setattr(writer, "_DOUBT_SECONDS", 0.1)
+    monkeypatch.setattr(writer, "_HANG_SECONDS", 0.1)
     monkeypatch.setattr(SpoolFiles, "sync", lambda _: gate.wait(60))
     client = DeepInsightClient(
         tmp_path, queue_rows=100, retry_seconds=0, flush_seconds=0.01, exit_timeout=0.2
@@ -360,13 +361,132 @@ def test_flush_tells_that_the_thread_has_died(monkeypatch: pytest.MonkeyPatch) -
     client.close()
 
 
+def test_a_sink_that_comes_back_with_another_error_has_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How long the place was away before does not count."""
+    monkeypatch.setattr(delivery, "_LONGEST_PAUSE_SECONDS", 0.1)
+
+    def fail(call: int) -> None:
+        if call < 8:
+            raise ConnectionError("away")
+        if call < 10:
+            raise ValueError("one hiccup")
+
+    sink = Collecting(fail)
+    with DeepInsightClient(sink, retry_seconds=0.5) as client:
+        client.write(batch())
+        assert client.flush() or client.flush(60)
+    assert (sink.uids(), client.stats().failed) == (list(range(10)), 0)
+
+
+def test_raise_is_told_of_rejected_records() -> None:
+    class Picky(Collecting):
+        def write(self, frame: pl.DataFrame) -> None:
+            raise RejectedError(3, "too large")
+
+    client = DeepInsightClient(Picky(), on_error="raise")
+    client.write(batch())
+    with pytest.raises(RejectedError, match="too large"):
+        client.flush()
+    client.close()
+    assert (client.stats().written, client.stats().failed) == (7, 3)
+
+
+def test_raise_ends_a_write_that_waits() -> None:
+    """There is no point in waiting for room that nobody makes."""
+
+    def fail(_: int) -> None:
+        raise OSError("no room")
+
+    client = DeepInsightClient(
+        Collecting(fail), on_error="raise", queue_rows=20, flush_seconds=0.01, retry_seconds=3600
+    )
+    with pytest.raises(OSError, match="no room"):
+        for start in range(0, 10_000, 10):
+            client.write(batch(start=start))
+    stats = client.stats()
+    client.close()
+    assert stats.dropped == 0
+    assert adds_up(client)
+
+
+def test_a_metrics_client_that_hangs_costs_no_records(gate: threading.Event) -> None:
+    class Backend(cli.Client):
+        def emit_counter(self, *_: Any) -> None:
+            gate.wait(60)
+
+    sink = Collecting()
+    with cli.use_backend(lambda *_: Backend()):
+        client = DeepInsightClient(sink, counter_tags={}, queue_rows=50, flush_seconds=0.01)
+        for start in range(0, 1000, 10):
+            client.write(batch(start=start))
+        client.close()
+    assert sink.uids() == list(range(1000))
+    assert client.stats().dropped == 0
+
+
+def test_nothing_is_left_of_many_clients(tmp_path: pathlib.Path) -> None:
+    """Neither threads nor open files, whether they were closed or could not be opened."""
+    (tmp_path / "file").touch()
+    with DeepInsightClient(tmp_path / "run") as client:  # Polars opens files of its own
+        client.write(batch())
+    threads, files = threading.active_count(), open_files()
+    for number in range(30):
+        with DeepInsightClient([tmp_path / "run", Collecting()], counter_tags={}) as client:
+            client.write(batch(start=number))
+        with pytest.raises(OSError, match="must be a folder"):
+            DeepInsightClient([tmp_path / "run", tmp_path / "file"])
+    deadline = time.monotonic() + 60
+    while threading.active_count() > threads or open_files() > files:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert all(path.suffix == ".parquet" for path in (tmp_path / "run").iterdir())
+
+
+def open_files() -> int:
+    descriptors = pathlib.Path("/proc/self/fd")
+    return len(list(descriptors.iterdir())) if descriptors.is_dir() else 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_a_pause_of_the_process_is_no_sink_that_hangs(tmp_path: pathlib.Path) -> None:
+    """While it is stopped nobody could have answered, and nothing is given up or dropped."""
+    result = run(
+        """
+        import signal, subprocess, time
+        client.close()
+        class Slow:
+            def write(self, frame): time.sleep(0.05)
+            def flush(self): ...
+            def close(self): ...
+        client = DeepInsightClient(Slow(), queue_rows=50, retry_seconds=5, flush_seconds=0.01)
+        for start in range(0, 500, 10): client.write(batch(start))
+        wake = f"sleep 7; kill -CONT {os.getpid()}"
+        subprocess.Popen(["sh", "-c", wake], start_new_session=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for start in range(500, 1000, 10): client.write(batch(start))
+        client.close()
+        print(client.stats().written)
+        """,
+        tmp_path,
+    )
+    assert result.stdout == "1000\n", result.stderr
+
+
 def test_for_ever_is_a_time(tmp_path: pathlib.Path) -> None:
-    client = DeepInsightClient(tmp_path, exit_timeout=math.inf)
+    def fail(call: int) -> None:
+        if call in (2, 3):
+            raise OSError("no room")
+
+    sink = Collecting(fail)
+    client = DeepInsightClient([tmp_path, sink], exit_timeout=math.inf)
     client.write(batch())
     assert client.flush(math.inf)
     client.write(batch(start=10))
     client.close()
     assert client.stats().written == 20
+    assert sink.uids() == list(range(20))
 
 
 def test_a_sink_whose_close_panics_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:

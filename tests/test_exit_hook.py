@@ -335,6 +335,22 @@ def test_a_signal_after_the_end_is_the_earlier_handlers(run: Run) -> None:
     assert ended == (0, ["earlier 15", "True None", "interrupted"], "", [])
 
 
+def test_clients_of_other_threads_take_no_handlers_away(run: Run) -> None:
+    """Nor does one leave them that is closed in another thread than its own."""
+    ended = run(
+        "from monolith_keras_metrics import DeepInsightClient\n"
+        "def ours(): return signal.getsignal(signal.SIGTERM) is exit_hook.sig_handler\n"
+        "def in_thread(target): one = threading.Thread(target=target); one.start(); one.join()\n"
+        "with DeepInsightClient([]) as a:\n"
+        "    b = DeepInsightClient([])\n"
+        "    in_thread(b.handle_signals); b.close(); say(ours())\n"
+        "say(ours())\n"
+        "c = DeepInsightClient([]); c.handle_signals(); in_thread(c.close)\n"
+        "exit_hook.install(); exit_hook.uninstall(); say(ours())",
+    )
+    assert (ended.status, ended.lines) == (0, ["True", "False", "False"]), ended.errors
+
+
 def test_an_end_that_nobody_told_does_not_keep_another_from_putting_back(run: Run) -> None:
     ended = run(
         "over = []\n"

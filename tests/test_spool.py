@@ -142,6 +142,40 @@ def test_a_segment_that_begins_in_memory_stays_there(
     waiting.end()
 
 
+def test_nothing_is_left_of_what_found_no_room(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither on the disk nor in memory."""
+    waiting = make(tmp_path, False)
+    append(waiting, 0, 1, 2, 3)
+
+    def fail(*_: object) -> int:
+        raise OSError("no room")
+
+    monkeypatch.setattr(os, "write", fail)
+    waiting.roll(at_once=True)
+    assert not append(waiting, 4)
+    monkeypatch.undo()
+    while portion := waiting.next(0, lambda: waiting.journaled(recovered=False) == 0):
+        waiting.done(0, portion)
+    waiting.release()
+    waiting.leave(0)
+    waiting.end()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_refused_is_counted_beside_what_cannot_be_read(tmp_path: pathlib.Path) -> None:
+    waiting = make(tmp_path, True)
+    append(waiting, 0, 1)
+    waiting.roll(at_once=True)
+    portion = waiting.next(0, lambda: False)
+    assert portion is not None
+    portion.segment.entries[0].failed = ROWS  # as `Portion.frames` has it
+    waiting.done(0, portion, failed=5)
+    assert waiting.counts == {"written": ROWS - 5, "failed": ROWS + 5}
+    waiting.end()
+
+
 def test_the_journal_is_released_when_the_last_has_left(tmp_path: pathlib.Path) -> None:
     """As long as anybody may write to a file, nobody else may have it."""
     waiting = make(tmp_path, False)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from monolith_keras_metrics.record import Origin
@@ -30,7 +30,9 @@ __all__ = [
     "Sink",
     "SinkLike",
     "check_sink",
+    "close_opened",
     "identity",
+    "open_all",
     "open_sink",
     "run_name",
     "shown",
@@ -119,6 +121,28 @@ def open_sink(sink: SinkLike, origin: Origin) -> Sink:
         scheme, rest = _split(sink)
         return (_kafka if scheme == "kafka" else _FOLDERS[scheme])(rest, origin)
     return sink
+
+
+def open_all(places: Sequence[SinkLike], origin: Origin) -> list[Sink]:
+    """Opens all sinks, or none: what was opened before one that fails is closed again.
+
+    Raises:
+        Exception: What `open_sink` raises.
+    """
+    opened: list[Sink] = []
+    try:
+        opened.extend(open_sink(place, origin) for place in places)
+    except BaseException:
+        close_opened(places, opened)
+        raise
+    return opened
+
+
+def close_opened(places: Sequence[SinkLike], opened: Sequence[Sink]) -> None:
+    """Closes sinks that nothing was written to, but for those that were given as objects."""
+    for place, sink in zip(places, opened, strict=False):
+        if sink is not place:
+            sink.close()
 
 
 def run_name(sink: SinkLike) -> str | None:

@@ -40,12 +40,19 @@ def explained(error: Any, address: KafkaAddress) -> Exception:
 
 def without_values(text: str, address: KafkaAddress) -> str:
     """Returns Kafka's words without the values of the address's options."""
-    hidden = [
-        value
-        for name, value in address.options.items()
-        if value and name not in _TOLD and (len(value) >= _SHORT or _SECRET.search(name))
-    ]
-    for value in sorted(hidden, key=len, reverse=True):
+    # It tells the value, and of a long one the beginning alone.
+    if text.startswith("Invalid value"):
+        _, _, about = text.rpartition(" for ")
+        return (
+            f"Invalid value for {about}" if about.startswith("configuration") else "Invalid value"
+        )
+    hidden = set()
+    for name, value in address.options.items():
+        if _SECRET.search(name):
+            hidden |= {value, *re.split(r"[\s,]+", value)}
+        elif name not in _TOLD and len(value) >= _SHORT:
+            hidden.add(value)
+    for value in sorted(filter(None, hidden), key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text)
     return text
 

@@ -98,7 +98,7 @@ class PartFileSink(abc.ABC):
             worker, attempt, position = frame.select("worker", "attempt", "position").row(0)
         key = (f"worker-{worker:05d}.attempt-{attempt:016d}", position)
         if self._file is None or self._file.key != key:
-            own = attempt == self._origin.attempt
+            own = (worker, attempt) == (self._origin.worker, self._origin.attempt)
             self._file = self._new_file(key) if own else self._left_file(key)
         return self._file
 
