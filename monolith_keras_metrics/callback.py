@@ -7,6 +7,8 @@ it at each step. While training runs, the callback puts its own in that place (s
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -117,7 +119,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
             "exit_timeout": exit_timeout,
         }
         options.setdefault("counter_tags", {"model_name": model_name})
-        check_options(sink, **options)
+        own = inspect.signature(type(self)).parameters.values()
+        check_options(sink, [one.name for one in own if one.kind is one.KEYWORD_ONLY], **options)
         inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields))
         self._recording = Recording(inputs, model_name, sample_ratio, targets, labels)
         self._recording.layout(("any",))  # says what is wrong with these arguments
@@ -191,7 +194,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
         finally:
             self._last_stats = client.stats()
             if (getattr(self, "params", None) or {}).get("verbose", 1):
-                print(_summary(self._last_stats, sink_list(self._sink)))
+                places = sink_list(self._sink)
+                print(_summary(self._last_stats, places, client.spool_folder))
 
     def _abort(self) -> None:
         """Ends what runs, with the model as it was: training ended with an exception."""
@@ -244,14 +248,20 @@ class DeepInsightCallback(keras.callbacks.Callback):
             setattr(function.model, f"{mode}_function", function.plain)
 
 
-def _summary(stats: Stats, places: Sequence[SinkLike]) -> str:
+def _summary(stats: Stats, places: Sequence[SinkLike], spool: os.PathLike[str] | None) -> str:
     text = f"Deep insight: {stats.written:,} of {stats.accepted:,} examples written"
+    if places:
+        text += f" to {', '.join(map(shown, places))}"
     if stats.recovered:
-        text += f", and {stats.recovered:,} of an earlier run that was killed"
+        text += f", and {stats.recovered:,} that an earlier run had left"
     if stats.spooled:
-        text += f", {stats.spooled:,} wait on disk for the next run"
-    if lost := stats.failed + stats.dropped + stats.waiting - stats.spooled:
-        text += f", {lost:,} LOST ({stats.failed:,} failed, {stats.dropped:,} dropped)"
+        text += f"; {stats.spooled:,} wait in {spool} for the next run"
+    late = stats.waiting - stats.spooled
+    if lost := stats.failed + stats.dropped + late:
+        text += (
+            f"; {lost:,} LOST ({stats.failed:,} failed, {stats.dropped:,} dropped, {late:,} not "
+            "delivered in time)"
+        )
     if stats.recovered_failed:
-        text += f", {stats.recovered_failed:,} of an earlier run LOST"
-    return text + (f" to {', '.join(map(shown, places))}" if places else "")
+        text += f"; {stats.recovered_failed:,} of an earlier run LOST"
+    return text

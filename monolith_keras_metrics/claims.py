@@ -155,6 +155,30 @@ def leftovers(folder: pathlib.Path) -> Iterator[Claim]:
         yield Claim(folder, stem, descriptor, sinks)
 
 
+def abandoned(folder: pathlib.Path) -> bool:
+    """Whether a process that no longer lives has left journal files in a folder; changes nothing.
+
+    Args:
+        folder: The folder, which may be missing.
+    """
+    for journal in folder.glob("worker-*.journal"):
+        match = _FILE.fullmatch(journal.name)
+        if match is None:
+            continue
+        try:
+            descriptor = os.open(folder / f"{match[1]}{_LOCK}", os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+        return True
+    return False
+
+
 def _lock(path: pathlib.Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

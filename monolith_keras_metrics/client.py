@@ -19,9 +19,11 @@ What is promised:
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import os
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -220,8 +222,7 @@ class DeepInsightClient:
         if not taken:
             self._writer.warn_once(
                 "dropped",
-                "the queue is full, or nobody takes from it: examples are dropped (see "
-                "stats().dropped)",
+                "the queue is full, or nobody takes from it: examples are dropped (see `stats`)",
             )
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -382,6 +383,11 @@ class DeepInsightClient:
             **counts,
         )
 
+    @property
+    def spool_folder(self) -> pathlib.Path | None:
+        """The folder of the journal; None where records wait in memory alone."""
+        return self._spool.folder
+
     def handle_signals(self, over: Callable[[], bool] | None = None) -> None:
         """Until the client is closed, SIGTERM, SIGINT and SIGHUP unwind the stack (`exit_hook`).
 
@@ -438,9 +444,9 @@ class DeepInsightClient:
         stats = self.stats()
         if left := stats.spooled + self._spool.journaled(recovered=True):
             logging.warning(
-                "Deep insight: %d examples were not delivered within %g s. They wait in %r: the "
+                "Deep insight: %s examples were not delivered within %g s. They wait in %r: the "
                 "next run with the same sinks delivers them, and so does `deep-insight recover`",
-                left,
+                f"{left:,}",
                 timeout,
                 str(self._spool.folder),
             )
@@ -464,15 +470,26 @@ class DeepInsightClient:
             )
 
 
-def check_options(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any) -> None:
+def check_options(
+    sink: sinks.SinkLike | Sequence[sinks.SinkLike], others: Sequence[str] = (), **options: Any
+) -> None:
     """Raises for arguments of `DeepInsightClient` that make no sense; opens nothing.
+
+    Args:
+        sink: As of `DeepInsightClient`.
+        others: Names of the arguments of whoever asks.
+        **options: The other arguments.
 
     Raises:
         TypeError, ValueError: With the argument's name, what came and what was expected.
     """
     known = [name for name in inspect.signature(DeepInsightClient).parameters if name != "sink"]
     if unknown := [name for name in options if name not in known]:
-        raise TypeError(f"There is no argument {unknown[0]!r}. The arguments are: {known}")
+        near = difflib.get_close_matches(unknown[0], [*known, *others], n=1)
+        raise TypeError(
+            f"There is no argument {unknown[0]!r}. "
+            + (f"Did you mean {near[0]!r}?" if near else f"The arguments are: {[*others, *known]}")
+        )
     check_values(sink, **options)
 
 

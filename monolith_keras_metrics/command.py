@@ -30,15 +30,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Delivers the records that a killed training left in its journal. A later "
         "training with the same sinks does this by itself.",
     )
-    recover.add_argument("run", help="the folder that training wrote to, or that of its journal")
+    recover.add_argument(
+        "run",
+        help="the folder that training wrote to, or that of its journal: for Kafka "
+        "~/.local/state/monolith_keras_metrics/TOPIC",
+    )
     recover.add_argument(
         "--sink",
         action="append",
         default=[],
         metavar="URI",
-        help="where to deliver, as training was given it; default: the run's folder",
+        help="where to deliver, as training was given it, once for each sink; default: the run's "
+        "folder",
     )
-    recover.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS")
+    recover.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="end when nothing could be delivered for so long (%(default)g)",
+    )
     recover.set_defaults(command=_recover)
     parsed = parser.parse_args(arguments)
     status: int = parsed.command(parsed)
@@ -52,7 +63,7 @@ def _recover(arguments: argparse.Namespace) -> int:
         print(f"deep-insight recover: {error}", file=sys.stderr)
         return 1
     if not any(result):
-        print(f"Nothing to recover in {arguments.run}")
+        print(f"Nothing to recover in {arguments.run}: no killed process left records there")
         return 0
     text = f"{result.delivered:,} records delivered"
     if arguments.sink:

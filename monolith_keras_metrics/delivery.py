@@ -147,7 +147,7 @@ class Delivery(BackgroundThread):
             self._tell_once(
                 error,
                 "%d examples are given up after %g s, and so are others that fail like them (see "
-                "stats()). %r",
+                "`stats`). %r",
                 frame.height,
                 self._retry_seconds,
                 self.error,
@@ -204,7 +204,7 @@ class Delivery(BackgroundThread):
     def _note(self, error: BaseException) -> None:
         if self.error is None:
             logging.warning(
-                "Deep insight: %r failed and is tried again; training goes on. %s: %s",
+                "Deep insight: %r failed and is tried again. %s: %s",
                 self.sink,
                 type(error).__name__,
                 error,

@@ -102,10 +102,11 @@ def _adopt_files(spool: Spool, left: Claim, own: list[str]) -> None:
     paths = left.journals()
     if paths and left.sinks != own:
         logging.warning(
-            "Deep insight: %r has records of a killed process for other sinks (%s): deliver them "
-            "with `deep-insight recover`",
+            "Deep insight: %r has records of an earlier process for other sinks (%s). To deliver "
+            "them: deep-insight recover %s --sink URI",
             str(left.folder),
             ", ".join(left.sinks) or "not known which",
+            str(left.folder),
         )
         left.release()
         return
@@ -151,7 +152,7 @@ class Recovered(NamedTuple):
 
 
 def recover(
-    path: str | os.PathLike[str], places: Sequence[sinks.SinkLike] = (), timeout: float = 600.0
+    path: str | os.PathLike[str], places: Sequence[sinks.SinkLike] = (), timeout: float = 60.0
 ) -> Recovered:
     """Delivers what killed processes left, without a training.
 
@@ -159,7 +160,7 @@ def recover(
         path: The run's folder, or that of its journal.
         places: The sinks. Default: the run's folder, in its format, if the records were for
             nothing else; a journal's word alone is never a reason to write anywhere else.
-        timeout: Seconds, at most.
+        timeout: Seconds in which nothing is delivered before it ends.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -197,9 +198,10 @@ def recover(
     ]
     for delivery in deliveries:
         delivery.start()
-    deadline = time.monotonic() + timeout
-    for delivery in deliveries:
-        delivery.join(deadline - time.monotonic())
+    deadline, seen = time.monotonic() + timeout, -1
+    while time.monotonic() < deadline and not all(one.join(0.05) for one in deliveries):
+        if (waits := spool.journaled(recovered=True)) != seen:
+            deadline, seen = time.monotonic() + timeout, waits
     hurry.set()
     for delivery in deliveries:
         delivery.join(1.0)
@@ -213,8 +215,9 @@ def _own_folder(place: pathlib.Path, found: Sequence[Claim]) -> list[str]:
     said = {name for left in found for name in left.sinks or ("unknown",)}
     if place.name != sinks.SPOOL_FOLDER or not said <= set(formats):
         raise ValueError(
-            f"The records in {str(place)!r} were for {', '.join(sorted(said))}: say with --sink "
-            "where to deliver them now, once for each sink"
+            f"The records in {str(place)!r} were for {', '.join(sorted(said))}. Say where to "
+            f"deliver them now: deep-insight recover {place} --sink URI, the URI as training was "
+            "given it, with its options; several sinks take a --sink each"
         )
     if len({tuple(left.sinks) for left in found}) > 1:
         raise ValueError(

@@ -205,9 +205,7 @@ class BackgroundWriter(BackgroundThread):
             self._seen_at = self._clock()
             if self._drop:
                 self.counts["dropped"] += frame.height
-                self.warn_once(
-                    "spool", "the spool is full: examples are dropped (see stats().dropped)"
-                )
+                self.warn_once("spool", "the spool is full: examples are dropped (see `stats`)")
                 return
             if self._hurry.is_set():
                 self.counts["failed"] += frame.height
@@ -225,7 +223,7 @@ class BackgroundWriter(BackgroundThread):
                 self.warn_once(
                     f"given up {number}",
                     "%r has been down for %g s and the spool is full: %d examples are given up, "
-                    "and more as others come (see stats().failed)",
+                    "and more as others come (see `stats`)",
                     delivery.sink,
                     self._retry_seconds,
                     given_up,

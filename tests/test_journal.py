@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from writing import batch
 
-from monolith_keras_metrics import DeepInsightClient, claims, command, journal, recovery
+from monolith_keras_metrics import DeepInsightClient, claims, command, insight, journal, recovery
 from monolith_keras_metrics.record import Origin, to_frame
 
 ORIGIN = Origin("run", 1_790_000_000_000_000, 3)
@@ -131,7 +132,9 @@ def test_recover_delivers_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFix
     assert [p.name for p in tmp_path.iterdir()] == [part.name]
     assert (part.stat().st_ino, part.stat().st_mtime_ns) == before
     assert command.main(["recover", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"Nothing to recover in {tmp_path}\n"
+    assert capsys.readouterr().out == (
+        f"Nothing to recover in {tmp_path}: no killed process left records there\n"
+    )
 
 
 def test_a_torn_end_is_told(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -182,6 +185,31 @@ def test_a_journal_that_cannot_be_read_keeps_no_other_from_being_delivered(
     assert [left.stem for left in claims.leftovers(path.parent)] == [odd.name.partition(".0000")[0]]
 
 
+def test_who_reads_a_run_is_told_of_what_a_killed_process_left(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But not of what a living one is about to write; and nothing is changed by looking."""
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        insight.open_run(tmp_path / "run")
+    client = DeepInsightClient(tmp_path / "run")
+    client.write(batch(1, 0))
+    client._writer.flush(None)
+    (tmp_path / "run" / ".spool" / "worker-1.journal").touch()
+    with pytest.raises(FileNotFoundError, match="no file is whole yet"):
+        insight.open_run(tmp_path / "run")
+    client.close()
+    shutil.rmtree(tmp_path / "run" / ".spool")
+    assert insight.open_run(tmp_path / "run").collect().height == batch(1, 0).rows
+    assert caplog.text == ""
+    path = left_by_a_killed_process(tmp_path / "run", FRAMES)
+    insight.open_run(tmp_path / "run")
+    assert f"deep-insight recover {tmp_path / 'run'}" in caplog.text
+    path = left_by_a_killed_process(tmp_path / "other", FRAMES)
+    with pytest.raises(FileNotFoundError, match="left some in its journal: deliver them with"):
+        insight.open_run(tmp_path / "other")
+    assert path.exists()
+
+
 def test_records_for_other_sinks_are_left_alone(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,10 +218,11 @@ def test_records_for_other_sinks_are_left_alone(
         client.write(batch(1, 0))
     assert client.stats().recovered == 0
     assert (
-        "has records of a killed process for other sinks (kafka://h:1/t, parquet:.)" in caplog.text
+        "has records of an earlier process for other sinks (kafka://h:1/t, parquet:.)"
+        in caplog.text
     )
     assert command.main(["recover", str(tmp_path)]) == 1
-    assert "say with --sink" in capsys.readouterr().err
+    assert f"recover {path.parent} --sink URI" in capsys.readouterr().err
     assert path.exists()
     assert command.main(["recover", str(tmp_path), "--sink", f"jsonl:{tmp_path / 'there'}"]) == 0
     assert pl.read_ndjson(next((tmp_path / "there").glob("*.jsonl"))).height == 13

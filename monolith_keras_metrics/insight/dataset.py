@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple
 import polars as pl
 from absl import logging
 
+from monolith_keras_metrics import claims
+
 _VALUES = ("label", "predict", "sample_rate")
 _EXTRAS = {"extra_float": pl.Float32, "extra_int": pl.Int64, "extra_str": pl.String}
 _STRUCTS = dict.fromkeys(_VALUES, pl.Float32) | _EXTRAS
@@ -52,8 +54,9 @@ def open_run(
     """Opens a run: a folder that training wrote to, or one file of it.
 
     Parts of a run may differ in targets and extra fields: what a part does not have is null.
-    Hidden files, those that end in `.inprogress` and folders within are left alone. The order of
-    the rows is not promised; `attempt`, `worker` and `position` tell it.
+    Hidden files, those that end in `.inprogress` and folders within are left alone; where a killed
+    process has left records in the run's journal, a warning says so. The order of the rows is not
+    promised; `attempt`, `worker` and `position` tell it.
 
     A file is corrupt when it cannot be read as its format, or holds something else than records.
     A JSON Lines or TFRecord file whose end is torn off gives the records before the tear. Of a
@@ -172,7 +175,7 @@ def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
     wanted, place = match.groups() if match else (None, os.fspath(path))
     root = pathlib.Path(place).expanduser()
     if not root.exists():
-        raise _no_records(path, "there is no such file or folder")
+        raise _no_records(path, "there is no such file or folder. Check the name")
     if not root.is_dir():
         name = _RECORD_FILE.fullmatch(root.name)
         return wanted or (name[1] if name else "tfrecord"), [root]
@@ -186,17 +189,29 @@ def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
             f"`path` must hold files of one format: {str(root)!r} holds {' and '.join(files)}, "
             f"perhaps the same records twice. Name one, as in '{next(iter(files))}:{root}'"
         )
+    left = claims.abandoned(root / ".spool")
+    deliver = f"deliver them with: deep-insight recover {root}"
+    if files and left:
+        logging.warning(
+            "open_run: a killed process has left records in %r that are not read; %s",
+            str(root / ".spool"),
+            deliver,
+        )
+    if not files and left:
+        raise _no_records(path, f"a killed process has left some in its journal: {deliver}")
     if not files:
-        unfinished = sum(entry.name.endswith(".inprogress") for entry in root.iterdir())
-        raise _no_records(path, f"the folder has {unfinished} files that are still being written")
+        raise _no_records(
+            path,
+            "no file is whole yet. Training writes one after file_seconds (30 s), or when it is "
+            "full: wait, or check the name",
+        )
     return next(iter(files.items()))
 
 
 def _no_records(path: str | os.PathLike[str], why: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"`path` must be the folder that training writes *.parquet, *.jsonl or *.tfrecord files "
-        f"to, or one of these: {os.fspath(path)!r} has no records, {why}. Check the name, or "
-        "wait for training's next write"
+        f"to, or one of these: {os.fspath(path)!r} has no records, {why}"
     )
 
 

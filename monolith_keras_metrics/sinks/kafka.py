@@ -193,8 +193,11 @@ class KafkaSink:
             raise kafka_errors.explained(missing, self._address)
         reason = self._last_error
         logging.warning(
-            "Deep insight: %r does not answer; records wait until it does. %s",
+            "Deep insight: %r does not answer; records wait until it does.%s %s",
             self,
+            ""
+            if "security.protocol" in self._address.options
+            else " If it wants TLS or a login, give the option security.protocol.",
             "" if reason is None else kafka_errors.explained(reason, self._address),
         )
 

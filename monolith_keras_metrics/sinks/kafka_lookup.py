@@ -43,7 +43,8 @@ def positions_in_topic(frame: pl.DataFrame, address: KafkaAddress) -> pl.Series:
         reason = error.args[0]
         if not _may_not_read(kafka, reason):
             raise ConnectionError(
-                f"{address!r} does not tell which records it has already: {reason.name()}"
+                f"{address!r} does not tell which records it has already, so none is sent: "
+                f"{reason.str()}"
             ) from None
         logging.warning(
             "Deep insight: %r cannot be read (%s), so of the records that a killed process left, "

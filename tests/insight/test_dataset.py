@@ -233,7 +233,7 @@ class TestWhichFiles:
         for name in (".a.parquet.inprogress", "a.parquet.inprogress", ".b.parquet", "notes.txt"):
             (tmp_path / name).write_bytes(b"half")
         (tmp_path / "deeper.parquet").mkdir()
-        with pytest.raises(FileNotFoundError, match="2 files that are still being written.*wait"):
+        with pytest.raises(FileNotFoundError, match="no file is whole yet.*wait"):
             open_run(tmp_path)
         write(tmp_path, "parquet", 0, [message(0)])
         assert ids(tmp_path, on_corrupt="raise") == [0]
