@@ -170,7 +170,7 @@ class DeepInsightClient:
             segment_seconds=file_seconds,
         )
         if place is not None:
-            recovery.adopt(self._spool, place, places)
+            recovery.adopt(self._spool, place, places, opened)
         running = RunningClock()
         self._deliveries = [
             Delivery(sink, number, self._spool, retry_seconds, self._hurry, running)

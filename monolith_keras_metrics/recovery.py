@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import polars as pl
 from absl import logging
 
 from monolith_keras_metrics import claims, journal, sinks
@@ -74,20 +75,39 @@ def claim(
             return None, origin
 
 
-def adopt(spool: Spool, place: pathlib.Path, places: Sequence[sinks.SinkLike]) -> None:
+def adopt(
+    spool: Spool,
+    place: pathlib.Path,
+    places: Sequence[sinks.SinkLike],
+    opened: Sequence[sinks.Sink],
+) -> None:
     """Puts into a spool what killed processes with the same sinks left."""
     own = identities(places, place)
+    firsts: list[pl.DataFrame] = []
     try:
         for left in claims.leftovers(place):
-            _adopt(spool, left, own)
+            firsts += _adopt(spool, left, own)
     except OSError as error:
         logging.warning("Deep insight: journals in %r cannot be read: %s", str(place), error)
+    _tell(opened, firsts)
 
 
-def _adopt(spool: Spool, left: Claim, own: list[str]) -> None:
-    """Takes over one process's journal files, or leaves them, where they cannot be had."""
+def _tell(opened: Sequence[sinks.Sink], firsts: Sequence[pl.DataFrame]) -> None:
+    """Tells sinks that want to know it what is recovered."""
+    for sink in opened:
+        expect = getattr(sink, "expect", None)
+        if expect is not None and firsts:
+            expect(firsts)
+
+
+def _adopt(spool: Spool, left: Claim, own: list[str]) -> list[pl.DataFrame]:
+    """Takes over one process's journal files, or leaves them, where they cannot be had.
+
+    Returns:
+        The first records of that process; none if there are none.
+    """
     try:
-        _adopt_files(spool, left, own)
+        return _adopt_files(spool, left, own)
     except OSError as error:
         logging.warning(
             "Deep insight: the journal of a killed process, %s in %r, cannot be read and stays: %s",
@@ -96,9 +116,10 @@ def _adopt(spool: Spool, left: Claim, own: list[str]) -> None:
             error,
         )
         left.release()
+        return []
 
 
-def _adopt_files(spool: Spool, left: Claim, own: list[str]) -> None:
+def _adopt_files(spool: Spool, left: Claim, own: list[str]) -> list[pl.DataFrame]:
     paths = left.journals()
     if paths and left.sinks != own:
         logging.warning(
@@ -109,7 +130,7 @@ def _adopt_files(spool: Spool, left: Claim, own: list[str]) -> None:
             str(left.folder),
         )
         left.release()
-        return
+        return []
     files = []
     rows = lost = 0
     for path in paths:
@@ -129,9 +150,14 @@ def _adopt_files(spool: Spool, left: Claim, own: list[str]) -> None:
         )
     if not files:
         left.release()
-        return
+        return []
+    try:
+        first = [journal.read(files[0][0])]
+    except journal.CorruptEntryError:  # which is told when it is its turn
+        first = []
     logging.info("Deep insight: %d records of a killed process, %s, are delivered", rows, left.stem)
     spool.adopt(left, files)
+    return [frame for frame in first if "position" in frame.columns]
 
 
 _RETRY_SECONDS = 30.0
@@ -187,8 +213,7 @@ def recover(
         spool_bytes=0,
         segment_seconds=0.0,
     )
-    for left in found:
-        _adopt(spool, left, left.sinks)
+    _tell(opened, [first for left in found for first in _adopt(spool, left, left.sinks)])
     spool.end()
     spool.release()
     hurry = threading.Event()

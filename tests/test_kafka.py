@@ -326,9 +326,9 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     found = kafka_lookup._found
 
-    def noted(kafka: Any, frame: pl.DataFrame, address: Any) -> list[int]:
+    def noted(kafka: Any, starts: pl.DataFrame, address: Any) -> list[tuple[int, int, int]]:
         seen.append(address.topic)
-        return found(kafka, frame, address)
+        return found(kafka, starts, address)
 
     monkeypatch.setattr(kafka_lookup, "_found", noted)
     return seen
@@ -351,6 +351,24 @@ def test_what_reached_the_topic_before_a_kill_is_not_sent_again(
     assert recovery.recover(place, [uri]) == (whole, 0, 0)
     assert positions(broker, topic) == list(range(whole))
     assert looks == [topic] * 2
+
+
+def test_one_look_tells_of_all_killed_processes(
+    broker: Broker, topic: str, looks: list[str], state: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    uri = f"kafka://{broker.bootstrap}/{topic}"
+    place = state / "monolith_keras_metrics" / topic
+    for sent in (0, 1, 2):
+        leave_journal(uri, sent, 3)
+        place.rename(tmp_path / str(sent))  # so that the next one does not deliver it
+    place.mkdir()
+    for sent in (0, 1, 2):
+        for path in (tmp_path / str(sent)).iterdir():
+            path.rename(place / path.name)
+    assert recovered_by_a_client(uri) == 9 * writing.ROWS
+    assert looks == [topic]
+    told = [(m["attempt"], m["position"]) for m in messages(broker, topic)]
+    assert len(told) == len(set(told)) == 9 * writing.ROWS
 
 
 def test_a_broker_that_is_down_when_what_a_kill_left_is_to_be_delivered(
@@ -516,8 +534,8 @@ def test_a_time_of_training_that_is_to_come_does_not_hide_what_is_there(
     )
     KafkaSink(*address[:2], Origin("r", 1, 0)).write(records)
     assert len(broker.consume(topic, 100)) == 100
-    found = kafka_lookup.positions_in_topic(records, address)
-    assert sorted(found) == list(range(100))
+    found = kafka_lookup.found_in_topic(kafka_lookup.starts_of(records), address)
+    assert sorted(found["position"]) == list(range(100))
 
 
 def test_without_a_home_there_is_no_journal_and_that_is_told(

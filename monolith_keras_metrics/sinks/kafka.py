@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import polars as pl
@@ -80,14 +80,23 @@ class KafkaSink:
         self._purging = False
         self._rejected: list[Any] = []  # what the brokers said of messages they never take
         self._uncertain = False  # whether what was sent last may be in the topic
-        self._looked_up: tuple[int, int] | None = None  # attempt and worker
-        self._in_topic = pl.Series([], dtype=pl.Int64)  # positions of these
+        self._expected: list[pl.DataFrame] = []  # where records of killed processes begin
+        self._looked_up: set[tuple[int, int]] = set()  # attempts and workers
+        self._in_topic: pl.DataFrame | None = None  # records of these
         self._producer: Any = self._new_producer()
         try:
             self._check_topic()
         except BaseException:
             self._producer = None
             raise
+
+    def expect(self, firsts: Sequence[pl.DataFrame]) -> None:
+        """Tells what killed processes left, so that one look into the topic tells of all.
+
+        Args:
+            firsts: The first records of each, with an origin.
+        """
+        self._expected = [kafka_lookup.starts_of(frame) for frame in firsts]
 
     def write(self, frame: pl.DataFrame) -> None:
         """Hands messages to the producer, which begins to send them."""
@@ -217,14 +226,17 @@ class KafkaSink:
             return frame
         writer = frame.select("attempt", "worker").row(0)
         # A killed process sent nothing after its end, and nobody else sends what it left: one look
-        # tells of all its records.
+        # tells of all its records. Of what this one was sending, a look tells what was stored.
         recovered = writer != (self._origin.attempt, self._origin.worker)
-        if self._uncertain or (recovered and writer != self._looked_up):
-            self._in_topic = kafka_lookup.positions_in_topic(frame, self._address)
-            self._looked_up, self._uncertain = writer, False
-        if writer != self._looked_up or self._in_topic.is_empty():
+        if self._uncertain or (recovered and writer not in self._looked_up):
+            starts = pl.concat([kafka_lookup.starts_of(frame), *self._expected])
+            starts = starts.unique(["attempt", "worker"], keep="first")
+            self._in_topic = kafka_lookup.found_in_topic(starts, self._address)
+            self._looked_up = set(starts.select("attempt", "worker").rows())
+            self._uncertain = False
+        if writer not in self._looked_up or self._in_topic is None:
             return frame
-        return frame.filter(~pl.col("position").is_in(self._in_topic.implode()))
+        return frame.join(self._in_topic, on=["attempt", "worker", "position"], how="anti")
 
     def _send(self, messages: list[_Message]) -> None:
         """Hands messages over; waits where the producer's own queue is full."""

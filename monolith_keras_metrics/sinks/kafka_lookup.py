@@ -1,11 +1,12 @@
-"""Which of a process's records are in a Kafka topic already."""
+"""Which records of some processes are in a Kafka topic already."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import polars as pl
 from absl import logging
@@ -13,24 +14,37 @@ from absl import logging
 from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress
 
 # How far clocks may be apart: the trainer's, whose time the records carry, and the brokers'.
-_SKEW_SECONDS = 600
+_SKEW_SECONDS = 120
 _ANSWER_SECONDS = 3.0
+_ATTEMPT = b'"attempt":'  # of the record: what stands after an extra field of that name
+_Identity: TypeAlias = "tuple[int, int, int]"  # attempt, worker, position
 _SILENCE_SECONDS = 30.0  # brokers may have to fetch old messages from slow disks
 
 
-def positions_in_topic(frame: pl.DataFrame, address: KafkaAddress) -> pl.Series:
-    """Finds which positions of a process's records the topic has, from those of a frame on.
-
-    It reads the topic once, from the time of the frame's oldest record to the end: enough for all
-    the frames of that process that follow. Where it may not read, it says so, and finds none:
-    records may then be there twice.
+def starts_of(frame: pl.DataFrame) -> pl.DataFrame:
+    """Tells from where on records of a process are in doubt: from the first of this frame on.
 
     Args:
-        frame: The first of the records in doubt, of one attempt of one worker.
+        frame: Records of one attempt of one worker.
+
+    Returns:
+        A row with `attempt`, `worker`, `position` and `train_time`, the least of the frame.
+    """
+    return frame.select(pl.col("attempt", "worker").first(), pl.col("position", "train_time").min())
+
+
+def found_in_topic(starts: pl.DataFrame, address: KafkaAddress) -> pl.DataFrame:
+    """Finds which records of some processes the topic has.
+
+    It reads the topic once, from the oldest of their times to the end. Where it may not read, it
+    says so, and finds none: records may then be there twice.
+
+    Args:
+        starts: For each process the row that `starts_of` tells.
         address: Brokers, topic and options.
 
     Returns:
-        Int64 positions.
+        `attempt`, `worker` and `position` of each record that was found.
 
     Raises:
         ConnectionError: If the brokers do not answer.
@@ -38,7 +52,7 @@ def positions_in_topic(frame: pl.DataFrame, address: KafkaAddress) -> pl.Series:
     import confluent_kafka as kafka
 
     try:
-        found = _found(kafka, frame, address)
+        found = _found(kafka, starts, address)
     except kafka.KafkaException as error:
         reason = error.args[0]
         if not _may_not_read(kafka, reason):
@@ -53,7 +67,8 @@ def positions_in_topic(frame: pl.DataFrame, address: KafkaAddress) -> pl.Series:
             reason.name(),
         )
         found = []
-    return pl.Series(found, dtype=pl.Int64)
+    names = ("attempt", "worker", "position")
+    return pl.DataFrame(found, schema=dict.fromkeys(names, pl.Int64), orient="row")
 
 
 def _may_not_read(kafka: Any, error: Any) -> bool:
@@ -64,15 +79,16 @@ def _may_not_read(kafka: Any, error: Any) -> bool:
     )
 
 
-def _oldest(frame: pl.DataFrame) -> int:
+def _oldest(starts: pl.DataFrame) -> int:
     """Unix milliseconds before which none of the records was sent."""
-    trained = int(frame["train_time"].min() or 0)  # type: ignore[arg-type]
-    begun = int(frame["attempt"].min() or 0) // 1_000_000  # type: ignore[arg-type]
+    now = int(time.time())
     # Not a time to come, whatever a caller took for the time of training.
-    return max(0, min(max(trained, begun), int(time.time())) - _SKEW_SECONDS) * 1000
+    rows = starts.select("train_time", "attempt").rows()
+    sent = min(min(max(trained, attempt // 1_000_000), now) for trained, attempt in rows)
+    return max(0, int(sent) - _SKEW_SECONDS) * 1000
 
 
-def _found(kafka: Any, frame: pl.DataFrame, address: KafkaAddress) -> list[int]:
+def _found(kafka: Any, starts: pl.DataFrame, address: KafkaAddress) -> list[_Identity]:
     consumer = kafka.Consumer(
         {
             **address.options,  # those of producers alone mean nothing to a consumer
@@ -90,30 +106,33 @@ def _found(kafka: Any, frame: pl.DataFrame, address: KafkaAddress) -> list[int]:
         topic = consumer.list_topics(address.topic, timeout=_ANSWER_SECONDS).topics[address.topic]
         if topic.error is not None:
             raise kafka.KafkaException(topic.error)
-        since = _oldest(frame)
-        starts = consumer.offsets_for_times(
+        since = _oldest(starts)
+        offsets = consumer.offsets_for_times(
             [kafka.TopicPartition(address.topic, number, since) for number in topic.partitions],
             timeout=_ANSWER_SECONDS,
         )
-        if failed := [start.error for start in starts if start.error is not None]:
+        if failed := [offset.error for offset in offsets if offset.error is not None]:
             raise kafka.KafkaException(failed[0])
         # An offset below 0: the partition has no message from that time on.
-        reading = [start for start in starts if start.offset >= 0]
+        reading = [offset for offset in offsets if offset.offset >= 0]
         if not reading:
             return []
         consumer.assign(reading)
-        return _read(kafka, consumer, frame, {start.partition for start in reading})
+        wanted = {
+            (attempt, worker): position
+            for attempt, worker, position in starts.select("attempt", "worker", "position").rows()
+        }
+        return _read(kafka, consumer, wanted, {offset.partition for offset in reading})
     finally:
         consumer.close()
 
 
-def _read(kafka: Any, consumer: Any, frame: pl.DataFrame, partitions: set[int]) -> list[int]:
-    """Reads each partition to its end; returns positions of the frame's process from its first."""
-    attempt, worker = frame.select("attempt", "worker").row(0)
-    first = int(frame["position"].min() or 0)  # type: ignore[arg-type]
-    # Most messages are of others: those without even these digits need not be parsed.
-    digits = str(attempt).encode()
-    found: list[int] = []
+def _read(
+    kafka: Any, consumer: Any, wanted: Mapping[tuple[int, int], int], partitions: set[int]
+) -> list[_Identity]:
+    """Reads each partition to its end; returns records of wanted processes, from their first on."""
+    attempts = {str(attempt).encode() for attempt, _ in wanted}
+    found: list[_Identity] = []
     heard_at = time.monotonic()
     while partitions:
         # It waits for so many, or so long: fewer come at the end.
@@ -126,8 +145,11 @@ def _read(kafka: Any, consumer: Any, frame: pl.DataFrame, partitions: set[int]) 
             error = message.error()
             if error is None:
                 value = message.value() or b""
-                if digits in value and (position := _position(value, attempt, worker)) >= first:
-                    found.append(position)
+                # Most messages are of others, and need not be parsed to tell that.
+                after = value[value.rfind(_ATTEMPT) + len(_ATTEMPT) :]
+                one = _identity(value) if after.partition(b",")[0] in attempts else None
+                if one is not None and one[2] >= wanted.get(one[:2], 1 << 63):
+                    found.append(one)
             elif error.code() == kafka.KafkaError._PARTITION_EOF:
                 partitions.discard(message.partition())
             else:
@@ -135,12 +157,12 @@ def _read(kafka: Any, consumer: Any, frame: pl.DataFrame, partitions: set[int]) 
     return found
 
 
-def _position(value: bytes, attempt: int, worker: int) -> int:
-    """The position that a message of this process tells; -1 for any other message."""
+def _identity(value: bytes) -> _Identity | None:
+    """What tells a record, from a message; None if it is none."""
     try:
         told = json.loads(value)
-        position = told["position"]
-        known = (told["attempt"], told["worker"]) == (attempt, worker)
-        return position if known and isinstance(position, int) and position < 1 << 63 else -1
+        identity = (told["attempt"], told["worker"], told["position"])
     except (ValueError, TypeError, KeyError, RecursionError):
-        return -1
+        return None
+    numbers = all(isinstance(number, int) and abs(number) < 1 << 63 for number in identity)
+    return identity if numbers else None
