@@ -59,7 +59,7 @@ def batch(start: int = 0, rows: int = 100, text: bytes = b"x", **changes: Any) -
 
 
 def messages(broker: Broker, topic: str, count: int = 0) -> list[Message]:
-    return [json.loads(m.value() or b"") for m in broker.consume(topic, count)]
+    return [json.loads(m.value() or b"") for m in broker.consume(topic, count, timeout=300)]
 
 
 def req_times(broker: Broker, topic: str) -> list[int]:
