@@ -188,7 +188,7 @@ def records(position: int) -> pl.DataFrame:
     )
 
 
-@pytest.mark.parametrize("step", ["rename", "fsync of the folder"])
+@pytest.mark.parametrize("step", ["naming", "fsync of the folder"])
 def test_a_write_that_failed_late_goes_on_with_its_file(
     step: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,8 +200,8 @@ def test_a_write_that_failed_late_goes_on_with_its_file(
     sink = ParquetSink(tmp_path, ORIGIN)
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "unlink", fail)
-        if step == "rename":
-            patch.setattr(pathlib.Path, "rename", fail)
+        if step == "naming":
+            patch.setattr(os, "link", fail)
         else:
             durable = part_files.make_durable
             patch.setattr(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from typing import BinaryIO
+
 import polars as pl
 
+from monolith_keras_metrics.sinks.part_contents import DamagedError, check_json, split_lines
 from monolith_keras_metrics.sinks.part_files import PartFileSink
 
 
@@ -12,10 +17,24 @@ class JsonLinesSink(PartFileSink):
 
     suffix = "jsonl"
 
-    def encode(self, frame: pl.DataFrame, path: str) -> None:
-        """Writes the frame to the file at `path`: the same text as `record.messages`."""
-        with open(path, "wb") as file:
-            # In pieces whose text fits into memory that is used again: measured, the whole at
-            # once takes half as much CPU time more, for fresh pages.
-            for piece in frame.iter_slices(8_192):
-                piece.write_ndjson(file)
+    def encode(self, frame: pl.DataFrame, file: BinaryIO) -> None:
+        """Write the frame to the file: the same text as `record.messages`."""
+        # In pieces whose text fits into memory that is used again: measured, the whole at once
+        # takes half as much CPU time more, for fresh pages.
+        for piece in frame.iter_slices(8_192):
+            piece.write_ndjson(file)
+
+    def decode(self, file: BinaryIO) -> Iterator[list[bytes]]:
+        """Yield the file's lines. A last line that is no JSON is torn off, any other damages it."""
+        for lines, ended in split_lines(file):
+            if not ended:
+                _check_tail(lines[0])
+            check_json(lines)
+            yield lines
+
+
+def _check_tail(line: bytes) -> None:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        raise DamagedError(f"its last {len(line):,} bytes are no record", torn=True) from None

@@ -1,49 +1,57 @@
 """Files that appear whole: what the sinks that write into a folder have in common.
 
-Each `write` makes one file. It is written aside, under a hidden name that ends in
-`.inprogress`, made durable, and renamed; so a file under its final name is whole, whatever
-happens. Names carry worker, attempt and the position of the first record, and no file is ever
-replaced: many workers can share a folder, and a restart adds to it.
+Each `write` makes one file. It is written aside, under a hidden name that ends in `.inprogress`,
+made durable, and given its name; so a file under its final name is whole, whatever happens. Names
+carry worker, attempt and the position of the first record, and no file is ever replaced or deleted:
+many workers can share a folder, and a restart adds to it.
 
-Since names follow from the records, what a killed process left in its journal gets the same name
-again: where that file is there already, it was written before the kill, and is left as it is.
+Since names follow from the records, what a crashed process left in its journal gets the same name
+again. Where that name is taken, the file there is *compared* before it is believed:
+
+1. Records that stand there, equal in all their values, are left out.
+2. The rest goes, each run of neighbours by itself, to the file that is named after its first
+   record; where that name is taken too, to the next number that is free or holds some of it.
+
+So the same records can be handed over any number of times, after a kill at any moment. For records
+of another process the files around their positions are compared as well, whatever their names:
+the portions may be cut differently now. A file that cannot be read is left as it is, and named in
+a warning.
+
+Not promised: two processes that write overlapping portions, differently cut, of the same records in
+the same moment write those records twice. Locks on the journal prevent that, where the file system
+has locks.
 """
 
 from __future__ import annotations
 
 import abc
-import dataclasses
+import contextlib
+import itertools
 import os
 import pathlib
-import re
+import secrets
 import tempfile
-import time
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import polars as pl
+from absl import logging
 
-from monolith_keras_metrics.durable import make_durable
+from monolith_keras_metrics import record
+from monolith_keras_metrics.durable import make_durable, publish
 from monolith_keras_metrics.record import Origin
-
-_STALE_SECONDS = 86_400
-_ASIDE = re.compile(r"\.worker-\d{5,}\.attempt-\d{16,}\.part-\d{12,}\.\w+\.inprogress")
-
-
-@dataclasses.dataclass
-class _PartFile:
-    """A file to be: `key` is the stem of its name and the position of its first record."""
-
-    key: tuple[str, int]
-    aside: pathlib.Path
-    final: pathlib.Path
-    whole: bool = False
+from monolith_keras_metrics.sinks import part_contents, part_names
+from monolith_keras_metrics.sinks.part_contents import Contents
+from monolith_keras_metrics.stems import stem_of
 
 
 class PartFileSink(abc.ABC):
     """Writes each frame as one file into a folder.
 
     Args:
-        folder: The folder, made if it is missing. Files aside that a killed process left there,
-            and nobody has touched for a day, are removed.
+        folder: The folder, made if it is missing. A relative one is relative to the working
+            directory of this moment. Files aside that a crashed process left there, and nobody
+            has touched for a day, are removed.
         origin: Who writes.
 
     Raises:
@@ -54,92 +62,183 @@ class PartFileSink(abc.ABC):
     gathers = True
 
     def __init__(self, folder: str | os.PathLike[str], origin: Origin) -> None:
-        self._folder = pathlib.Path(folder)
+        self._folder = pathlib.Path(os.path.abspath(folder))
         self._origin = origin
+        self._token = secrets.token_hex(8)
         self._number = 0  # for frames whose records have no position
-        self._file: _PartFile | None = None  # of the last frame
+        self._published = False  # the last of these, whose name may not be durable yet
+        self._ended: set[str] = set()  # processes whose files aside were removed
+        self._told: set[pathlib.Path] = set()  # files that a warning was about
         _check_writable(self._folder)
-        _remove_stale(self._folder)
+        part_names.remove_stale(self._folder)
 
     @abc.abstractmethod
-    def encode(self, frame: pl.DataFrame, path: str) -> None:
-        """Writes the frame to the file at `path`, which exists and is empty."""
+    def encode(self, frame: pl.DataFrame, file: BinaryIO) -> None:
+        """Write the frame to a new file."""
+
+    @abc.abstractmethod
+    def decode(self, file: BinaryIO) -> Iterator[list[bytes]]:
+        """Yield the JSON messages of a file's records, in pieces and in order.
+
+        Raises:
+            DamagedError: If the file is damaged.
+            OSError: If it cannot be read now.
+        """
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Writes one file; it is on disk under its final name on return."""
+        """Write one file. It is on disk under its final name on return."""
         self._folder.mkdir(parents=True, exist_ok=True)  # someone may have removed it meanwhile
-        file = self._file_of(frame)
-        if not file.whole:
-            try:
-                self.encode(frame, str(file.aside))
-                make_durable(file.aside)
-                file.aside.rename(file.final)
-                file.whole = True
-            except BaseException:
-                self._give_back(file)
-                raise
-        make_durable(self._folder)
-        if "position" not in frame.columns:
-            self._number += 1
+        if "position" in frame.columns:
+            self._write_by_position(frame)
+        else:
+            self._write_by_number(frame)
 
     def flush(self) -> None:
-        """Does nothing: a file is durable when `write` returns."""
+        """Do nothing: a file is durable when `write` returns."""
 
     def close(self) -> None:
-        """Does nothing: no file is held open."""
+        """Do nothing: no file is held open."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._folder)!r})"
 
-    def _file_of(self, frame: pl.DataFrame) -> _PartFile:
-        """The frame's file: the same one when a frame is handed over again."""
-        worker, attempt, position = self._origin.worker, self._origin.attempt, self._number
-        if "position" in frame.columns:
-            worker, attempt, position = frame.select("worker", "attempt", "position").row(0)
-        key = (f"worker-{worker:05d}.attempt-{attempt:016d}", position)
-        if self._file is None or self._file.key != key:
-            own = (worker, attempt) == (self._origin.worker, self._origin.attempt)
-            self._file = self._new_file(key) if own else self._left_file(key)
-        return self._file
+    def _write_by_number(self, frame: pl.DataFrame) -> None:
+        stem = stem_of(self._origin.worker, self._origin.attempt)
+        while not self._published:
+            self._published = self._create(frame, self._final(stem, self._number))
+            self._number += 1
+        make_durable(self._folder)
+        self._published = False
 
-    def _paths(self, stem: str, number: int) -> tuple[pathlib.Path, pathlib.Path]:
-        name = f"{stem}.part-{number:012d}.{self.suffix}"
-        return self._folder / f".{name}.inprogress", self._folder / name
-
-    def _give_back(self, file: _PartFile) -> None:
-        """Removes what was begun; where that fails, too, it is begun again in the same place."""
-        try:
-            file.aside.unlink(missing_ok=True)
-        except OSError:
+    def _write_by_position(self, frame: pl.DataFrame) -> None:
+        if frame.is_empty():
             return
-        self._file = None
+        worker, attempt = frame.select("worker", "attempt").row(0)
+        stem = stem_of(worker, attempt)
+        runs = [frame]
+        if (worker, attempt) != (self._origin.worker, self._origin.attempt):
+            self._remove_aside(stem)
+            runs = self._missing_around(stem, frame)
+        while runs:
+            run = runs.pop(0)
+            for number in itertools.count(run["position"][0]):
+                final = self._final(stem, number)
+                if self._create(run, final):
+                    break
+                missing = self._missing(run, final)
+                if sum(part.height for part in missing) < run.height:
+                    runs = missing + runs
+                    break
+        make_durable(self._folder)
 
-    def _left_file(self, key: tuple[str, int]) -> _PartFile:
-        """Of a process that is dead, and that this one alone recovers now."""
-        aside, final = self._paths(*key)
-        if final.exists():
-            return _PartFile(key, aside, final, whole=True)
-        aside.unlink(missing_ok=True)
-        aside.touch(exist_ok=False)
-        return _PartFile(key, aside, final)
+    def _create(self, frame: pl.DataFrame, final: pathlib.Path) -> bool:
+        """Write a file. Return False if its name is taken."""
+        aside = part_names.aside_path(final, self._token)
+        aside.unlink(missing_ok=True)  # left by a write of this sink that failed
+        if os.path.lexists(final):
+            return False
+        try:
+            with create(aside) as file:
+                self.encode(frame, file)
+                file.flush()
+                os.fsync(file.fileno())
+            return _is_published(aside, final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
 
-    def _new_file(self, key: tuple[str, int]) -> _PartFile:
-        """Finds a name that nobody has, from the key's number on.
+    def _missing(self, run: pl.DataFrame, *paths: pathlib.Path) -> list[pl.DataFrame]:
+        """Return what of a run does not stand in these files."""
+        wanted = _rows_by_message(run)
+        there = set[int]()
+        for path in paths:
+            there |= self._read(path, wanted).rows
+        return _without(run, there)
 
-        Whoever makes the file aside owns the name: another writer has either that file or, after
-        its rename, the final one, and both are looked for.
+    def _missing_around(self, stem: str, frame: pl.DataFrame) -> list[pl.DataFrame]:
+        """Return what of a frame stands in no file of its process.
+
+        Files of one process and one schema do not overlap, and none has a number below its first
+        position. So a file whose number is its first position ends the search: those before it in
+        the order of numbers end before it begins.
         """
-        stem, number = key
-        while True:
-            aside, final = self._paths(stem, number)
-            number += 1
-            try:
-                aside.touch(exist_ok=False)
-            except FileExistsError:
-                continue
-            if not final.exists():
-                return _PartFile(key, aside, final)
-            aside.unlink()
+        numbers = part_names.numbers_of(self._folder, stem, self.suffix)
+        if not numbers:
+            return [frame]
+        wanted = _rows_by_message(frame)
+        message = next(iter(wanted))
+        first, last = frame["position"][0], frame["position"][-1]
+        before = [number for number in reversed(numbers) if number <= first]
+        after = [number for number in numbers if number > first]
+        there = set[int]()
+        for number in before:
+            contents = self._read(self._final(stem, number), wanted)
+            there |= contents.rows
+            if part_contents.first_position(contents, message) == number:
+                break
+        for number in after:
+            contents = self._read(self._final(stem, number), wanted)
+            there |= contents.rows
+            if number > last and part_contents.first_position(contents, message) == number:
+                break
+        return _without(frame, there)
+
+    def _read(self, path: pathlib.Path, wanted: dict[bytes, int]) -> Contents:
+        try:
+            contents = part_contents.read(path, wanted, self.decode)
+        except FileNotFoundError:  # removed since it was seen
+            return Contents()
+        if contents.problem and path not in self._told:
+            self._told.add(path)
+            logging.warning(
+                "Deep insight: %r has the name of a file of records and cannot be read: %s. It "
+                "stays as it is; its records are written to another file",
+                str(path),
+                contents.problem,
+            )
+        return contents
+
+    def _final(self, stem: str, number: int) -> pathlib.Path:
+        return part_names.final_path(self._folder, stem, number, self.suffix)
+
+    def _remove_aside(self, stem: str) -> None:
+        """Delete what a crashed process left aside; once, since another may recover it, too."""
+        if stem not in self._ended:
+            part_names.remove_aside_of(self._folder, stem)
+            self._ended.add(stem)
+
+
+def create(path: pathlib.Path) -> BinaryIO:
+    """Create a file and open it. Follows no link.
+
+    Raises:
+        FileExistsError: If the name is taken.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o666), "w+b")
+
+
+def _is_published(aside: pathlib.Path, final: pathlib.Path) -> bool:
+    """Give a file its name, or delete it and return False if the name is taken."""
+    try:
+        publish(aside, final)
+    except FileExistsError:
+        aside.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _rows_by_message(frame: pl.DataFrame) -> dict[bytes, int]:
+    messages = record.messages(frame).cast(pl.Binary).to_list()
+    return {message: row for row, message in enumerate(messages)}
+
+
+def _without(frame: pl.DataFrame, rows: set[int]) -> list[pl.DataFrame]:
+    """Return the runs of neighbours that are left without some rows."""
+    ends = [-1, *sorted(rows), frame.height]
+    pieces = [frame[start + 1 : stop] for start, stop in itertools.pairwise(ends)]
+    return [piece for piece in pieces if not piece.is_empty()]
 
 
 def _check_writable(folder: pathlib.Path) -> None:
@@ -154,13 +253,3 @@ def _check_writable(folder: pathlib.Path) -> None:
             "choose another, or make it writable",
             str(folder),
         ) from error
-
-
-def _remove_stale(folder: pathlib.Path) -> None:
-    for path in folder.iterdir():
-        if _ASIDE.fullmatch(path.name):
-            try:
-                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                    path.unlink()
-            except OSError:  # its writer lives, or somebody else was faster
-                continue

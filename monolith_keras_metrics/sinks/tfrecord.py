@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import polars as pl
 
 from monolith_keras_metrics import record
-from monolith_keras_metrics.durable import make_durable
-from monolith_keras_metrics.sinks.part_files import PartFileSink
+from monolith_keras_metrics.durable import make_durable, publish
+from monolith_keras_metrics.sinks.part_contents import DamagedError
+from monolith_keras_metrics.sinks.part_files import PartFileSink, create
+
+_PIECE_RECORDS = 4_096
 
 
 class TFRecordSink(PartFileSink):
@@ -18,11 +24,32 @@ class TFRecordSink(PartFileSink):
 
     suffix = "tfrecord"
 
-    def encode(self, frame: pl.DataFrame, path: str) -> None:
-        """Writes the frame to the file at `path`."""
-        with _writer(path) as writer:
+    def encode(self, frame: pl.DataFrame, file: BinaryIO) -> None:
+        """Write the frame to the file."""
+        with _writer(file) as writer:
             for message in record.messages(frame).cast(pl.Binary).to_list():
                 writer.write(message)
+
+    def decode(self, file: BinaryIO) -> Iterator[list[bytes]]:
+        """Yield the file's messages up to the first damage, as TensorFlow reads them."""
+        import tensorflow as tf
+
+        complete, rest = _count(file)
+        problem = f"its last {rest:,} bytes are no record" if rest else ""
+        records = tf.compat.v1.io.tf_record_iterator(_path_of(file))
+        piece: list[bytes] = []
+        try:
+            for message in itertools.islice(records, complete):
+                piece.append(message)
+                if len(piece) == _PIECE_RECORDS:
+                    yield piece
+                    piece = []
+        except tf.errors.DataLossError:
+            problem = "a checksum in it is wrong"
+        if piece:
+            yield piece
+        if problem:
+            raise DamagedError(problem, torn=True)
 
 
 class TFRecordDump:
@@ -32,7 +59,8 @@ class TFRecordDump:
     is closed. An existing file is never replaced.
 
     Args:
-        path: The file; its folder is made if it is missing.
+        path: The file; its folder is made if it is missing. A relative path is relative to the
+            working directory of this moment.
 
     Raises:
         FileExistsError: If there is such a file, or another writer has it open.
@@ -49,56 +77,95 @@ class TFRecordDump:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = pathlib.Path(path)
+        self._path = pathlib.Path(os.path.abspath(path))
         self._aside = self._path.with_name(f".{self._path.name}.inprogress")
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists():
+        if os.path.lexists(self._path):
             raise FileExistsError(
                 f"`dump_filename` must be a new file: {str(self._path)!r} exists and is never "
                 "overwritten. Choose another name, or move it away"
             )
         try:
-            self._aside.touch(exist_ok=False)
+            self._file = create(self._aside)
         except FileExistsError:
             raise FileExistsError(
                 f"`dump_filename`: {str(self._path)!r} is being written by another client, or a "
                 f"killed process left {str(self._aside)!r}. Choose another name, or, if nobody "
                 "writes it, move that file away"
             ) from None
-        self._writer: Any = _writer(str(self._aside))
+        self._writer: Any = _writer(self._file)
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Adds the frame's messages to the file."""
+        """Add the frame's messages to the file."""
         for message in record.messages(frame).cast(pl.Binary).to_list():
             self._writer.write(message)
 
     def flush(self) -> None:
-        """Hands what was written to the operating system and the disk."""
+        """Hand what was written to the operating system and the disk."""
         if self._writer is not None:
             self._writer.flush()
-            make_durable(self._aside)
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Finishes the file and gives it its name."""
-        if self._writer is None:
+        """Finish the file and give it its name. A second call does nothing.
+
+        Raises:
+            FileExistsError: If somebody else has made a file of that name since. The records stay
+                in the file aside.
+        """
+        if self._writer is not None:
+            self.flush()
+            self._writer.close()
+            self._writer = None
+        if self._file.closed:
             return
-        self.flush()
-        self._writer.close()
-        self._writer = None
-        self._aside.rename(self._path)
+        try:
+            publish(self._aside, self._path)
+        except FileExistsError as error:
+            self._file.close()
+            raise FileExistsError(
+                errno.EEXIST,
+                "`dump_filename` was written by somebody else meanwhile, and is never overwritten. "
+                f"The records are in {str(self._aside)!r}",
+                str(self._path),
+            ) from error
+        self._file.close()
+        make_durable(self._path.parent)
 
     def abandon(self) -> None:
-        """Leaves no file behind: nothing was to be written after all."""
+        """Leave no file behind: nothing was to be written after all."""
         self._writer.close()
         self._writer = None
+        self._file.close()
         self._aside.unlink()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._path)!r})"
 
 
-def _writer(path: str) -> Any:
+def _writer(file: BinaryIO) -> Any:
     # Here and not above: reading records, and the other sinks, work without TensorFlow.
     import tensorflow as tf
 
-    return tf.io.TFRecordWriter(path)
+    return tf.io.TFRecordWriter(_path_of(file))
+
+
+def _path_of(file: BinaryIO) -> str:
+    """Return a path to an open file, whatever its name leads to by now."""
+    folder = "/proc/self/fd" if pathlib.Path("/proc/self/fd").is_dir() else "/dev/fd"
+    return f"{folder}/{file.fileno()}"
+
+
+def _count(file: BinaryIO) -> tuple[int, int]:
+    """Return how many complete records a file has, and how many bytes follow them."""
+    # A record is its length (uint64), 4 bytes of checksum, the message, 4 bytes of checksum.
+    size = os.fstat(file.fileno()).st_size
+    at = count = 0
+    while at + 16 <= size:
+        file.seek(at)
+        after = at + 16 + int.from_bytes(file.read(8), "little")
+        if after > size or after == at + 16:  # no message is empty: a disk's zeros
+            break
+        at = after
+        count += 1
+    return count, size - at
