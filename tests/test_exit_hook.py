@@ -202,15 +202,140 @@ def test_a_handler_that_was_set_meanwhile_runs_first_in_a_nested_training(run: R
     assert ended == (15, ["mine 15", "True"], "", [counter(15)])
 
 
+LATER = "time.sleep(1.1)"
+
+
 @pytest.mark.parametrize("second", ALL)
-def test_a_second_signal_ends_the_process_at_once(run: Run, second: int) -> None:
-    """By the signal itself: nothing more is run, not even `finally`."""
+def test_a_second_signal_within_a_second_is_the_same_request(run: Run, second: int) -> None:
+    """Supervisors signal the group and the process: `finally` runs to its end."""
     ended = run(
-        "exit_hook.install()\ntry: train()\nfinally: train(); say('too late')",
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "finally:\n"
+        f"    for _ in range(3): os.kill(os.getpid(), {second}); time.sleep(0.01)\n"
+        "    say('unwound')",
+        signal.SIGTERM,
+    )
+    assert ended == (15, ["unwound"], "", [counter(15)])
+
+
+@pytest.mark.parametrize("second", ALL)
+def test_a_later_signal_ends_the_process_at_once(run: Run, second: int) -> None:
+    """With its number as the status: nothing more is run, not even `finally`."""
+    ended = run(
+        f"exit_hook.install()\ntry: train()\nfinally: {LATER}; train(); say('too late')",
         signal.SIGTERM,
         second,
     )
-    assert ended == (-second, [], "", [])
+    assert ended == (second, [], "", [])
+
+
+def test_the_same_request_does_not_interrupt_an_earlier_handler(run: Run) -> None:
+    """It may be saving a checkpoint; it is not run twice either."""
+    ended = run(
+        "def earlier(signo, frame):\n"
+        "    for second in (1, 2, 15): os.kill(os.getpid(), second); time.sleep(0.01)\n"
+        "    say('earlier', signo)\n"
+        "signal.signal(signal.SIGTERM, earlier)\n"
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "finally: say('unwound')",
+        signal.SIGTERM,
+    )
+    assert ended == (15, ["earlier 15", "unwound"], "", [counter(15)])
+
+
+def test_the_same_request_after_the_end_does_not_end_the_program(run: Run) -> None:
+    """Python's own handler would, in the middle of `finally`; the program's is put back."""
+    ended = run(
+        "signal.signal(signal.SIGHUP, print)\n"
+        "exit_hook.install()\n"
+        "try: train()\n"
+        "finally:\n"
+        "    exit_hook.uninstall()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    say(signal.getsignal(signal.SIGHUP) is print)\n"
+        f"    {LATER}\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); say('too late')",
+        signal.SIGTERM,
+    )
+    assert ended == (-15, ["True"], "", [])
+
+
+def test_last_words_are_spoken_before_a_later_signal_ends_the_process(run: Run) -> None:
+    """Those of each installation, whatever one of them raises; not those that are taken down."""
+    ended = run(
+        "def fail(): raise KeyboardInterrupt\n"
+        "def over(): return False\n"
+        "exit_hook.install(last_words=fail)\n"
+        "exit_hook.install(over, lambda: say('not these')); exit_hook.uninstall(over)\n"
+        "exit_hook.install(last_words=lambda: say('last words'))\n"
+        f"try: train()\nfinally: {LATER}; train(); say('too late')",
+        signal.SIGTERM,
+        signal.SIGHUP,
+    )
+    assert ended == (1, ["last words"], "", [])
+
+
+def test_last_words_that_hang_are_cut_short(run: Run) -> None:
+    """By the time, though the main thread holds the lock that they wait for."""
+    ended = run(
+        "exit_hook._last_words._seconds = 0.5\n"
+        "lock = threading.Lock()\n"
+        "exit_hook.install(last_words=lock.acquire)\n"
+        "with lock:\n"
+        f"    try: train()\n    finally: {LATER}; train(); say('too late')",
+        signal.SIGTERM,
+        signal.SIGTERM,
+    )
+    assert ended == (15, [], "", [])
+
+
+@pytest.mark.parametrize(("pause", "heard"), [(0.1, ["said"]), (1.1, [])])
+def test_a_third_signal(run: Run, pause: float, heard: list[str]) -> None:
+    """Within a second of the second it is the same request; later, last words are cut short."""
+    ended = run(
+        "def words(): time.sleep(2); say('said')\n"
+        "exit_hook.install(last_words=words)\n"
+        "try: train()\n"
+        "finally:\n"
+        f"    {LATER}\n"
+        "    os.kill(os.getpid(), 15)\n"
+        f"    time.sleep({pause})\n"
+        "    os.kill(os.getpid(), 1)\n"
+        "    time.sleep(30)",
+        signal.SIGTERM,
+    )
+    assert ended == (15 if heard else 1, heard, "", [])
+
+
+def test_last_words_while_python_shuts_down(run: Run) -> None:
+    """Where Python 3.12 starts no new thread."""
+    ended = run(
+        f"atexit.register(lambda: ({LATER}, os.kill(os.getpid(), 15), time.sleep(30)))\n"
+        "exit_hook.install(last_words=lambda: say('last words'))\n"
+        "train()",
+        signal.SIGTERM,
+    )
+    assert (ended.status, ended.lines) == (15, ["last words"])
+
+
+def test_a_forked_child_speaks_no_last_words(run: Run) -> None:
+    """They are about what its parent has; the child ends at once."""
+    ended = run(
+        "exit_hook.install(last_words=lambda: say('last words'))\n"
+        "begun, begin = os.pipe()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: os.write(begin, b'x'); train()\n"
+        f"    finally: {LATER}; train()\n"
+        "os.read(begun, 1)\n"
+        "os.kill(child, 15); time.sleep(2); os.kill(child, 1)\n"
+        "say('child', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
+        options="-W ignore::DeprecationWarning",
+    )
+    assert (ended.status, ended.lines[-1]) == (0, "child 1")
+    assert "last words" not in ended.lines
 
 
 @pytest.mark.parametrize("signo", ALL)

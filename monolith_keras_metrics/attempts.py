@@ -1,0 +1,131 @@
+"""The numbers of attempts: a later one is larger than those before it, whatever the clock says.
+
+An attempt is about the time of its beginning, in microseconds since 1970. Where the clock was set
+back, or stands still, it is more than the largest number seen before: in this process, in the names
+of files in the run's folders and the journal's, and, for a Kafka topic, in a file of the journal's
+folder. A random part of up to a second keeps processes apart that begin at the same moment and
+cannot see each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import secrets
+import stat
+import threading
+from collections.abc import Callable, Sequence
+
+from monolith_keras_metrics import sinks
+
+LAST_ATTEMPT = "last-attempt"
+
+_SPREAD = 1_000_000  # microseconds
+# The year 33658. Numbers beyond, from a file that is not ours, would leave no room for larger ones.
+_LARGEST = 10**18
+_NAME = re.compile(r"\.?worker-\d{5,19}\.attempt-(\d{16,19})\..+")
+_lock = threading.Lock()
+_last = 0
+
+
+def new_attempt(clock: Callable[[], float], at_least: int = 0) -> int:
+    """Return the number of a new attempt: microseconds since 1970, within a second.
+
+    It is larger than `at_least` and than all that this process was given before. So it runs ahead
+    of a clock that was set back, and of one that is asked more than twice a second.
+
+    Args:
+        clock: Unix seconds.
+        at_least: The largest number seen, such as `largest_seen` returns.
+    """
+    global _last
+    with _lock:
+        first = max(int(clock() * 1e6), _last + 1, at_least + 1)
+        _last = first + secrets.randbelow(_SPREAD)
+        return _last
+
+
+def largest_seen(places: Sequence[sinks.SinkLike], journal: pathlib.Path | None) -> int:
+    """Return the largest attempt that left a name in the folders of a run; 0 if none did.
+
+    Args:
+        places: The sinks.
+        journal: The folder of the journal; None without one.
+    """
+    folders = [*map(sinks.folder, places), journal]
+    seen = [largest_attempt(folder) for folder in folders if folder is not None]
+    return max([*seen, _read(journal) if journal is not None else 0])
+
+
+def largest_attempt(folder: str | os.PathLike[str]) -> int:
+    """Return the largest attempt in the names of a folder's files, hidden ones too.
+
+    Returns:
+        0 if there is none, or the folder is missing or cannot be listed.
+    """
+    largest = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if match := _NAME.fullmatch(entry.name):
+                    largest = max(largest, _number(match[1]))
+    except OSError:
+        pass
+    return largest
+
+
+def remember(attempt: int, places: Sequence[sinks.SinkLike], journal: pathlib.Path | None) -> None:
+    """Keep the attempt in the journal's folder, if there is a topic whose messages keep no name.
+
+    Does nothing where the folder has a larger one, or cannot be written to.
+
+    Args:
+        attempt: The attempt.
+        places: The sinks.
+        journal: The folder of the journal; None without one.
+    """
+    if journal is None or journal.name == sinks.SPOOL_FOLDER:  # there a run's files tell
+        return
+    if not any(sinks.is_topic(place) for place in places) or _read(journal) >= attempt:
+        return
+    aside = journal / f".{LAST_ATTEMPT}.{secrets.token_hex(8)}"
+    try:
+        journal.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(f"{attempt}\n")
+            file.flush()
+            os.fsync(descriptor)
+        aside.replace(journal / LAST_ATTEMPT)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+
+
+def _read(journal: pathlib.Path) -> int:
+    """Return what `remember` wrote; 0 for anything else that may be there."""
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(journal / LAST_ATTEMPT, flags)
+    except OSError:
+        return 0
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            return 0
+        text = os.read(descriptor, 64)
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
+    return _number(text.decode("ascii")) if re.fullmatch(rb"\d{1,19}\n", text) else 0
+
+
+def _number(digits: str) -> int:
+    number = int(digits)
+    return number if number < _LARGEST else 0
