@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from confluent_kafka import Message
     from confluent_kafka.admin import AdminClient, ClusterMetadata
 
@@ -42,7 +44,7 @@ node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl},\
 SSL://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl},\
+advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{advertised},\
 SSL://127.0.0.1:{tls}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,\
 CONTROLLER:PLAINTEXT
@@ -135,6 +137,7 @@ class Broker:
     Args:
         jars: The folder of the broker's jars.
         folder: Where its settings, its data and its log are; made if it is missing.
+        proxy: Given the port of `sasl_bootstrap`, returns the one that clients are told instead.
 
     Attributes:
         bootstrap: The address for clients that do not log in.
@@ -150,7 +153,7 @@ class Broker:
     username = "alice"
     password = "alice-secret"
 
-    def __init__(self, jars: Path, folder: Path) -> None:
+    def __init__(self, jars: Path, folder: Path, proxy: Callable[[int], int] | None = None) -> None:
         plain, sasl, tls, controller = _free_ports(4)
         self.bootstrap = f"127.0.0.1:{plain}"
         self.sasl_bootstrap = f"127.0.0.1:{sasl}"
@@ -167,6 +170,7 @@ class Broker:
             PROPERTIES.format(
                 plain=plain,
                 sasl=sasl,
+                advertised=sasl if proxy is None else proxy(sasl),
                 tls=tls,
                 keystore=self._keystore,
                 controller=controller,
@@ -201,6 +205,16 @@ class Broker:
         """Ends the broker with SIGKILL: it has no time to write or to say anything."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Stop the broker with SIGSTOP: connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End what `pause` began."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def create_topic(self, name: str, partitions: int = 3, **config: object) -> None:
         """Makes a topic and waits until each of its partitions has a leader.
 
@@ -226,12 +240,30 @@ class Broker:
                 raise TimeoutError(f"no leaders for the partitions of {name}")
             admin.poll(0.02)
 
-    def deny(self, topic: str, operation: str) -> None:
-        """Has `username` refused an operation on a topic, such as "read"; all others are allowed.
+    def add_partitions(self, topic: str, total: int) -> None:
+        """Make a topic have more partitions."""
+        from confluent_kafka.admin import NewPartitions
+
+        admin = self._admin()
+        admin.create_partitions([NewPartitions(topic, total)])[topic].result(REQUEST_SECONDS)
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic and wait until nobody knows it."""
+        admin = self._admin()
+        admin.delete_topics([topic], operation_timeout=REQUEST_SECONDS)[topic].result(
+            REQUEST_SECONDS
+        )
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic].error is None:
+            assert time.monotonic() < deadline
+            admin.poll(0.02)
+
+    def allow(self, *rights: tuple[str, str, str]) -> None:
+        """Allow `username` these operations, and nothing else on the same resources.
 
         Args:
-            topic: The name of the topic.
-            operation: A name of `AclOperation`.
+            rights: A kind of resource, its name, or prefix and `*`, and an operation: each
+                `("topic", "t", "write")`. The operation `"none"` allows nothing.
         """
         from confluent_kafka.admin import (
             AclBinding,
@@ -241,20 +273,21 @@ class Broker:
             ResourceType,
         )
 
-        def binding(what: str, permission: AclPermissionType) -> AclBinding:
-            return AclBinding(
-                ResourceType.TOPIC,
-                topic,
-                ResourcePatternType.LITERAL,
-                f"User:{self.username}",
-                "*",
-                AclOperation[what.upper()],
-                permission,
-            )
-
+        # Where there is no rule everything is allowed: one for somebody else ends that.
+        users = [(kind, name, "nobody", "all") for kind, name, _ in rights]
+        users += [(kind, name, self.username, what) for kind, name, what in rights]
         bindings = [
-            binding("all", AclPermissionType.ALLOW),
-            binding(operation, AclPermissionType.DENY),
+            AclBinding(
+                ResourceType[kind.upper()],
+                name.removesuffix("*"),
+                ResourcePatternType.PREFIXED if name.endswith("*") else ResourcePatternType.LITERAL,
+                f"User:{user}",
+                "*",
+                AclOperation[operation.upper()],
+                AclPermissionType.ALLOW,
+            )
+            for kind, name, user, operation in dict.fromkeys(users)
+            if operation != "none"
         ]
         admin = self._admin()  # kept until the answer is here
         for made in admin.create_acls(bindings).values():
@@ -266,17 +299,19 @@ class Broker:
         count: int = 0,
         timeout: float = 30.0,
         seconds_of_silence: float = 0.0,
+        isolation: str = "read_committed",
     ) -> list[Message]:
         """Returns all messages of a topic, from the beginning to the end of each partition.
 
         There can be more than `count`: whatever the topic holds at the end is returned, in the
-        order of each partition. Messages of transactions that are open or aborted are left out.
+        order of each partition.
 
         Args:
             topic: The name of the topic.
             count: How many messages to wait for, before the end of the topic is looked up.
             timeout: Seconds in which all has to be read.
             seconds_of_silence: How long no message may arrive, before the end is looked up.
+            isolation: `"read_uncommitted"` for messages of open and aborted transactions, too.
 
         Raises:
             TimeoutError: If there are fewer than `count`, or no silence, within `timeout`.
@@ -295,6 +330,7 @@ class Broker:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",
                 "fetch.wait.max.ms": 10,
+                "isolation.level": isolation,
             }
         )
 

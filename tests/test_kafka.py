@@ -13,7 +13,6 @@ import time
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import writing
 from absl import logging as absl_logging
@@ -22,9 +21,7 @@ from kills import Killed
 from training import columns, dataset, frozen, labels, model
 
 from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, command, recovery
-from monolith_keras_metrics.record import Batch, Layout, Origin, to_frame
-from monolith_keras_metrics.sinks import kafka_lookup, kafka_uri
-from monolith_keras_metrics.sinks.kafka import KafkaSink
+from monolith_keras_metrics.record import Batch, Layout
 
 KILLS = int(os.environ.get("KILLS_WITH_KAFKA", "8"))  # CI's time is bounded; the README has 100
 
@@ -120,7 +117,7 @@ def test_fit_writes_to_kafka_and_shows_no_option(
 
 
 def test_tls(broker: Broker, topic: str) -> None:
-    """What a journal holds is looked up through it, too."""
+    """The ledger is read through it, too."""
     uri = f"kafka://{broker.tls_bootstrap}/{topic}?security.protocol=SSL"
     told = r"ssl.ca.location"
     with pytest.raises(PermissionError, match=told):
@@ -287,30 +284,30 @@ def recovered_by_a_client(uri: str) -> int:
 
 
 def leave_journal(uri: str, sent: int, batches: int) -> None:
-    """As if a process had been killed of whose journal the broker has the first `sent` batches."""
-    with DeepInsightClient(uri) as client:
-        attempt = client.origin.attempt
-        for number in range(sent):
-            client.write(writing.batch(attempt, writing.ROWS * number))
-    assert client.stats().written == writing.ROWS * sent
+    """Have a process killed of whose journal the broker has the first `sent` batches."""
     code = f"""
 import os, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 from writing import ROWS, batch
-from monolith_keras_metrics import sinks
 from monolith_keras_metrics.client import DeepInsightClient
-class Down:
-    def write(self, frame): raise OSError
-    def flush(self): ...
-    def close(self): ...
-sinks._kafka = lambda *_: Down()
-client = DeepInsightClient({uri!r}, clock=lambda: {attempt} / 1e6)
+from monolith_keras_metrics.spool_files import SpoolFiles
+def down(*_):
+    raise OSError("down")
+SpoolFiles.remove = lambda *_: False  # killed before that
+client = DeepInsightClient({uri!r})
 for number in range({batches}):
-    client.write(batch({attempt}, ROWS * number))
+    if number == {sent}:
+        client._deliveries[0].sink.write = down
+    client.write(batch(client.origin.attempt, ROWS * number))
     client._writer.flush(None)
+    if number < {sent}:
+        assert client.flush(60)
 os.kill(os.getpid(), 9)
 """
-    subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, timeout=120, capture_output=True, text=True
+    )
+    assert done.returncode == -9, done.stderr
 
 
 def positions(broker: Broker, topic: str) -> list[int]:
@@ -320,24 +317,9 @@ def positions(broker: Broker, topic: str) -> list[int]:
     return sorted(message["position"] for message in told if message["attempt"] == first)
 
 
-@pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which topics are looked through."""
-    seen: list[str] = []
-    found = kafka_lookup._found
-
-    def noted(kafka: Any, starts: pl.DataFrame, address: Any) -> list[tuple[int, int, int]]:
-        seen.append(address.topic)
-        return found(kafka, starts, address)
-
-    monkeypatch.setattr(kafka_lookup, "_found", noted)
-    return seen
-
-
 def test_what_reached_the_topic_before_a_kill_is_not_sent_again(
-    broker: Broker, topic: str, state: pathlib.Path, looks: list[str]
+    broker: Broker, topic: str, state: pathlib.Path
 ) -> None:
-    """One look tells of all that a process left, however much it is."""
     uri = f"kafka://{broker.bootstrap}/{topic}"
     leave_journal(uri, 3, 10)
     assert len(journals(state)) == 10
@@ -345,16 +327,14 @@ def test_what_reached_the_topic_before_a_kill_is_not_sent_again(
     whole = 10 * writing.ROWS
     assert recovered_by_a_client(uri) == whole
     assert positions(broker, topic) == list(range(whole))
-    assert looks == [topic]
     # Once more, with everything there already: by hand, as the command does.
     (place,) = (state.with_name("again") / "monolith_keras_metrics").iterdir()
-    assert recovery.recover(place, [uri]) == (whole, 0, 0)
+    assert recovery.recover(place, [uri]) == (whole, 0, 0, ())
     assert positions(broker, topic) == list(range(whole))
-    assert looks == [topic] * 2
 
 
-def test_one_look_tells_of_all_killed_processes(
-    broker: Broker, topic: str, looks: list[str], state: pathlib.Path, tmp_path: pathlib.Path
+def test_each_crashed_process_has_its_own_account(
+    broker: Broker, topic: str, state: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     uri = f"kafka://{broker.bootstrap}/{topic}"
     place = state / "monolith_keras_metrics" / topic
@@ -366,7 +346,6 @@ def test_one_look_tells_of_all_killed_processes(
         for path in (tmp_path / str(sent)).iterdir():
             path.rename(place / path.name)
     assert recovered_by_a_client(uri) == 9 * writing.ROWS
-    assert looks == [topic]
     told = [(m["attempt"], m["position"]) for m in messages(broker, topic)]
     assert len(told) == len(set(told)) == 9 * writing.ROWS
 
@@ -374,47 +353,19 @@ def test_one_look_tells_of_all_killed_processes(
 def test_a_broker_that_is_down_when_what_a_kill_left_is_to_be_delivered(
     own_broker: Broker, state: pathlib.Path, warnings_logged: list[str]
 ) -> None:
-    """Nobody can look then what is in the topic, so nothing is sent until somebody can."""
+    """Nobody can say then what the topic has, so nothing is sent until somebody can."""
     own_broker.create_topic("t")
     uri = f"kafka://{own_broker.bootstrap}/t"
     leave_journal(uri, 3, 5)
     own_broker.stop()
     client = DeepInsightClient(uri)
     client.write(batch())
-    wait_for(warnings_logged, "does not tell which records it has already")
+    wait_for(warnings_logged, "failed and is tried again")
     own_broker.start()
     assert client.flush(60)
     client.close()
     assert (client.stats().recovered, client.stats().written) == (5 * writing.ROWS, 100)
     assert positions(own_broker, "t") == list(range(5 * writing.ROWS))
-
-
-def test_who_may_not_read_is_told_that_messages_may_be_double(
-    broker: Broker, topic: str, warnings_logged: list[str]
-) -> None:
-    uri = (
-        f"kafka://{broker.sasl_bootstrap}/{topic}?security.protocol=SASL_PLAINTEXT"
-        f"&sasl.mechanism=PLAIN&sasl.username={broker.username}&sasl.password={broker.password}"
-    )
-    leave_journal(uri, 1, 2)
-    broker.deny(topic, "read")
-    assert recovered_by_a_client(uri) == 2 * writing.ROWS
-    assert positions(broker, topic) == sorted([*range(writing.ROWS), *range(2 * writing.ROWS)])
-    assert [line for line in warnings_logged if "grant the user READ" in line] == warnings_logged
-
-
-def test_who_may_not_write(broker: Broker, topic: str, warnings_logged: list[str]) -> None:
-    """It is told, and the records wait."""
-    uri = (
-        f"kafka://{broker.sasl_bootstrap}/{topic}?security.protocol=SASL_PLAINTEXT"
-        f"&sasl.mechanism=PLAIN&sasl.username={broker.username}&sasl.password={broker.password}"
-    )
-    broker.deny(topic, "write")
-    client = DeepInsightClient(uri, exit_timeout=1.0)
-    client.write(batch())
-    wait_for(warnings_logged, "the user's rights to the topic")
-    client.close()
-    assert (client.stats().written, client.stats().spooled) == (0, 100)
 
 
 def wait_for(lines: list[str], text: str) -> None:
@@ -456,8 +407,8 @@ def test_a_broker_that_has_lost_what_it_acknowledged(
 class Ending:
     """A producer that ends as confluent-kafka's do: the call raises, after `error_cb`."""
 
-    def __init__(self, producer: Any, error: Exception, has_sent: bool = False) -> None:
-        self.producer, self.error, self.has_sent = producer, error, has_sent
+    def __init__(self, producer: Any, error: Exception) -> None:
+        self.producer, self.error = producer, error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.producer, name)
@@ -465,77 +416,48 @@ class Ending:
     def __len__(self) -> int:
         return len(self.producer)
 
-    def flush(self, timeout: float) -> int:
-        if not self.has_sent:
-            self.producer.purge()
-        self.producer.flush(timeout)
+    def commit_transaction(self, timeout: float) -> None:
+        if self.committed:
+            self.producer.commit_transaction(timeout)
         raise self.error
+
+    committed = False
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_what_an_ending_producer_purges_is_not_written(
-    wrapped: bool, own_broker: Broker, warnings_logged: list[str]
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_producer_that_ends_while_it_commits(
+    committed: bool, wrapped: bool, broker: Broker, topic: str
 ) -> None:
-    """While the broker is away: nothing can be looked up, so everything waits until it is back."""
+    """Whether the commit took place tells the ledger: what it holds is not sent again."""
     from confluent_kafka import KafkaError, KafkaException
 
-    own_broker.create_topic("t")
-    client = DeepInsightClient(f"kafka://{own_broker.bootstrap}/t")
+    client = DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}")
     client.write(batch(0))
     assert client.flush(60)
-    own_broker.kill()
     error: Exception = KafkaException(
         KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "out of order", fatal=True)
     )
     if wrapped:
         error, cause = SystemError("returned a result with an exception set"), error
         error.__cause__ = cause
-    sink: Any = client._deliveries[0].sink
-    sink._producer = ending = Ending(sink._producer, error)
+    transactions = client._deliveries[0].sink._transactions  # type: ignore[attr-defined]
+    transactions._producer = ending = Ending(transactions.producer, error)
+    ending.committed = committed
     client.write(batch(100))
-    wait_for(warnings_logged, "failed and is tried again")
-    assert (client.stats().written, client.stats().waiting) == (100, 100)
-    own_broker.start()
     assert client.flush(60)
     client.close()
-    assert sink._producer is not ending
+    assert transactions._producer is not ending
     assert client.stats().written == 200
-    assert req_times(own_broker, "t") == list(range(200))
+    assert req_times(broker, topic) == list(range(200))
 
 
-def test_what_an_ending_producer_has_sent_is_not_sent_again(broker: Broker, topic: str) -> None:
-    from confluent_kafka import KafkaError, KafkaException
-
-    client = DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}")
-    error = KafkaException(KafkaError(KafkaError.UNKNOWN_PRODUCER_ID, "unknown", fatal=True))
-    sink: Any = client._deliveries[0].sink
-    sink._producer = Ending(sink._producer, error, has_sent=True)
-    client.write(batch(0))
-    assert client.flush(60)
-    client.close()
-    assert client.stats().written == 100
-    assert req_times(broker, topic) == list(range(100))
-
-
-def test_options_of_the_producer_do_not_disturb_the_look(broker: Broker, topic: str) -> None:
+def test_options_of_the_producer_do_not_disturb_the_ledger(broker: Broker, topic: str) -> None:
     options = "compression.type=zstd&linger.ms=5&partitioner=murmur2&batch.size=10000"
     uri = f"kafka://{broker.bootstrap}/{topic}?{options}&enable.ssl.certificate.verification=false"
     leave_journal(uri, 1, 2)
     assert recovered_by_a_client(uri) == 2 * writing.ROWS
     assert positions(broker, topic) == list(range(2 * writing.ROWS))
-
-
-def test_a_time_of_training_that_is_to_come_does_not_hide_what_is_there(
-    broker: Broker, topic: str
-) -> None:
-    address = kafka_uri.parse(f"//{broker.bootstrap}/{topic}")
-    records = to_frame([batch()], Origin("r", 1, 0)).with_columns(
-        train_time=pl.col("train_time") * 1000
-    )
-    KafkaSink(*address[:2], Origin("r", 1, 0)).write(records)
-    assert len(broker.consume(topic, 100)) == 100
-    found = kafka_lookup.found_in_topic(kafka_lookup.starts_of(records), address)
-    assert sorted(found["position"]) == list(range(100))
 
 
 def test_without_a_home_there_is_no_journal_and_that_is_told(

@@ -1,32 +1,42 @@
 """Records as Kafka messages: the JSON message as value, the uid as key.
 
-Each message is in its topic once. The producer is idempotent and tries for as long as it takes,
-so no message's fate is ever in doubt while it lives; of records that a killed process left, those
-that reached the topic are looked up there first.
+Each message is in its topic once, for readers of committed messages: it is sent in a transaction
+that also commits how far its journal is delivered (see `kafka_transaction`).
 """
 
 from __future__ import annotations
 
-import json
+import functools
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics import record
-from monolith_keras_metrics.record import Origin
-from monolith_keras_metrics.sinks import kafka_errors, kafka_lookup
-from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress, check_options, check_topic
+from monolith_keras_metrics.sinks import kafka_errors
+from monolith_keras_metrics.sinks.kafka_messages import FORMAT, Outgoing
+from monolith_keras_metrics.sinks.kafka_transaction import (
+    AbortedError,
+    RefusedError,
+    Transactions,
+)
+from monolith_keras_metrics.sinks.kafka_uri import (
+    KafkaAddress,
+    check_journal,
+    check_options,
+    check_topic,
+)
 from monolith_keras_metrics.sinks.protocol import RejectedError
 
-FORMAT = b"1"
+__all__ = ["FORMAT", "KafkaSink"]
 
-_ANSWER_SECONDS = 2.0  # a broker that says nothing for so long is told of; the wait goes on
 _OPEN_SECONDS = 10.0
-_Headers: TypeAlias = "list[tuple[str, bytes]]"
-_Message: TypeAlias = "tuple[str, bytes, _Headers]"  # key, value, headers
+_RETENTION_SECONDS = 7 * 24 * 3600  # for how long brokers keep a ledger, by default
+# Messages of a transaction. Each that takes too long halves them.
+_MOST_ROWS = 1 << 17
+_LEAST_ROWS = 1 << 10
 
 
 class KafkaSink:
@@ -36,22 +46,31 @@ class KafkaSink:
     stay in order on one partition, the same as with Kafka's Java client; headers are `model_name`
     and `format`, the version of the message's format.
 
+    Records must come in ascending order of their `position`, one attempt of one worker after the
+    other. Records without that column are numbered here.
+
     Args:
         brokers: `HOST:PORT`, or several, comma-separated.
         topic: The topic; it must exist, unless the brokers make topics by themselves.
-        origin: Who writes; what others wrote is what is recovered.
         options: Configuration properties of librdkafka, such as `security.protocol`,
             `sasl.password`, `compression.type`. They are never logged.
+        journal: The name under which Kafka keeps what is delivered. A sink of the same name, in
+            any process, ends what this one has not finished, and leaves out what it has delivered.
+            Default: a random name.
+        clock: Seconds, never set back.
+
+    Attributes:
+        run_name: What the run is called, unless the user says otherwise: the topic.
 
     Raises:
         ImportError: If confluent-kafka is not installed.
-        PermissionError: If the brokers refuse the credentials, or the topic to these.
+        PermissionError: If the brokers refuse the credentials, or a right is missing.
         FileNotFoundError: If there is no such topic.
         ValueError: If there is no such option.
 
     Example:
     ```python
-    KafkaSink("kafka-1:9092,kafka-2:9092", "deep-insight", origin, {
+    KafkaSink("kafka-1:9092,kafka-2:9092", "deep-insight", {
         "security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-256",
         "sasl.username": "trainer", "sasl.password": os.environ["KAFKA_PASSWORD"],
     })
@@ -64,312 +83,275 @@ class KafkaSink:
         self,
         brokers: str,
         topic: str,
-        origin: Origin,
         options: Mapping[str, str] | None = None,
+        *,
+        journal: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kafka = _confluent_kafka()
         self._address = KafkaAddress(brokers, check_topic(topic), check_options(options or {}))
-        self._origin = origin
+        self.run_name = topic
         self._clock = clock
-        self._last_error: Any = None  # a KafkaError of the connection
-        self._all_down = False
+        self._is_named = journal is not None
         self._frame: pl.DataFrame | None = None
-        self._to_send: list[_Message] = []
-        self._refused: list[tuple[Any, _Message]] = []  # by delivery reports
-        self._purging = False
-        self._rejected: list[Any] = []  # what the brokers said of messages they never take
-        self._uncertain = False  # whether what was sent last may be in the topic
-        self._expected: list[pl.DataFrame] = []  # where records of killed processes begin
-        self._looked_up: set[tuple[int, int]] = set()  # attempts and workers
-        self._in_topic: pl.DataFrame | None = None  # records of these
-        self._producer: Any = self._new_producer()
+        self._outgoing: Outgoing | None = None
+        self._opened = 0  # `Transactions.opened` when `_outgoing` was compared with the ledger
+        self._in_producer = 0  # the index of the first message that the producer does not have
+        self._rows = _MOST_ROWS
+        self._writer: tuple[int, int] | None = None
+        self._transactions = self._new_transactions(journal)
         try:
-            self._check_topic()
+            self._check()
         except BaseException:
-            self._producer = None
+            self._transactions.close()
             raise
 
-    def expect(self, firsts: Sequence[pl.DataFrame]) -> None:
-        """Tells what killed processes left, so that one look into the topic tells of all.
-
-        Args:
-            firsts: The first records of each, with an origin.
-        """
-        self._expected = [kafka_lookup.starts_of(frame) for frame in firsts]
-
-    def write(self, frame: pl.DataFrame) -> None:
-        """Hands messages to the producer, which begins to send them."""
-        if self._producer is None:  # after an error that ends a producer
-            self._producer = self._new_producer()
-        if frame is not self._frame:
-            self._begin(frame)
-        messages, self._to_send = self._to_send, []
-        self._send(messages)
-
-    def flush(self) -> None:
-        """Returns once the brokers have acknowledged what was written.
+    def resume(self, journal: str) -> None:
+        """Switch to the account of another journal; the next `write` opens it.
 
         Raises:
-            ConnectionError: If they did not answer for a while; the messages are still sent.
+            ValueError: If the name cannot be a journal's.
+        """
+        if check_journal(journal) != self._transactions.journal:
+            self._switch(journal)
+            self._is_named = True
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Hand messages to the producer, which begins to send them.
+
+        Raises:
+            OSError: As `flush`.
+        """
+        if frame is not self._frame:
+            self._transactions.abandon()  # of a frame that was given up
+            self._check_writer(frame)
+            self._frame, self._outgoing = frame, None
+        self._step(self._fill)
+
+    def flush(self) -> None:
+        """Return once the brokers have committed what was written.
+
+        Raises:
+            ConnectionError: If they did not answer for a while; call it again.
             PermissionError, FileNotFoundError: If they refuse credentials or the topic.
             RejectedError: If they have all messages but those that they never take.
         """
-        self._await_reports()
-        # A batch is refused as a whole: halves of it are sent, until what is refused is alone.
-        pieces = self._halves(self._taken_back())
-        while pieces:
-            piece = pieces.pop()
-            try:
-                self._send(piece)
-                self._await_reports()
-                pieces += self._halves(self._taken_back())
-            except BaseException:
-                self._to_send += [message for left in reversed(pieces) for message in left]
-                raise
-        self._frame = None
-        if self._rejected:
-            rejected, self._rejected = self._rejected, []
+        while self._frame is not None:
+            self._step(self._commit)
+        refused, self._outgoing = self._outgoing, None
+        if refused is not None and refused.refused:
+            reason = list(refused.refused.values())[-1]
             raise RejectedError(
-                len(rejected),
-                f"{self._address!r} does not take them: {rejected[-1].str()}. If they are too "
-                "large, raise the topic's max.message.bytes and the option message.max.bytes, or "
-                "leave out the extra fields with the long text",
+                len(refused.refused),
+                f"{self._address!r} does not take them: {reason.str()}. If they are too large, "
+                "raise the topic's max.message.bytes and the option message.max.bytes, or leave "
+                "out the extra fields with the long text",
             )
 
     def close(self) -> None:
-        """Lets go of the connections. What was not acknowledged is not sent any more."""
-        if self._producer is not None:
-            self._drop_messages()
-            self._producer = None
+        """Disconnect. What was not committed is aborted."""
+        self._transactions.close()
+        self._frame = self._outgoing = None
+        if not self._is_named:  # whoever uses it again begins to count anew
+            self._switch(secrets.token_hex(8))
 
     def __repr__(self) -> str:
         return f"KafkaSink({self._address!r})"
 
-    def _new_producer(self) -> Any:
-        config = {
-            "bootstrap.servers": self._address.brokers,
-            "client.id": "monolith-keras-metrics",
-            "compression.type": "lz4",
-            "partitioner": "murmur2_random",  # the Java client's: joins by uid find their partition
-            "linger.ms": 20,
-            "log_level": "0",  # librdkafka's own lines, one for each try; we tell once
-            "queue.buffering.max.kbytes": 65_536,
-            **self._address.options,
-            "acks": "all",
-            "enable.idempotence": True,
-            "message.timeout.ms": 0,  # for ever: a message that timed out may be there or not
-            "delivery.report.only.error": True,
-            "on_delivery": self._note_report,
-            "error_cb": self._note_error,
-        }
-        try:
-            return self._kafka.Producer(config)
-        except self._kafka.KafkaException as error:
-            said = kafka_errors.without_values(error.args[0].str(), self._address)
-        # Not within `except`: Kafka's error, with the options' values, would be its context.
-        raise ValueError(
-            f"`sink`: the options of {self._address!r} must be configuration properties of "
-            f"librdkafka. {said}"
-        )
+    def _new_transactions(self, journal: str | None) -> Transactions:
+        name = secrets.token_hex(8) if journal is None else check_journal(journal)
+        return Transactions(self._kafka, self._address, name, self._clock)
 
-    def _check_topic(self) -> None:
-        """Raises where waiting would not help; a broker that is down may come back."""
-        deadline = self._clock() + _OPEN_SECONDS
-        missing = None
-        while self._clock() < deadline:
-            self._all_down = False
-            try:
-                known = self._producer.list_topics(self._address.topic, timeout=1.0)
-                missing = known.topics[self._address.topic].error
-                if missing is None:
-                    self._last_error = None
-                    return
-                if missing.code() != self._kafka.KafkaError.LEADER_NOT_AVAILABLE:
-                    break
-            except self._kafka.KafkaException as error:
-                if self._last_error is None:
-                    self._last_error = _cause(error)
-            try:
-                self._producer.poll(0.1)  # has what is known of the brokers told
-            except (self._kafka.KafkaException, SystemError) as error:
-                self._last_error = _cause(error)
-            if self._last_error is not None and kafka_errors.is_refusal(self._last_error):
-                raise kafka_errors.explained(self._last_error, self._address)
-            if self._all_down:
-                break
-        if missing is not None:
-            raise kafka_errors.explained(missing, self._address)
-        reason = self._last_error
-        logging.warning(
-            "Deep insight: %r does not answer; records wait until it does.%s %s",
-            self,
-            ""
-            if "security.protocol" in self._address.options
-            else " If it wants TLS or a login, give the option security.protocol.",
-            "" if reason is None else kafka_errors.explained(reason, self._address),
-        )
+    def _switch(self, journal: str) -> None:
+        self._transactions.close()
+        self._frame = self._outgoing = self._writer = None
+        self._transactions, self._opened = self._new_transactions(journal), 0
 
-    def _begin(self, frame: pl.DataFrame) -> None:
-        self._drop_messages()  # of a frame that was given up
-        records = self._not_in_topic(frame)
-        values = record.messages(records).cast(pl.Binary).to_list()
-        keys = records["uid"].cast(pl.String).to_list()
-        headers = {name: _headers(name) for name in records["model_name"].unique()}
-        names = records["model_name"].to_list()
-        self._to_send = [(k, v, headers[n]) for k, v, n in zip(keys, values, names, strict=True)]
-        self._frame = frame
+    def _check_writer(self, frame: pl.DataFrame) -> None:
+        """Begin a new account where nobody said that these are another journal's records.
 
-    def _not_in_topic(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Leaves out records that are in the topic, where that may be."""
-        if "position" not in frame.columns:
-            return frame
+        Under the old one they would be left out.
+        """
+        if not {"attempt", "worker", "position"} <= set(frame.columns) or frame.is_empty():
+            return
         writer = frame.select("attempt", "worker").row(0)
-        # A killed process sent nothing after its end, and nobody else sends what it left: one look
-        # tells of all its records. Of what this one was sending, a look tells what was stored.
-        recovered = writer != (self._origin.attempt, self._origin.worker)
-        if self._uncertain or (recovered and writer not in self._looked_up):
-            starts = pl.concat([kafka_lookup.starts_of(frame), *self._expected])
-            starts = starts.unique(["attempt", "worker"], keep="first")
-            self._in_topic = kafka_lookup.found_in_topic(starts, self._address)
-            self._looked_up = set(starts.select("attempt", "worker").rows())
-            self._uncertain = False
-        if writer not in self._looked_up or self._in_topic is None:
-            return frame
-        return frame.join(self._in_topic, on=["attempt", "worker", "position"], how="anti")
+        if self._writer is not None and writer != self._writer:
+            self._switch(secrets.token_hex(8))
+        self._writer = writer
 
-    def _send(self, messages: list[_Message]) -> None:
-        """Hands messages over; waits where the producer's own queue is full."""
-        produce, topic = self._producer.produce, self._address.topic
-        for index, (key, value, headers) in enumerate(messages):
+    def _step(self, action: Callable[[Outgoing], None]) -> None:
+        """Open the journal, and do the next thing for the frame."""
+        try:
+            try:
+                self._transactions.open()
+            except ValueError as error:  # an option; records wait until it is corrected
+                raise ConnectionError(str(error)) from None
+            action(self._divided())
+        except RefusedError as error:
+            if self._transactions.is_alone() and not error.messages:
+                raise ConnectionError(f"{self._address!r}: {error}") from None
+            # A batch is refused as a whole. Sent alone, each message gets its own answer.
+            self._transactions.send_alone(True)
+            if self._outgoing is not None:
+                self._outgoing.refused.update(error.messages)
+        except AbortedError:
+            self._rows = max(_LEAST_ROWS, self._rows // 2)
+            if self._outgoing is not None:
+                self._outgoing.halve(_LEAST_ROWS)
+            raise
+
+    def _divided(self) -> Outgoing:
+        """Return what is left of the frame, according to the ledger."""
+        transactions = self._transactions
+        if self._outgoing is None:
+            assert self._frame is not None
+            self._outgoing = Outgoing(self._frame, transactions.position or 0, self._rows)
+            self._opened = 0
+            if transactions.position is None:
+                self._tell_of_age(self._frame)
+        if self._opened != transactions.opened:
+            self._outgoing.leave_out(transactions.position)
+            self._opened = transactions.opened
+        return self._outgoing
+
+    def _fill(self, outgoing: Outgoing) -> None:
+        """Hand the messages of the next piece to the producer."""
+        piece = outgoing.piece()
+        if piece is None:
+            return
+        if not self._transactions.is_begun():
+            self._transactions.begin()
+            self._in_producer = piece[0]
+        self._produce(outgoing, max(piece[0], self._in_producer), piece[1])
+
+    def _commit(self, outgoing: Outgoing) -> None:
+        """Commit the next piece, or end the frame."""
+        piece = outgoing.piece()
+        if piece is None:
+            self._frame = None
+            self._transactions.send_alone(False, smaller=not outgoing.refused)
+            return
+        if not self._transactions.is_committing():
+            self._fill(outgoing)
+        self._transactions.commit(outgoing.after(piece[1]))
+        outgoing.sent()
+        self._rows = min(_MOST_ROWS, 2 * self._rows)
+
+    def _produce(self, outgoing: Outgoing, start: int, stop: int) -> None:
+        """Hand messages over; wait where the producer's own queue is full."""
+        transactions, topic = self._transactions, self._address.topic
+        producer, codes = transactions.producer, self._kafka.KafkaError
+        produce, alone = producer.produce, transactions.is_alone()
+        for index, (key, value, headers) in outgoing.messages(start, stop):
             while True:
                 try:
-                    # Not produce_batch, which leaves out headers and says nothing.
-                    produce(topic, value, key, headers=headers)
+                    # Not produce_batch, which leaves out headers and reports nothing.
+                    if alone:
+                        note = functools.partial(transactions.note_report, index=index)
+                        produce(topic, value, key, headers=headers, on_delivery=note)
+                    else:
+                        produce(topic, value, key, headers=headers)
                     break
                 except BufferError:
-                    if not len(self._producer):  # it is larger than the whole queue
-                        codes = self._kafka.KafkaError
-                        self._rejected.append(codes(codes.MSG_SIZE_TOO_LARGE))
+                    self._in_producer = index
+                    if not len(producer):  # it is larger than the whole queue
+                        outgoing.refused[index] = codes(codes.MSG_SIZE_TOO_LARGE)
                         break
-                    if not self._poll():
-                        self._to_send = messages[index:]
-                        raise self._no_answer() from None
+                    if not transactions.wait():
+                        raise transactions.no_answer() from None
                 except self._kafka.KafkaException as error:
+                    self._in_producer = index
                     reason = error.args[0]
                     if kafka_errors.is_of_the_message(reason):
-                        self._rejected.append(reason)
+                        outgoing.refused[index] = reason
                         break
-                    if reason.code() == self._kafka.KafkaError._FATAL:
-                        self._poll()  # raises what has ended the producer
-                        raise self._ended(error) from None
-                    self._to_send = messages[index:]
-                    raise kafka_errors.explained(reason, self._address) from None
+                    raise transactions.trouble(reason, must_abort=True) from None
+        self._in_producer = stop
 
-    def _taken_back(self) -> list[_Message]:
-        """Returns messages that the brokers refuse for what they, or those beside them, are.
-
-        Raises:
-            OSError: If they refuse others. These are sent again.
-        """
-        refused, self._refused = self._refused, []
-        for error, _ in refused:
-            if not kafka_errors.was_not_stored(error):
-                self._frame, self._uncertain = None, True  # it is begun again, and looked up
-                raise kafka_errors.explained(error, self._address)
-        for error, _ in refused:
-            if not kafka_errors.is_of_the_message(error):
-                self._to_send = [message for _, message in refused]
-                raise kafka_errors.explained(error, self._address)
-        if len(refused) == 1:
-            self._rejected.append(refused[0][0])
-            return []
-        return [message for _, message in refused]
-
-    def _halves(self, messages: list[_Message]) -> list[list[_Message]]:
-        """The second half, and the first, which is then sent first; nothing of nothing."""
-        middle = (len(messages) + 1) // 2
-        return [messages[middle:], messages[:middle]] if messages else []
-
-    def _await_reports(self) -> None:
-        while len(self._producer):
-            if not self._poll():
-                raise self._no_answer()
-
-    def _poll(self) -> bool:
-        """Waits for something to be acknowledged; returns whether anything was, in time."""
-        before = len(self._producer)
+    def _check(self) -> None:
+        """Raise where waiting would not help; brokers that are down may come back."""
+        deadline = self._clock() + _OPEN_SECONDS
         try:
-            left = self._producer.flush(_ANSWER_SECONDS)
-        except (self._kafka.KafkaException, SystemError) as error:
-            raise self._ended(error) from None
-        return bool(left < before)
+            self._check_topic(deadline)
+            self._check_rights()
+            while True:
+                try:
+                    self._open_once()
+                    return
+                except (PermissionError, FileNotFoundError):
+                    raise
+                except ConnectionError:
+                    if self._clock() > deadline:
+                        raise
+                    time.sleep(0.1)
+        except ConnectionError as error:
+            logging.warning(
+                "Deep insight: %r does not answer; records wait until it does.%s %s",
+                self,
+                ""
+                if "security.protocol" in self._address.options
+                else " If it wants TLS or a login, give the option security.protocol.",
+                error,
+            )
 
-    def _ended(self, error: Exception) -> Exception:
-        """After an error that ends a producer: some of what it was sending may be in the topic."""
-        reason = _cause(error)
-        self._forget_messages()
-        self._producer, self._uncertain, self._last_error = None, True, None
-        if reason is None:
-            return ConnectionError(f"{self._address!r}: the producer has ended: {error}")
-        return kafka_errors.explained(reason, self._address)
-
-    def _drop_messages(self) -> None:
-        if self._producer is not None and len(self._producer):
-            self._purging = True
+    def _check_topic(self, deadline: float) -> None:
+        transactions, codes = self._transactions, self._kafka.KafkaError
+        producer = transactions.producer
+        missing = None
+        while self._clock() < deadline and not transactions.all_down:
             try:
-                self._producer.purge()
-                self._producer.flush(_ANSWER_SECONDS)
-            except (self._kafka.KafkaException, SystemError):
-                self._producer = self._new_producer()
-            finally:
-                self._purging = False
-        self._forget_messages()
+                known = producer.list_topics(self._address.topic, timeout=1.0)
+                missing = known.topics[self._address.topic].error
+                if missing is None:
+                    transactions.last_error = None
+                    return
+                if missing.code() != codes.LEADER_NOT_AVAILABLE:
+                    break
+            except self._kafka.KafkaException as error:
+                if transactions.last_error is None:
+                    transactions.last_error = kafka_errors.cause(error)
+            try:
+                producer.poll(0.1)  # has what is known of the brokers reported
+            except (self._kafka.KafkaException, SystemError) as error:
+                transactions.last_error = kafka_errors.cause(error)
+            reason = transactions.last_error
+            if reason is not None and kafka_errors.is_refusal(reason):
+                raise kafka_errors.explained(reason, self._address)
+        if missing is not None:
+            raise kafka_errors.explained(missing, self._address)
+        raise transactions.no_answer()
 
-    def _forget_messages(self) -> None:
-        self._frame, self._to_send, self._refused, self._rejected = None, [], [], []
+    def _check_rights(self) -> None:
+        """Raise PermissionError if the user may not read and write the topic.
 
-    def _note_report(self, error: Any, message: Any) -> None:
-        # Of those that were acknowledged there are no reports; and none of those has its headers.
-        if error is None or (self._purging and kafka_errors.is_purge(error)):
-            return
-        value = message.value()
-        headers = _headers(json.loads(value)["model_name"])
-        self._refused.append((error, (message.key().decode(), value, headers)))
+        What else is needed shows when the journal is opened.
+        """
+        rights = self._transactions.rights()
+        for right in ("WRITE", "READ"):
+            if rights is not None and right not in rights:
+                raise kafka_errors.missing_right(
+                    f"{right} on the topic {self._address.topic!r}", self._address
+                )
 
-    def _note_error(self, error: Any) -> None:
-        # An error that ends the producer is raised by whatever called it, after this.
-        if error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN:
-            self._all_down = True
-        # What the brokers say of the credentials tells more than that all of them are down.
-        if self._last_error is None or not kafka_errors.is_refusal(self._last_error):
-            self._last_error = error
+    def _open_once(self) -> None:
+        """Open the journal, and commit where it stands, which takes every right."""
+        self._transactions.open()
+        if not self._transactions.is_committing() and not self._transactions.is_begun():
+            self._transactions.begin()
+        self._transactions.commit(self._transactions.position or 0)
 
-    def _no_answer(self) -> Exception:
-        error, self._last_error = self._last_error, None
-        known = error is not None
-        if known and kafka_errors.is_refusal(error):
-            return kafka_errors.explained(error, self._address)
-        return ConnectionError(
-            f"{len(self._producer)} messages wait for {self._address!r}, which does not answer"
-            + (f": {kafka_errors.without_values(error.str(), self._address)}" if known else "")
-        )
-
-
-def _headers(model_name: str) -> _Headers:
-    return [("model_name", model_name.encode()), ("format", FORMAT)]
-
-
-def _cause(error: BaseException | None) -> Any:
-    """The KafkaError that an exception of confluent-kafka tells; None without one.
-
-    An error that ends a producer is raised while `error_cb` is called, which may make a
-    SystemError of it.
-    """
-    while isinstance(error, SystemError):
-        error = error.__cause__ or error.__context__
-    reason = error.args[0] if error is not None and error.args else None
-    return reason if hasattr(reason, "code") else None
+    def _tell_of_age(self, frame: pl.DataFrame) -> None:
+        """Log a warning if Kafka may have forgotten what it has of these records."""
+        written = max(frame["train_time"].to_list(), default=0)
+        if "attempt" in frame.columns and not frame.is_empty():
+            written = max(written, frame["attempt"][0] // 1_000_000)
+        if time.time() - written > _RETENTION_SECONDS:
+            logging.warning(
+                "Deep insight: %r has no account of what it has of records that are more than 7 "
+                "days old, and keeps such accounts for no longer by default; some of these records "
+                "may be double",
+                self,
+            )
 
 
 def _confluent_kafka() -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress
+from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress, id_prefix
 
 # Values of these options say what is wrong, and are no secrets.
 _TOLD = ("security.protocol", "sasl.mechanism", "sasl.mechanisms")
@@ -16,9 +16,28 @@ _SECRET = re.compile("password|secret|username|key|pem|jaas|oauth|token")
 _SHORT = 4  # characters: shorter values stand in every text, and few secrets are so short
 
 
+def cause(error: BaseException | None) -> Any:
+    """Return the KafkaError of an exception of confluent-kafka; None if it has none.
+
+    An error that ends a producer is raised while `error_cb` is called, which may make a
+    SystemError of it.
+    """
+    while isinstance(error, SystemError):
+        error = error.__cause__ or error.__context__
+    reason = error.args[0] if error is not None and error.args else None
+    return reason if hasattr(reason, "code") else None
+
+
 def explained(error: Any, address: KafkaAddress) -> Exception:
-    """Returns Python's own error for one of Kafka's."""
+    """Return Python's own error for one of Kafka's."""
     codes, said = type(error), without_values(error.str(), address)
+    if (right := _missing_right(error, address.topic)) is not None:
+        return missing_right(right, address)
+    if error.code() == codes.INVALID_TRANSACTION_TIMEOUT:
+        return ValueError(
+            f"`sink`: the option transaction.timeout.ms must not exceed what {address!r} allows, "
+            f"its transaction.max.timeout.ms. {said}"
+        )
     if error.code() in (codes.UNKNOWN_TOPIC_OR_PART, codes._UNKNOWN_TOPIC):
         return FileNotFoundError(
             f"`sink` must name a topic that exists: {address!r} does not. Create it, or correct "
@@ -33,13 +52,29 @@ def explained(error: Any, address: KafkaAddress) -> Exception:
         return PermissionError(
             f"`sink`: {address!r} refuses these credentials: {said}. Check the options "
             "security.protocol, sasl.mechanism, sasl.username and sasl.password, and the user's "
-            "rights to the topic"
+            "rights"
         )
     return ConnectionError(f"{address!r}: {said}")
 
 
+def missing_right(right: str, address: KafkaAddress) -> PermissionError:
+    """Return the error for a right that the user lacks, such as "WRITE on the topic 't'"."""
+    return PermissionError(f"`sink`: {address!r} refuses access: grant the user {right}")
+
+
+def _missing_right(error: Any, topic: str) -> str | None:
+    codes, prefix = type(error), id_prefix(topic)
+    return {
+        codes.TOPIC_AUTHORIZATION_FAILED: f"WRITE, READ and DESCRIBE on the topic {topic!r}",
+        codes.GROUP_AUTHORIZATION_FAILED: f"READ on consumer groups with the prefix {prefix!r}",
+        codes.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
+            f"WRITE and DESCRIBE on transactional ids with the prefix {prefix!r}"
+        ),
+    }.get(error.code())
+
+
 def without_values(text: str, address: KafkaAddress) -> str:
-    """Returns Kafka's words without the values of the address's options."""
+    """Return Kafka's words without the values of the address's options."""
     # It tells the value, and of a long one the beginning alone.
     if text.startswith("Invalid value"):
         _, _, about = text.rpartition(" for ")
@@ -58,7 +93,7 @@ def without_values(text: str, address: KafkaAddress) -> str:
 
 
 def is_refusal(error: Any) -> bool:
-    """Whether the brokers refuse who we are, or what we may do."""
+    """Return True if the brokers refuse our credentials, or a right is missing."""
     codes = type(error)
     return error.code() in (
         codes._AUTHENTICATION,
@@ -67,11 +102,12 @@ def is_refusal(error: Any) -> bool:
         codes.TOPIC_AUTHORIZATION_FAILED,
         codes.CLUSTER_AUTHORIZATION_FAILED,
         codes.GROUP_AUTHORIZATION_FAILED,
+        codes.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     )
 
 
 def is_of_the_message(error: Any) -> bool:
-    """Whether a message is refused for what it is, or since it came together with such a one."""
+    """Return True if a message is refused for what it, or another message of its batch, is."""
     codes = type(error)
     return error.code() in (
         codes.MSG_SIZE_TOO_LARGE,
@@ -81,13 +117,6 @@ def is_of_the_message(error: Any) -> bool:
     )
 
 
-def was_not_stored(error: Any) -> bool:
-    """Whether it is known of a refused message that it is not in the topic."""
-    codes = type(error)
-    known = (codes.UNKNOWN_TOPIC_OR_PART, codes._UNKNOWN_TOPIC, codes._UNKNOWN_PARTITION)
-    return error.code() in known or is_refusal(error) or is_of_the_message(error)
-
-
 def is_purge(error: Any) -> bool:
-    """Whether we gave the message up ourselves."""
+    """Return True if an abort gave the message up."""
     return error.code() in (type(error)._PURGE_QUEUE, type(error)._PURGE_INFLIGHT)

@@ -18,6 +18,7 @@ _FIXED = (
     "delivery.report.only.error",
     "delivery.timeout.ms",
     "enable.idempotence",
+    "group.id",
     "message.send.max.retries",
     "message.timeout.ms",
     "metadata.broker.list",
@@ -30,6 +31,7 @@ _NOT_IN_URIS = re.compile(
     r"(plugin|test|ssl\.engine|ssl\.providers|sasl\.kerberos\.kinit)\..*|ssl\.providers"
     r"|default\.topic\.config|.*_cb"
 )
+_JOURNAL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EXPECTED = "'kafka://HOST:PORT[,HOST:PORT]/TOPIC?option=value'"
 
 
@@ -97,6 +99,26 @@ def check_options(options: Mapping[str, str]) -> Mapping[str, str]:
                 "once with it: leave it out"
             )
     return options
+
+
+def check_journal(name: str) -> str:
+    """Return the name of a journal; raise ValueError if it cannot be a part of Kafka's names."""
+    if not isinstance(name, str) or not _JOURNAL.fullmatch(name):
+        raise ValueError(
+            "`journal` must be 1 to 64 letters, digits, '.', '_' and '-'. "
+            f"Received: journal={name!r}"
+        )
+    return name
+
+
+def id_prefix(topic: str) -> str:
+    """Return what the transactional ids and consumer groups of a topic begin with."""
+    return f"deep-insight.{topic}."
+
+
+def transactional_id(topic: str, journal: str) -> str:
+    """Return the `transactional.id` of a journal, which is also its consumer group."""
+    return id_prefix(topic) + journal
 
 
 def _options(query: str) -> dict[str, str]:

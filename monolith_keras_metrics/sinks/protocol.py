@@ -12,13 +12,22 @@ class Sink(Protocol):
     """What a place for records must do. It is used from one thread only.
 
     A sink that raises has not taken the frame: the same frame is handed over again later, so a
-    sink that can take half of one must be able to take it twice. Raise an `OSError`, such as
-    `ConnectionError`, for what may pass, a place that is full or away: records wait for it. With
-    any other error the same records are tried for `retry_seconds`, then they are given up.
+    sink that can take half of one must be able to take it twice. Records wait for as long as an
+    error may pass (see `errors.may_pass`): a place that is full, away or forbidden. Raise an
+    `OSError`, such as `ConnectionError`, for these; what Polars and TensorFlow raise for a full
+    disk counts as well. With any other error the same records are tried for `retry_seconds`, then
+    they are given up.
 
     A sink with an attribute `gathers` that is true gets records in few large frames, since each
     becomes a file: 131,072 at a time, or what there is after `file_seconds`. Others get what there
     is, a few times each `flush_seconds`.
+
+    A sink may have a method `resume(journal: str)`. It is called before the first record of another
+    journal, that of a crashed process or this process's own, with a name that only this journal
+    has. A sink that keeps an account of what it has delivered switches to that journal's. The call
+    is made in the thread that calls `write`; it must not wait, and must cost nothing if the journal
+    is the same as before. All records until the next call belong to that journal, in ascending
+    order of `position`.
     """
 
     def write(self, frame: pl.DataFrame) -> None:

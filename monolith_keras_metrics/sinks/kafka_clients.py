@@ -1,0 +1,193 @@
+"""The clients of confluent-kafka that the Kafka sink uses, and what it asks the brokers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from monolith_keras_metrics.sinks import kafka_errors
+from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress
+
+ANSWER_SECONDS = 2.0  # a broker that stays silent for so long is reported; the wait goes on
+
+
+class NoAnswerError(Exception):
+    """The brokers do not answer, or not yet.
+
+    Args:
+        reason: What is known of why, a KafkaError; None if nothing.
+    """
+
+    def __init__(self, reason: Any = None) -> None:
+        super().__init__("" if reason is None else reason.str())
+        self.reason = reason
+
+
+class KafkaClients:
+    """Makes producers, and asks the brokers questions.
+
+    Args:
+        kafka: The module `confluent_kafka`.
+        address: Where to.
+    """
+
+    def __init__(self, kafka: Any, address: KafkaAddress) -> None:
+        self._kafka = kafka
+        self._address = address
+        self._admin: Any = None
+        self._consumer: Any = None
+
+    def producer(self, name: str, changes: dict[str, Any]) -> Any:
+        """Return a new producer, which connects in the background.
+
+        Args:
+            name: Its `transactional.id`.
+            changes: Further properties, which come before the user's.
+
+        Raises:
+            ValueError: If librdkafka does not take the options.
+        """
+        return self._made(
+            self._kafka.Producer,
+            {
+                "compression.type": "lz4",
+                # The Java client's: joins by uid find their partition.
+                "partitioner": "murmur2_random",
+                "linger.ms": 20,
+                "queue.buffering.max.kbytes": 65_536,
+                **self._common(),
+                "acks": "all",
+                "enable.idempotence": True,
+                "transactional.id": name,
+                "delivery.report.only.error": True,
+                **changes,
+            },
+        )
+
+    def group(self, name: str) -> Any:
+        """Return what stands for a consumer group in requests."""
+        # It knows no brokers and never connects.
+        consumer = self._kafka.Consumer({"group.id": name, "log_level": 0})
+        try:
+            return consumer.consumer_group_metadata()
+        finally:
+            consumer.close()
+
+    def committed(self, name: str) -> int | None:
+        """Return the offset that a group has committed for partition 0; None without one.
+
+        Raises:
+            NoAnswerError: If the brokers do not answer; ask again.
+            PermissionError: If a right is missing.
+        """
+        # Not by an AdminClient: librdkafka 2.16 crashes in its `list_consumer_group_offsets` while
+        # the coordinator of the group changes.
+        if self._consumer is None:
+            config = {
+                **self._common(),
+                "group.id": name,  # never joined
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",  # waits for what is pending
+            }
+            self._consumer = self._made(self._kafka.Consumer, config)
+        asked = [self._kafka.TopicPartition(self._address.topic, 0)]
+        try:
+            (found,) = self._consumer.committed(asked, timeout=ANSWER_SECONDS)
+            reason = found.error
+        except self._kafka.KafkaException as error:
+            reason = kafka_errors.cause(error)
+            # Why a group's coordinator cannot be found is only said here.
+            for message in self._consumer.consume(10, timeout=0.0):
+                if message.error() is not None and kafka_errors.is_refusal(message.error()):
+                    reason = message.error()
+        if reason is None:
+            self.disconnect()
+            return int(found.offset) if found.offset >= 0 else None
+        if kafka_errors.is_refusal(reason):
+            self.disconnect()
+            raise kafka_errors.explained(reason, self._address)
+        raise NoAnswerError(reason)
+
+    def rights(self) -> set[str] | None:
+        """Return what the user may do with the topic, such as "WRITE"; None if not known."""
+        from confluent_kafka import TopicCollection
+
+        topic = self._address.topic
+        try:
+            described = (
+                self._asked()
+                .describe_topics(
+                    TopicCollection([topic]),
+                    include_authorized_operations=True,
+                    request_timeout=ANSWER_SECONDS,
+                )[topic]
+                .result(ANSWER_SECONDS + 1.0)
+            )
+        except (FutureTimeoutError, self._kafka.KafkaException):
+            return None
+        operations = described.authorized_operations
+        return None if operations is None else {operation.name for operation in operations}
+
+    def disconnect(self) -> None:
+        """Drop the connections for questions; the next question makes a new one."""
+        consumer, self._consumer, self._admin = self._consumer, None, None
+        if consumer is not None:
+            consumer.close()
+
+    def _asked(self) -> Any:
+        if self._admin is None:
+            from confluent_kafka.admin import AdminClient
+
+            self._admin = self._made(AdminClient, self._common())
+        return self._admin
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "log_level": "0",  # librdkafka's own lines, one for each try; we report once
+            "client.id": "monolith-keras-metrics",
+            **self._address.options,
+            "bootstrap.servers": self._address.brokers,
+        }
+
+    def _made(self, kind: Any, config: dict[str, Any]) -> Any:
+        try:
+            return kind(config)
+        except self._kafka.KafkaException as error:
+            said = kafka_errors.without_values(error.args[0].str(), self._address)
+        # Not within `except`: Kafka's error, with the options' values, would be its context.
+        raise ValueError(
+            f"`sink`: the options of {self._address!r} must be configuration properties of "
+            f"librdkafka. {said}"
+        )
+
+
+class ThreadedCall:
+    """A call in a thread of its own: `send_offsets_to_transaction` ignores its timeout.
+
+    With brokers that hang, librdkafka 2.16 returns from it after a minute, not after 2 s.
+    """
+
+    def __init__(self, action: Callable[..., Any], *arguments: Any) -> None:
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(action, *arguments), name="deep-insight-offsets", daemon=True
+        )
+        self._thread.start()
+
+    def is_done(self, timeout: float) -> bool:
+        """Wait for its end; return True if it came in time."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def raise_error(self) -> None:
+        """Raise what the call raised."""
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, action: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            action(*arguments)
+        except BaseException as error:
+            self._error = error

@@ -1,0 +1,87 @@
+"""A frame as Kafka messages, and how much of it is still to be sent."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from monolith_keras_metrics import record
+
+FORMAT = b"1"
+
+_Headers: TypeAlias = "list[tuple[str, bytes]]"
+Message: TypeAlias = "tuple[str, bytes, _Headers]"  # key, value, headers
+
+
+class Outgoing:
+    """The messages of a frame, in ascending order of their records' positions.
+
+    A *piece* is a range of messages that one transaction holds.
+
+    Args:
+        frame: Records of one journal.
+        first: The position of the first record, where the frame has no column `position`.
+        rows: How many messages a piece has at most.
+
+    Attributes:
+        refused: What was said of messages that are never taken, by their index.
+    """
+
+    def __init__(self, frame: pl.DataFrame, first: int, rows: int) -> None:
+        if "position" in frame.columns:
+            frame = frame if frame["position"].is_sorted() else frame.sort("position")
+            self._positions: Any = frame["position"].to_list()
+        else:
+            self._positions = range(first, first + frame.height)
+        values = record.messages(frame).cast(pl.Binary).to_list()
+        keys = frame["uid"].cast(pl.String).to_list()
+        headers = {name: _headers(name) for name in frame["model_name"].unique()}
+        names = frame["model_name"].to_list()
+        self._messages = [(k, v, headers[n]) for k, v, n in zip(keys, values, names, strict=True)]
+        self.refused: dict[int, Any] = {}
+        starts = range(0, frame.height, rows)
+        self._pieces = [(i, min(i + rows, frame.height)) for i in reversed(starts)]
+
+    def leave_out(self, position: int | None) -> None:
+        """Make the next piece begin at a position: the ledger's, or None for the first message."""
+        start = 0 if position is None else bisect.bisect_left(self._positions, position)
+        while self._pieces and self._pieces[-1][1] <= start:
+            self._pieces.pop()
+        begins, stop = self._pieces[-1] if self._pieces else (len(self._messages),) * 2
+        if begins < start:
+            self._pieces[-1] = (start, stop)
+        elif start < begins:  # the brokers have lost what they had
+            self._pieces.append((start, begins))
+
+    def piece(self) -> tuple[int, int] | None:
+        """Return the next piece, first and last + 1; None if everything is sent."""
+        return self._pieces[-1] if self._pieces else None
+
+    def messages(self, start: int, stop: int) -> Iterator[tuple[int, Message]]:
+        """Return messages of a range with their indexes, without those that are refused."""
+        found = enumerate(self._messages[start:stop], start)
+        if not self.refused:
+            return found
+        refused = set(self.refused)
+        return (one for one in found if one[0] not in refused)
+
+    def after(self, stop: int) -> int:
+        """Return the position that follows the messages before `stop`."""
+        return int(self._positions[stop - 1]) + 1
+
+    def sent(self) -> None:
+        """Note that the next piece is delivered."""
+        self._pieces.pop()
+
+    def halve(self, least: int) -> None:
+        """Halve the next piece, if it has more than `least` messages."""
+        if self._pieces and (piece := self._pieces[-1])[1] - piece[0] > least:
+            middle = (piece[0] + piece[1] + 1) // 2
+            self._pieces[-1:] = [(middle, piece[1]), (piece[0], middle)]
+
+
+def _headers(model_name: str) -> _Headers:
+    return [("model_name", model_name.encode()), ("format", FORMAT)]
