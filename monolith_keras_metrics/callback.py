@@ -16,9 +16,9 @@ from monolith_keras_metrics.caller import end_of_caller
 from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.model_inputs import InputColumns
-from monolith_keras_metrics.options import sink_list
+from monolith_keras_metrics.options import absolute_options, sink_list
 from monolith_keras_metrics.recording import Recording, RecordingFunction
-from monolith_keras_metrics.sinks import SinkLike, shown
+from monolith_keras_metrics.sinks import SinkLike, absolute, shown
 from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.targets import TargetNames, check_target_names
 from monolith_keras_metrics.versions import is_legacy, keras
@@ -40,7 +40,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
     Args:
         sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
             `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
-            these.
+            these. A relative folder is resolved when the callback is made.
         model_name: Name of the model in the records.
         uid: Column of user ids, integers.
         req_time: Column of the times of the requests, integers, Unix seconds.
@@ -124,9 +124,10 @@ class DeepInsightCallback(keras.callbacks.Callback):
         inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields))
         self._recording = Recording(inputs, model_name, sample_ratio, targets, labels)
         self._recording.layout(("any",))  # says what is wrong with these arguments
-        self._sink = sink
+        self._sink = sink  # as it is shown to people
+        self._places = [absolute(place) for place in sink_list(sink)]
         self._modes = frozenset(modes)
-        self._options: dict[str, Any] = options
+        self._options = absolute_options(options)
         self._functions: dict[str, RecordingFunction] = {}
         self._client: DeepInsightClient | None = None
         self._opened_for: str | None = None
@@ -175,7 +176,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def _open(self, mode: str) -> None:
         self._abort()  # what an earlier training that ended with an exception may have left
-        self._client = DeepInsightClient(self._sink, **self._options)
+        self._client = DeepInsightClient(self._places, **self._options)
         self._opened_for = mode
         # If `fit` ends with an exception outside of a step, nobody tells.
         over = end_of_caller()

@@ -7,8 +7,8 @@ What is promised:
   client is closed, and it is closed when the process exits, by a signal that `exit_hook` handles
   too. A process that is killed loses what it accepted in the last `flush_seconds`; the rest waits
   in its journal for the next one.
-- Memory is bounded: by `queue_rows` examples, and by the records of a few files. Disk is bounded
-  by `spool_bytes`.
+- Memory is bounded: by `queue_rows` examples and `memory_bytes`, and by the records of a few
+  files. Disk is bounded by `spool_bytes`.
 - A sink that fails is tried again while its records can wait. When the spool is full and the sink
   has failed for `retry_seconds`, they are given up and counted as failed, and training goes on
   (`on_error="warn"`); or the next `write` raises the sink's error (`on_error="raise"`). A batch
@@ -24,6 +24,7 @@ import functools
 import inspect
 import os
 import pathlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ import numpy.typing as npt
 from absl import logging
 
 from monolith_keras_metrics import (
+    attempts,
     exit_hook,
     record,
     recovery,
@@ -45,17 +47,20 @@ from monolith_keras_metrics import (
 )
 from monolith_keras_metrics.background import BackgroundThread, RunningClock, bounded
 from monolith_keras_metrics.counting import CounterEmitter
+from monolith_keras_metrics.decoder import Decoder
 from monolith_keras_metrics.delivery import Delivery
+from monolith_keras_metrics.journal import Header
+from monolith_keras_metrics.keeper import JournalKeeper
 from monolith_keras_metrics.options import check_values, sink_list
 from monolith_keras_metrics.record import Batch, Origin
+from monolith_keras_metrics.regular import probe
 from monolith_keras_metrics.row_queue import ClosedError, RowQueue
-from monolith_keras_metrics.spool import Spool
+from monolith_keras_metrics.spool import ENCODER, KEEPER, Spool
+from monolith_keras_metrics.spool_files import SpoolFiles
 from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.writer import BackgroundWriter
 
 _COUNTERS_SECONDS = 0.5  # for the last of them, where the sinks have taken all the time
-_attempts = threading.Lock()
-_last_attempt = 0
 
 
 class DeepInsightClient:
@@ -64,7 +69,8 @@ class DeepInsightClient:
     Args:
         sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
             `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
-            these. An empty list writes nowhere.
+            these. An empty list writes nowhere. A relative folder is resolved when the client is
+            made; a later `os.chdir` changes nothing.
         run: Name of the training that all its workers and restarts belong to. Default: the last
             part of the first sink's path, or its topic.
         worker: This process's number among those that write to the same place. Default: what
@@ -73,6 +79,7 @@ class DeepInsightClient:
             waits, so that nothing is lost; `"drop"` never waits, and counts what it drops.
         queue_rows: How many examples may wait to be turned into records, and how many records may
             wait in memory for the sinks.
+        memory_bytes: The same in bytes: how many bytes of examples, and of records.
         flush_seconds: The longest that an example waits to be in the journal, in seconds: what a
             kill loses.
         file_seconds: The longest that records wait to be in a file of their folder, in seconds,
@@ -85,12 +92,12 @@ class DeepInsightClient:
             error from the next `write`, or from `close`.
         retry_seconds: When the spool is full: for how long a sink may have failed before records
             for it are given up. At any time: for how long records are tried that a sink refuses
-            with another error than `OSError`.
+            with an error that may be their own (see `errors.may_pass`).
         exit_timeout: The longest that `close` takes, in seconds.
         uid_hash_key: With a key of 1 to 64 bytes, records carry a keyed hash of the uid.
         counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`); None for
             no counters.
-        clock: Unix seconds; makes the attempt's number.
+        clock: Unix seconds; makes the attempt's number (see `attempts`).
 
     Raises:
         TypeError, ValueError: If an argument makes no sense.
@@ -116,6 +123,7 @@ class DeepInsightClient:
         worker: int | None = None,
         overflow: Literal["block", "drop"] = "block",
         queue_rows: int = 262_144,
+        memory_bytes: int = 256 << 20,
         flush_seconds: float = 1.0,
         file_seconds: float = 30.0,
         spool: str | os.PathLike[str] | None = "auto",
@@ -127,10 +135,14 @@ class DeepInsightClient:
         counter_tags: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        worker = task_context.get().worker_number if worker is None else worker
         check_values(
             sink,
+            run=run,
+            worker=worker,
             overflow=overflow,
             queue_rows=queue_rows,
+            memory_bytes=memory_bytes,
             flush_seconds=flush_seconds,
             file_seconds=file_seconds,
             spool=spool,
@@ -139,44 +151,62 @@ class DeepInsightClient:
             retry_seconds=retry_seconds,
             exit_timeout=exit_timeout,
             uid_hash_key=uid_hash_key,
+            counter_tags=counter_tags,
         )
         registry.check_process()
-        places = sink_list(sink)
+        places = [sinks.absolute(place) for place in sink_list(sink)]
         run_names = [name for name in map(sinks.run_name, places) if name]
+        place = recovery.place_of(places, spool)
         self.origin = Origin(
             run or next(iter(run_names), "run"),
-            _new_attempt(clock),
-            task_context.get().worker_number if worker is None else worker,
+            attempts.new_attempt(clock, attempts.largest_seen(places, place)),
+            int(worker),
         )
         self._overflow = overflow
         self._on_error = on_error
         self._retry_seconds = retry_seconds
         self._exit_timeout = exit_timeout
         self._hurry = threading.Event()
-        place = recovery.place_of(places, spool)
-        opened = sinks.open_all(places, self.origin)
-        claim = None
+        claim = header = None
+        journal = secrets.token_hex(8)
         if place is not None:
-            claim, origin = recovery.claim(place, self.origin, places)
-            if origin != self.origin:  # another client has that attempt
-                self.origin = origin
-                sinks.close_opened(places, opened)
-                opened = sinks.open_all(places, origin)
+            claim, self.origin = recovery.new_claim(
+                place, self.origin, journal, functools.partial(attempts.new_attempt, clock)
+            )
+            attempts.remember(self.origin.attempt, places, place)
+            sinks_of_journal = recovery.identities(places, place)
+            header = Header(journal, self.origin.worker, self.origin.attempt, sinks_of_journal)
+        try:
+            opened = sinks.open_all(places, self.origin, journal)
+        except BaseException:
+            if claim is not None:
+                claim.release()
+            raise
+        changed = threading.Condition()
         self._spool = Spool(
             [bool(getattr(sink, "gathers", False)) for sink in opened],
-            claim,
+            SpoolFiles(claim, header),
+            changed,
             memory_rows=queue_rows,
+            memory_bytes=memory_bytes,
             spool_bytes=spool_bytes,
             segment_seconds=file_seconds,
+            threads=[ENCODER] if claim is None else [ENCODER, KEEPER],
         )
-        if place is not None:
-            recovery.adopt(self._spool, place, places, opened)
+        self._decoder = Decoder(frozenset() if place is None else probe(place).uids)
+        self._left = recovery.spool_of_others(opened, changed, self._decoder)
+        spools = [self._spool] if header is None else [self._left, self._spool]
         running = RunningClock()
         self._deliveries = [
-            Delivery(sink, number, self._spool, retry_seconds, self._hurry, running)
+            Delivery(sink, number, spools, retry_seconds, self._hurry, running)
             for number, sink in enumerate(opened)
         ]
-        self._queue = RowQueue(queue_rows)
+        self._queue = RowQueue(queue_rows, memory_bytes)
+        self._keeper = (
+            None
+            if claim is None
+            else JournalKeeper(self._spool, claim, flush_seconds, self._at_risk_seconds)
+        )
         self._writer = BackgroundWriter(
             self._queue,
             self._spool,
@@ -188,6 +218,14 @@ class DeepInsightClient:
             hurry=self._hurry,
             uid_hash_key=uid_hash_key,
             clock=running,
+            ended=self._writer_ended,
+        )
+        self._recovery = (
+            None
+            if place is None or header is None
+            else recovery.Recovery(
+                self._left, place, header.sinks, idle=self._decoder.close, hurry=self._hurry
+            )
         )
         self._counters = (
             None
@@ -295,12 +333,15 @@ class DeepInsightClient:
         self._queue.close()
         deadline = time.monotonic() + timeout
         self._writer.stop()
+        if self._recovery is not None:
+            self._recovery.stop()
         self._spool.release()
+        self._left.release()
         # Failing sinks are tried again for most of the time, then once more in the rest.
         if self._raised is not None or not self._join(deadline - 0.25 * timeout):
             self._hurry.set()
         if self._join(deadline):
-            self._spool.lose_memory()
+            self._decoder.close()
         if self._counters is not None:
             self._counters.stop()
             self._counters.join(max(_COUNTERS_SECONDS, deadline - time.monotonic()))
@@ -315,17 +356,20 @@ class DeepInsightClient:
         self._ended = "belongs to the process that this one was forked from"
         self._queue.make_locks()
         self._queue.close()
-        self._spool.forget()
+        changed = threading.Condition()
+        for spool in (self._spool, self._left):
+            spool.detach(changed)
+        self._decoder.detach()
 
     def _join(self, deadline: float) -> bool:
         """Waits for every thread's end until `deadline`; returns whether all have ended."""
-        writing = (self._writer, *self._deliveries)
+        writing = [thread for thread in self._threads() if thread is not self._counters]
         ended = [thread.join(deadline - time.monotonic()) for thread in writing]
         return all(ended)
 
     def _threads(self) -> list[BackgroundThread]:
-        counters = [] if self._counters is None else [self._counters]
-        return [self._writer, *self._deliveries, *counters]
+        others = (self._keeper, self._recovery, self._counters)
+        return [self._writer, *self._deliveries, *(one for one in others if one is not None)]
 
     def _answers(self) -> bool:
         """Whether it makes sense to wait for room; raises what a sink raised, if it is to."""
@@ -362,10 +406,10 @@ class DeepInsightClient:
     def stats(self) -> Stats:
         """Returns the counts so far."""
         # In this order a row that moves on meanwhile is seen as waiting, never twice.
-        spooled = self._spool.journaled(recovered=False)
+        spooled = self._spool.journaled()
         delivered = dict(self._spool.counts)
         counts = dict(self._writer.counts)
-        oldest = [at for at in (self._spool.oldest(), self._queue.oldest()) if at is not None]
+        oldest = [at for at in (self._spool.oldest(), self._writer.oldest()) if at is not None]
         accepted, dropped, queued = self._queue.counts()
         counts["dropped"] += dropped
         counts["failed"] += delivered["failed"]
@@ -376,12 +420,23 @@ class DeepInsightClient:
             waiting=accepted - settled,
             queued=queued,
             spooled=min(spooled, accepted - settled),
-            spooled_bytes=self._spool.bytes,
-            recovered=self._spool.recovered["written"],
-            recovered_failed=self._spool.recovered["failed"],
+            spooled_bytes=self._spool.bytes + self._left.bytes,
+            recovered=self._left.counts["written"],
+            recovered_failed=self._left.counts["failed"],
             lag_seconds=time.monotonic() - min(oldest) if oldest else 0.0,
+            at_risk_seconds=self._at_risk_seconds(),
             **counts,
         )
+
+    def _writer_ended(self) -> None:
+        if self._keeper is not None:
+            self._keeper.stop()
+
+    def _at_risk_seconds(self) -> float:
+        """Return the age of the oldest example that a kill would lose."""
+        oldest = (self._spool.oldest(in_memory=True), self._writer.oldest())
+        now = time.monotonic()
+        return now - min((at for at in oldest if at is not None), default=now)
 
     @property
     def spool_folder(self) -> pathlib.Path | None:
@@ -403,7 +458,11 @@ class DeepInsightClient:
             """Not before what was accepted is written, whatever is over."""
             return registry.find(self.number) is None and (over is None or over())
 
-        if exit_hook.install(closed):
+        def last_words() -> None:
+            """Wait until the journal has what was accepted. Sinks are not waited for."""
+            self._writer.flush(exit_hook.LAST_WORDS_SECONDS)
+
+        if exit_hook.install(closed, last_words):
             self._signals_until = closed
 
     def __enter__(self) -> DeepInsightClient:
@@ -442,7 +501,7 @@ class DeepInsightClient:
 
     def _warn_of_losses(self, timeout: float) -> None:
         stats = self.stats()
-        if left := stats.spooled + self._spool.journaled(recovered=True):
+        if left := stats.spooled + self._left.journaled():
             logging.warning(
                 "Deep insight: %s examples were not delivered within %g s. They wait in %r: the "
                 "next run with the same sinks delivers them, and so does `deep-insight recover`",
@@ -465,8 +524,10 @@ class DeepInsightClient:
             )
         if stats.recovered_failed:
             logging.warning(
-                "Deep insight: %d examples of an earlier run that was killed were not written",
+                "Deep insight: %d examples of an earlier run that crashed were not written; what "
+                "they stood in is set aside in %r",
                 stats.recovered_failed,
+                str(self._spool.folder),
             )
 
 
@@ -507,11 +568,3 @@ def open_client(number: int) -> DeepInsightClient:
             f"Received: {number}, open here: {registry.numbers()}"
         )
     return client
-
-
-def _new_attempt(clock: Callable[[], float]) -> int:
-    """Microseconds since 1970; another number for each client of this process."""
-    global _last_attempt
-    with _attempts:
-        _last_attempt = max(int(clock() * 1e6), _last_attempt + 1)
-        return _last_attempt

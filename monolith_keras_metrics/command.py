@@ -1,6 +1,6 @@
 """The command `deep-insight`.
 
-deep-insight recover RUN [--sink URI ...] [--timeout SECONDS]
+deep-insight recover RUN [--sink URI ...] [--redirect] [--timeout SECONDS]
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "folder",
     )
     recover.add_argument(
+        "--redirect",
+        action="store_true",
+        help="deliver to these sinks what was meant for others, too",
+    )
+    recover.add_argument(
         "--timeout",
         type=float,
         default=60.0,
@@ -58,12 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _recover(arguments: argparse.Namespace) -> int:
     try:
-        result = recovery.recover(arguments.run, arguments.sink, arguments.timeout)
+        result = recovery.recover(
+            arguments.run, arguments.sink, arguments.timeout, redirect=arguments.redirect
+        )
     except (OSError, ValueError, ImportError) as error:
         print(f"deep-insight recover: {error}", file=sys.stderr)
         return 1
+    for problem in result.problems:
+        print(f"deep-insight recover: {problem}", file=sys.stderr)
     if not any(result):
-        print(f"Nothing to recover in {arguments.run}: no killed process left records there")
+        print(f"Nothing to recover in {arguments.run}: no crashed process left records there")
         return 0
     text = f"{result.delivered:,} records delivered"
     if arguments.sink:
@@ -71,9 +80,9 @@ def _recover(arguments: argparse.Namespace) -> int:
     if result.left:
         text += f", {result.left:,} wait on: a sink did not take them"
     if result.lost:
-        text += f", {result.lost:,} LOST"
+        text += f", {result.lost:,} could not be: what they stood in is set aside"
     print(text)
-    return 1 if result.left or result.lost else 0
+    return 1 if result.left or result.lost or result.problems else 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ reports a `ValueError` from Python.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -76,7 +77,7 @@ def deep_insight_client(
     if dump_filename:
         context = task_context.get()
         part = f".part-{context.worker_number:05d}" if context.num_workers > 1 else ""
-        dump = TFRecordDump(f"{dump_filename}{part}")
+        dump = TFRecordDump(f"{os.path.abspath(dump_filename)}{part}")
     tags = {"container": container} if enable_metrics_counter else None
     try:
         client = DeepInsightClient(

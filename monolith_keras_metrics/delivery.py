@@ -1,22 +1,24 @@
-"""Gets records from the spool into one sink: a thread a sink, so that none waits for another.
+"""Gets records from spools into one sink: a thread a sink, so that none waits for another.
 
 A sink that fails is tried again, with longer and longer pauses; it is logged once, and once more
-when it works again. An `OSError` (no room, no permission, no connection) is the place's trouble and
-may pass: it is tried for as long as records can wait in the spool. Any other error may be these
-records' own: they are given up after `retry_seconds`, so that they do not hold up all others.
+when it works again. An error that may pass (no room, no permission, no connection; see
+`errors.may_pass`) is the place's trouble: it is tried for as long as records can wait in the spool.
+Any other error may be these records' own: they are given up after `retry_seconds`, so that they do
+not hold up all others.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import polars as pl
 from absl import logging
 
 from monolith_keras_metrics.background import BackgroundThread
+from monolith_keras_metrics.errors import may_pass
 from monolith_keras_metrics.segments import Portion
 from monolith_keras_metrics.sinks import RejectedError, Sink
 from monolith_keras_metrics.spool import Spool
@@ -38,14 +40,15 @@ class _LeftError(Exception):
 
 
 class Delivery(BackgroundThread):
-    """Hands portions of the spool to a sink, in order, until the spool has ended.
+    """Hands portions of spools to a sink, in order, until the spools have ended.
 
     Args:
         sink: Where to.
-        number: The sink's number in the spool.
-        spool: Where from.
-        retry_seconds: For how long records are tried that fail with another error than `OSError`;
-            and how long a sink must have failed, or not come back, to be down.
+        number: The sink's number in the spools.
+        spools: Where from: its own last, and before it that of crashed processes, which has
+            precedence until the own one gets crowded.
+        retry_seconds: For how long records are tried that fail with an error of their own; and
+            how long a sink must have failed, or not come back, to be down.
         hurry: Once set, what fails is not tried again: the process wants to end.
         clock: Seconds for which this process has run.
 
@@ -59,7 +62,7 @@ class Delivery(BackgroundThread):
         self,
         sink: Sink,
         number: int,
-        spool: Spool,
+        spools: Sequence[Spool],
         retry_seconds: float,
         hurry: threading.Event,
         clock: Callable[[], float],
@@ -69,7 +72,10 @@ class Delivery(BackgroundThread):
         self.error: BaseException | None = None
         self.first_error: BaseException | None = None
         self._number = number
-        self._spool = spool
+        self._spools = spools
+        self._spool = spools[-1]  # which has what is at work
+        self._journal: str | None = None
+        self._read_at = 0.0  # when what crashed processes left is read again, after an error
         self._retry_seconds = retry_seconds
         self._hurry = hurry
         self._clock = clock
@@ -96,7 +102,7 @@ class Delivery(BackgroundThread):
             return 0
         idle = self._at_work.acquire(blocking=False)
         try:
-            return self._spool.give_up(self._number) if idle or self._hangs() else 0
+            return self._spools[-1].give_up(self._number) if idle or self._hangs() else 0
         finally:
             if idle:
                 self._at_work.release()
@@ -107,7 +113,7 @@ class Delivery(BackgroundThread):
 
     def _deliver_all(self) -> None:
         try:
-            while portion := self._spool.next(self._number, self._hurried):
+            while portion := self._next():
                 if not self._deliver(portion):
                     return  # to be delivered by the next process
         except BaseException as error:  # a defect here, or what no sink should raise
@@ -117,7 +123,25 @@ class Delivery(BackgroundThread):
             try:
                 self._close()
             finally:
-                self._spool.leave(self._number)
+                for spool in self._spools:
+                    spool.leave(self._number)
+
+    def _next(self) -> Portion | None:
+        """Wait for what the sink is to take next; None when there is and will be none."""
+        own = self._spools[-1]
+        with own.changed:
+            while not self._hurried():
+                ended = all(spool.has_ended() for spool in self._spools)
+                in_turn = reversed(self._spools) if own.is_crowded() else self._spools
+                for spool in in_turn:
+                    can_be_read = spool is own or self._clock() >= self._read_at
+                    if can_be_read and (portion := spool.portion(self._number)):
+                        self._spool = spool
+                        return portion
+                if ended:
+                    return None
+                own.changed.wait(1.0)
+        return None
 
     def _hurried(self) -> bool:
         return self._hurry.is_set() and self.error is not None
@@ -125,7 +149,10 @@ class Delivery(BackgroundThread):
     def _deliver(self, portion: Portion) -> bool:
         """Returns False where the process is to end and the sink did not take the portion."""
         try:
-            frames = self._tried(portion.frames, portion)
+            frames = self._read(portion)
+            if frames is None:
+                return True
+            self._tell_journal(portion.segment.journal)
             failed = sum(self._hand_over(frame, portion) for frame in frames)
         except _GivenUpError:  # by reading them
             failed = portion.rows
@@ -133,6 +160,30 @@ class Delivery(BackgroundThread):
             return not self._spool.is_pending(self._number, portion)
         self._spool.done(self._number, portion, failed)
         return True
+
+    def _read(self, portion: Portion) -> list[pl.DataFrame] | None:
+        """Return a portion's records; None if they are to be read later.
+
+        What crashed processes left, and cannot be read now, holds up nothing else.
+        """
+        read = functools.partial(portion.frames, self._spool.read)
+        if self._spool is self._spools[-1]:
+            return self._tried(read, portion)
+        try:
+            return read()
+        except (Exception, pl.exceptions.PanicException) as error:
+            self._read_at = self._clock() + _LONGEST_PAUSE_SECONDS
+            self._tell_once(
+                error, "what a crashed process left cannot be read now, and waits: %r", error
+            )
+            return None
+
+    def _tell_journal(self, journal: str | None) -> None:
+        """Tell a sink that keeps a ledger which journal the records to come stand in."""
+        resume = getattr(self.sink, "resume", None)
+        if resume is not None and journal is not None and journal != self._journal:
+            resume(journal)
+            self._journal = journal
 
     def _hand_over(self, frame: pl.DataFrame, portion: Portion) -> int:
         """Has the sink take a frame; returns how many of its records it does not take."""
@@ -180,7 +231,7 @@ class Delivery(BackgroundThread):
             if self._hurry.is_set():
                 raise _LeftError
             now = self._clock()
-            if isinstance(self.error, OSError):
+            if self.error is not None and may_pass(self.error):
                 refused_since = None
             elif refused_since is None:
                 refused_since = now

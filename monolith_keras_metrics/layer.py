@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
+from monolith_keras_metrics.options import absolute_options, sink_list
 from monolith_keras_metrics.record import Layout
+from monolith_keras_metrics.sinks import absolute
 from monolith_keras_metrics.versions import keras
 
 
@@ -27,7 +29,8 @@ class DeepInsightLayer(keras.layers.Layer):
 
     Args:
         sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`, or a list of
-            these.
+            these. A relative folder is resolved when the layer is made; a saved model keeps it as
+            it was written, and resolves it where it is loaded.
         model_name: Name of the model in the records.
         target: Name of the target.
         sample_ratio: Share of users to record, from 0 to 1.
@@ -73,6 +76,9 @@ class DeepInsightLayer(keras.layers.Layer):
                 "deep_insight_client(uid_hash_key=…) and the write operations"
             )
         check_options(sink, **self.client_options)
+        # `sink` and `client_options` stay as they came: a saved model may be loaded elsewhere.
+        self._places = tuple(absolute(place) for place in sink_list(sink))
+        self._absolute_options = absolute_options(self.client_options)
         self.built = True
         self._client: DeepInsightClient | None = None
         self._before = dict.fromkeys(("seen", "sampled", "written"), 0)
@@ -171,7 +177,7 @@ class DeepInsightLayer(keras.layers.Layer):
 
     def _open_client(self) -> DeepInsightClient:
         if self._client is None:
-            self._client = DeepInsightClient(self.sink, **self.client_options)
+            self._client = DeepInsightClient(self._places, **self._absolute_options)
         return self._client
 
     def _totals(self) -> dict[str, int]:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monolith_keras_metrics import sinks
+
+_MOST_WORKERS = 10**19  # names of files have room for 19 digits
 
 
 def sink_list(sink: sinks.SinkLike | Sequence[sinks.SinkLike]) -> list[sinks.SinkLike]:
     """Returns one sink or several as a list."""
     return list(sink) if isinstance(sink, (list, tuple)) else [sink]  # type: ignore[list-item]
+
+
+def absolute_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with the path of a `spool` folder made absolute."""
+    spool = options.get("spool")
+    if spool is None or spool == "auto":
+        return dict(options)
+    return {**options, "spool": os.path.abspath(os.path.expanduser(spool))}
 
 
 def check_values(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any) -> None:
@@ -20,8 +31,8 @@ def check_values(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any
     Raises:
         TypeError, ValueError: With the argument's name, what came and what was expected.
     """
-    for place in sink_list(sink):
-        sinks.check_sink(place)
+    _check_sinks(sink_list(sink))
+    _check_origin(options.get("run"), options.get("worker"))
     for name, choices in (("overflow", ("block", "drop")), ("on_error", ("warn", "raise"))):
         if name in options and options[name] not in choices:
             raise ValueError(
@@ -29,6 +40,7 @@ def check_values(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any
             )
     for name, positive in (
         ("queue_rows", True),
+        ("memory_bytes", True),
         ("flush_seconds", True),
         ("file_seconds", True),
         ("spool_bytes", True),
@@ -44,6 +56,8 @@ def check_values(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any
     spool = options.get("spool")
     if not (spool is None or isinstance(spool, (str, os.PathLike))) or spool == "":
         raise TypeError(f"`spool` must be a folder, 'auto' or None. Received: spool={spool!r}")
+    if spool is not None and not _is_text(os.fspath(spool)):
+        raise ValueError(f"`spool` must be the path of a folder. Received: spool={spool!r}")
     key = options.get("uid_hash_key")
     if key is not None and not (isinstance(key, bytes) and 1 <= len(key) <= 64):
         # The key itself is a secret, and stays out of the message.
@@ -51,3 +65,43 @@ def check_values(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any
             f"`uid_hash_key` must be 1 to 64 bytes. Received: {type(key).__name__}"
             + (f" of {len(key)}" if isinstance(key, (bytes, str)) else "")
         )
+    tags = options.get("counter_tags")
+    if not (tags is None or isinstance(tags, Mapping)):
+        raise TypeError(f"`counter_tags` must be a dict or None. Received: counter_tags={tags!r}")
+
+
+def _check_sinks(places: Sequence[sinks.SinkLike]) -> None:
+    seen: dict[object, sinks.SinkLike] = {}
+    for place in places:
+        sinks.check_sink(place)
+        key = sinks.destination(place)
+        if key in seen:
+            raise ValueError(
+                "`sink` must not name one place twice: each record would be there twice. "
+                f"Received: {sinks.shown(seen[key])} and {sinks.shown(place)}"
+            )
+        seen[key] = place
+
+
+def _check_origin(run: Any, worker: Any) -> None:
+    if run is not None and not isinstance(run, str):
+        raise TypeError(f"`run` must be a string or None. Received: run={run!r}")
+    if run is not None and (not run or not _is_text(run)):
+        raise ValueError(
+            "`run` must be a non-empty string that UTF-8 can hold, without null characters, or "
+            f"None. Received: run={run!r}"
+        )
+    if worker is None:
+        return
+    if isinstance(worker, bool) or not hasattr(worker, "__index__"):
+        raise TypeError(f"`worker` must be an integer or None. Received: worker={worker!r}")
+    if not 0 <= worker < _MOST_WORKERS:
+        raise ValueError(
+            "`worker` must be this process's number among those that write, from 0 on and below "
+            f"10**19, or None for what the task context says. Received: worker={worker!r}"
+        )
+
+
+def _is_text(text: str | bytes) -> bool:
+    """Return True if UTF-8 can hold it and it has no null characters."""
+    return not re.search("[\0\ud800-\udfff]", os.fsdecode(text))

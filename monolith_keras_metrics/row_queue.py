@@ -1,4 +1,4 @@
-"""The queue between training and the background thread: bounded in rows, cheap to put into.
+"""The queue between training and the background thread: bounded, and cheap to put into.
 
 `put` is what a training step pays for: a lock, an append and two additions. The thread is not
 woken by each batch, since every switch of threads costs the step more than the `put` itself: it
@@ -20,22 +20,35 @@ class ClosedError(Exception):
 
 
 class RowQueue:
-    """A first-in first-out queue of batches that holds at most `capacity` rows.
+    """A first-in first-out queue of batches that holds at most so many rows, and bytes.
 
-    A batch that alone is larger is taken when the queue is empty: nothing is refused for ever.
+    A batch that alone is larger is taken when the queue is empty: nothing is refused indefinitely.
 
     Args:
         capacity: Rows that may wait.
+        most_bytes: Bytes that may wait.
         clock: Seconds that only grow.
+
+    Attributes:
+        text_bytes: What an example's text takes, on average, in bytes. Whoever turns batches into
+            records learns it; training has no time to look at each text.
     """
 
-    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        most_bytes: int = 1 << 40,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.text_bytes = 0.0
         self._capacity = capacity
+        self._most_bytes = most_bytes
         self._clock = clock
         self._wake_at = max(1, capacity // 2)
-        self._batches: collections.deque[Batch] = collections.deque()
+        self._batches: collections.deque[tuple[Batch, int]] = collections.deque()
         self.make_locks()
-        self._rows = 0
+        self._rows = self._bytes = 0
+        self._taken_bytes = 0
         self._positions = 0
         self._dropped = 0
         self._urgent = False
@@ -63,8 +76,9 @@ class RowQueue:
             ClosedError: If nothing is taken any more.
         """
         rows = batch.rows
+        size = int(rows * (batch.layout.row_bytes + self.text_bytes))
         with self._lock:
-            while self._rows and self._rows + rows > self._capacity and not self._closed:
+            while not self._fits(rows, size) and not self._closed:
                 self._not_empty.notify()
                 if not block or not answers():
                     self._positions += rows
@@ -75,39 +89,50 @@ class RowQueue:
                 raise ClosedError
             batch.first_position = self._positions
             batch.accepted_at = self._clock()
+            self._urgent |= not self._positions  # the first tells how large the others are
             self._positions += rows
-            self._batches.append(batch)
+            self._batches.append((batch, size))
             self._rows += rows
-            if self._rows >= self._wake_at:
+            self._bytes += size
+            if self._is_urgent():
                 self._not_empty.notify()
         return True
 
-    def take(self, at_most: int, timeout: float) -> list[Batch]:
+    def take(self, at_most: int, timeout: float, most_bytes: int = 1 << 40) -> list[Batch]:
         """Waits up to `timeout` seconds, less if the queue fills up or `hurry` was called.
 
         Args:
             at_most: Rows to take, though always one batch if there is any.
             timeout: Seconds.
+            most_bytes: Bytes to take, though always one batch if there is any.
 
         Returns:
             Batches in order, perhaps none. They count as waiting until `done` is called.
         """
         taken: list[Batch] = []
-        rows = 0
+        rows = size = 0
         with self._lock:
-            if self._rows < self._wake_at and not self._urgent:
+            if not self._is_urgent():
                 self._not_empty.wait(timeout)
-            while self._batches and (not taken or rows + self._batches[0].rows <= at_most):
-                rows += self._batches[0].rows
-                taken.append(self._batches.popleft())
+            while self._batches:
+                batch, more = self._batches[0]
+                if taken and (rows + batch.rows > at_most or size + more > most_bytes):
+                    break
+                self._batches.popleft()
+                taken.append(batch)
+                rows += batch.rows
+                size += more
+            self._taken_bytes += size
             if not self._batches:
                 self._urgent = False
         return taken
 
     def done(self, rows: int) -> None:
-        """Says that `rows` rows which `take` gave have been dealt with: there is room for more."""
+        """Says that all rows which `take` gave have been dealt with: there is room for more."""
         with self._lock:
             self._rows -= rows
+            self._bytes -= self._taken_bytes
+            self._taken_bytes = 0
             self._not_full.notify_all()
 
     def close(self) -> None:
@@ -126,9 +151,17 @@ class RowQueue:
     def oldest(self) -> float | None:
         """When the oldest batch that nobody took was accepted, by the clock; None without one."""
         with self._lock:
-            return self._batches[0].accepted_at if self._batches else None
+            return self._batches[0][0].accepted_at if self._batches else None
 
     def counts(self) -> tuple[int, int, int]:
         """Returns rows ever put (dropped ones too), rows dropped, and rows waiting."""
         with self._lock:
             return self._positions, self._dropped, self._rows
+
+    def _fits(self, rows: int, size: int) -> bool:
+        return not self._rows or (
+            self._rows + rows <= self._capacity and self._bytes + size <= self._most_bytes
+        )
+
+    def _is_urgent(self) -> bool:
+        return self._urgent or self._rows >= self._wake_at or 2 * self._bytes >= self._most_bytes

@@ -24,8 +24,10 @@ class Stats(NamedTuple):
         spooled: Of these, in journal files, from where they are delivered even after a kill.
         spooled_bytes: Size of the journal files, in bytes.
         recovered: Records of earlier processes, which were killed, that were delivered now.
-        recovered_failed: Those that were given up.
+        recovered_failed: Those that were not: what they stood in is set aside.
         lag_seconds: For how long the oldest of those that wait has waited.
+        at_risk_seconds: What a kill would lose now: the age of the oldest example that is in
+            memory alone.
     """
 
     accepted: int
@@ -41,3 +43,4 @@ class Stats(NamedTuple):
     recovered: int
     recovered_failed: int
     lag_seconds: float
+    at_risk_seconds: float

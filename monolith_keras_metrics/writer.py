@@ -17,12 +17,15 @@ from absl import logging
 from monolith_keras_metrics import record
 from monolith_keras_metrics.background import BackgroundThread, bounded
 from monolith_keras_metrics.delivery import Delivery
-from monolith_keras_metrics.record import Batch, Origin
+from monolith_keras_metrics.record import Batch, Layout, Origin
 from monolith_keras_metrics.row_queue import RowQueue
-from monolith_keras_metrics.spool import Spool
+from monolith_keras_metrics.spool import ENCODER, Spool
 
 # Examples turned into records at once.
 _CHUNK_ROWS = 65_536
+_CHUNK_BYTES = 64 << 20
+_PIECE_BYTES = 64 << 20  # of records that go into the spool at once
+_OTHER_COLUMNS_BYTES = 128  # of a record: names, origin, ratio
 _LONGEST_POLL_SECONDS = 0.5
 # A thread that is at work is not taken to hang before.
 _HANG_SECONDS = 5.0
@@ -45,6 +48,7 @@ class BackgroundWriter(BackgroundThread):
         hurry: Once set, a full spool is not waited for: the process wants to end.
         uid_hash_key: With a key, records carry a keyed hash of the uid.
         clock: Seconds for which this process has run.
+        ended: Called when nothing more comes into the spool.
 
     Attributes:
         counts: Examples that are `"sampled"`, `"unsampled"`, `"failed"` and `"dropped"` here.
@@ -64,6 +68,7 @@ class BackgroundWriter(BackgroundThread):
         hurry: threading.Event,
         uid_hash_key: bytes | None,
         clock: Callable[[], float],
+        ended: Callable[[], None],
     ) -> None:
         super().__init__(self._write_all, "deep-insight")
         self.counts = {"sampled": 0, "unsampled": 0, "failed": 0, "dropped": 0}
@@ -79,8 +84,10 @@ class BackgroundWriter(BackgroundThread):
         self._hurry = hurry
         self._uid_hash_key = uid_hash_key
         self._clock = clock
-        self._seen_at = self._synced_at = clock()
+        self._at_end = ended
+        self._seen_at = clock()
         self._absorbed = self._flushed_to = self._flush_at = 0  # rows ever taken from the queue
+        self._absorbing_since: float | None = None
         self._flushed = threading.Condition()
         self._stopping = self._stopped = False
         self._warned: set[str] = set()
@@ -89,6 +96,13 @@ class BackgroundWriter(BackgroundThread):
         """Whether somebody takes from the queue, or will soon: training need not wait for ever."""
         hanging = max(self._retry_seconds, _HANG_SECONDS)
         return self.alive() and self._clock() - self._seen_at < hanging
+
+    def oldest(self) -> float | None:
+        """Return when the oldest example was accepted that is not in the spool; None without any.
+
+        By the queue's clock.
+        """
+        return self._absorbing_since or self._queue.oldest()
 
     def flush(self, timeout: float | None) -> bool:
         """Waits until all that is in the queue now is in the spool, for every sink to take.
@@ -136,21 +150,30 @@ class BackgroundWriter(BackgroundThread):
                 with self._flushed:
                     self._stopped = True
                     self._flushed.notify_all()
+            try:
+                while self._spool.is_untended() and not self._hurry.is_set():
+                    self._spool.wait_for_room(0.2)
+                    self._spool.tend()
+                self._spool.tend(at_once=True)
+            finally:
+                self._spool.leave(ENCODER)
+                self._at_end()
 
     def _step(self) -> bool:
         """Takes what the queue has, and does what is due; returns whether that was the last."""
         stopping = self._stopping
-        batches = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds)
-        now = self._seen_at = self._clock()
+        batches = self._queue.take(
+            _CHUNK_ROWS, 0.0 if stopping else self._poll_seconds, _CHUNK_BYTES
+        )
+        self._seen_at = self._clock()
         if batches:
+            self._absorbing_since = batches[0].accepted_at
             self._absorb(batches)
+            self._absorbing_since = None
         absorbed, ending = self._absorbed, stopping and not batches
         with self._flushed:
             flushing = self._flushed_to < self._flush_at <= absorbed
-        if flushing or ending or now - self._synced_at >= self._poll_seconds:
-            self._spool.sync()
-            self._synced_at = now
-        self._spool.roll(at_once=flushing or ending)
+        self._spool.tend(at_once=flushing or ending)
         if flushing or ending:
             with self._flushed:
                 self._flushed_to = absorbed
@@ -193,15 +216,23 @@ class BackgroundWriter(BackgroundThread):
             self.counts["sampled"] += sampled
             for frame in filter(len, frames):
                 self._seen_at = self._clock()
+                self._learn_text(frame, same_layout[0].layout)
                 self._look_at(frame)
                 self._append(frame, same_layout[0].accepted_at)
         self._absorbed += rows
         self._queue.done(rows)
 
     def _append(self, frame: pl.DataFrame, accepted_at: float) -> None:
-        """Puts a frame into the spool; where that is full, what `overflow` says."""
+        """Put a frame into the spool, in pieces that memory can hold."""
+        size = int(frame.estimated_size())
+        rows = max(1, frame.height * _PIECE_BYTES // max(size, 1))
+        for piece in frame.iter_slices(rows):
+            self._append_piece(piece, accepted_at, size * piece.height // frame.height)
+
+    def _append_piece(self, frame: pl.DataFrame, accepted_at: float, size: int) -> None:
+        """Put records into the spool; where that is full, do what `overflow` says."""
         encoded = self._spool.encode(frame)
-        while not self._spool.append(frame, encoded, accepted_at):
+        while not self._spool.append(frame, encoded, accepted_at, size):
             self._seen_at = self._clock()
             if self._drop:
                 self.counts["dropped"] += frame.height
@@ -214,6 +245,12 @@ class BackgroundWriter(BackgroundThread):
             self.warn_once("spool", "the spool is full: training may have to wait for the sinks")
             if not self._give_up():
                 self._spool.wait_for_room(0.1)
+
+    def _learn_text(self, frame: pl.DataFrame, layout: Layout) -> None:
+        """Tell the queue what an example's text takes, which it cannot see."""
+        known = layout.row_bytes + _OTHER_COLUMNS_BYTES
+        text = max(0.0, frame.estimated_size() / frame.height - known)
+        self._queue.text_bytes = max(text, 0.9 * self._queue.text_bytes)
 
     def _give_up(self) -> int:
         """Gives up what waits next for sinks that are down; returns how many records."""

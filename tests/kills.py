@@ -20,6 +20,7 @@ class Killed:
             text=True,
         )
         self.accepted: list[tuple[float, int]] = []
+        self.at_risk: list[float] = []
 
     def first_line(self) -> str:
         assert self.process.stdout is not None
@@ -31,7 +32,8 @@ class Killed:
         self.process.communicate()
         if self._progress.exists():
             lines = [line.split() for line in self._progress.read_text().splitlines()]
-            self.accepted = [(float(at), int(rows)) for at, rows in lines]
+            self.accepted = [(float(at), int(rows)) for at, rows, *_ in lines]
+            self.at_risk = [float(line[2]) for line in lines if len(line) > 2]
 
     def oldest_lost(self, rows: int) -> float:
         """For how many seconds, at the kill, the oldest example had been accepted that is lost."""

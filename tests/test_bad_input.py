@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 from typing import Any
@@ -11,7 +12,13 @@ import numpy as np
 import pytest
 from training import columns, dataset, frozen, labels, model
 
-from monolith_keras_metrics import DeepInsightCallback
+from monolith_keras_metrics import (
+    DeepInsightCallback,
+    DeepInsightClient,
+    DeepInsightLayer,
+    deep_insight_client,
+    task_context,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,93 @@ from monolith_keras_metrics import DeepInsightCallback
 def test_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         DeepInsightCallback(**{"sink": "run", "model_name": "m", **arguments})
+
+
+TOPIC = "kafka://b:9092,a:9092/t"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"worker": -1}, ValueError, r"`worker` must be .*from 0 on.* Received: worker=-1"),
+        ({"worker": 10**19}, ValueError, r"`worker` must be .*below 10\*\*19"),
+        ({"worker": True}, TypeError, r"`worker` must be an integer or None.*worker=True"),
+        ({"worker": 1.0}, TypeError, r"`worker` must be an integer or None.*worker=1.0"),
+        ({"worker": "1"}, TypeError, r"`worker` must be an integer or None.*worker='1'"),
+        ({"run": 5}, TypeError, r"`run` must be a string or None. Received: run=5"),
+        ({"run": b"r"}, TypeError, r"`run` must be a string or None. Received: run=b'r'"),
+        ({"run": ""}, ValueError, r"`run` must be a non-empty string.* Received: run=''"),
+        ({"run": "a\0"}, ValueError, r"`run` must be .*without null characters.*'a\\x00'"),
+        ({"run": "a\ud800"}, ValueError, r"`run` must be .*UTF-8 can hold.*'a\\ud800'"),
+        ({"spool": "a\0"}, ValueError, r"`spool` must be the path of a folder"),
+        ({"sink": ["run", "./run/"]}, ValueError, r"one place twice.*: run and \./run/"),
+        ({"sink": ["run", "parquet:x/../run"]}, ValueError, r"one place twice"),
+        ({"sink": ["run", "parquet:link"]}, ValueError, r"one place twice.*: run and parquet:link"),
+        ({"sink": [TOPIC, "kafka://a:9092,b:9092/t?ssl.key.password=secret"]}, ValueError, "twice"),
+    ],
+)
+@pytest.mark.parametrize("make", ["client", "callback", "layer", "operation"])
+def test_arguments_of_the_client(
+    make: str,
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Told when it is made, whoever makes it; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("link").symlink_to("run")
+    pathlib.Path("x").mkdir()
+    options = {"sink": "run", **options}
+    with pytest.raises(error, match=message) as raised:
+        if make == "client":
+            DeepInsightClient(**options)
+        elif make == "callback":
+            DeepInsightCallback(model_name="m", **options)
+        elif make == "operation":
+            deep_insight_client(True, **options)
+        else:
+            sink = options.pop("sink")
+            DeepInsightLayer(sink, model_name="m", client_options=options)
+    assert "secret" not in str(raised.value)
+    assert not pathlib.Path("run").exists()
+
+
+def test_counter_tags() -> None:
+    for make in (DeepInsightClient, functools.partial(DeepInsightCallback, model_name="m")):
+        with pytest.raises(TypeError, match="`counter_tags` must be a dict or None.*'m'"):
+            make("run", counter_tags="m")
+
+
+def test_the_same_object_twice() -> None:
+    class Sink:
+        def write(self, frame: Any) -> None: ...
+        def flush(self) -> None: ...
+        def close(self) -> None: ...
+
+    sink = Sink()
+    with pytest.raises(ValueError, match="`sink` must not name one place twice"):
+        DeepInsightClient([sink, sink])
+    DeepInsightClient([sink, Sink()]).close()
+
+
+def test_arguments_that_are_fine(tmp_path: pathlib.Path) -> None:
+    sink = [tmp_path / "run", f"jsonl:{tmp_path / 'run'}"]
+    with DeepInsightClient(sink, run="r/é 1", worker=np.int64(3)) as client:
+        assert client.origin._replace(attempt=0) == ("r/é 1", 0, 3)
+        assert type(client.origin.worker) is int
+    with DeepInsightClient(tmp_path / "other", worker=10**19 - 1):
+        pass
+
+
+def test_a_context_without_a_number_of_ones_own(tmp_path: pathlib.Path) -> None:
+    """As from launchers whose rank is -1: before the first step, too."""
+    task_context.set_context(task_context.TaskContext(worker_index=-1))
+    recorder = DeepInsightCallback(tmp_path, model_name="m")
+    with pytest.raises(ValueError, match=r"`worker` must be .* Received: worker=-1"):
+        frozen(model()).fit(dataset(columns(), labels()), callbacks=[recorder], verbose=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_secret_in_a_sink_is_not_repeated() -> None:

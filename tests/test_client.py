@@ -306,7 +306,7 @@ def test_a_journal_that_hangs_does_not_stop_training(
     """It waits once; then what finds no room is dropped and counted."""
     monkeypatch.setattr(writer, "_HANG_SECONDS", 0.3)
     monkeypatch.setattr(writer, "_HANG_SECONDS", 0.1)
-    monkeypatch.setattr(SpoolFiles, "sync", lambda _: gate.wait(60))
+    monkeypatch.setattr(SpoolFiles, "append", lambda *_: gate.wait(60) and None)
     client = DeepInsightClient(
         tmp_path, queue_rows=100, retry_seconds=0, flush_seconds=0.01, exit_timeout=0.2
     )
@@ -327,14 +327,14 @@ def test_flush_is_for_what_came_before_it(
     sink = Collecting()
     client = DeepInsightClient(sink)
     begun = threading.Event()
-    sync = Spool.sync
+    tend = Spool.tend
 
-    def slow(spool: Spool) -> None:
+    def slow(spool: Spool, **options: Any) -> None:
         begun.set()
         gate.wait(60)
-        sync(spool)
+        tend(spool, **options)
 
-    monkeypatch.setattr(Spool, "sync", slow)
+    monkeypatch.setattr(Spool, "tend", slow)
     client.write(batch())
     assert not client.flush(0)
     assert begun.wait(60)
@@ -715,7 +715,7 @@ def test_a_fork_while_another_thread_holds_a_lock(tmp_path: pathlib.Path) -> Non
     result = run(
         """
         client.write(batch(0))
-        with client._queue._lock, client._spool._changed:
+        with client._queue._lock, client._spool.changed:
             child = os.fork()
             if child == 0:
                 import threading

@@ -11,7 +11,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -34,22 +33,6 @@ def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
     return lines
-
-
-@pytest.fixture
-def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A disk of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def read(folder: pathlib.Path) -> pl.DataFrame:
@@ -102,6 +85,41 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(
     for text in ("failed and is tried again", "cannot be written; records wait in memory"):
         assert sum(text in line for line in warnings_logged) == 1
     assert hidden(small_disk / "run") == []
+
+
+@pytest.mark.parametrize("scheme", ["parquet", "jsonl", "tfrecord"])
+def test_a_disk_that_is_full_for_longer_than_records_are_tried_loses_nothing(
+    scheme: str,
+    small_disk: pathlib.Path,
+    tmp_path: pathlib.Path,
+    warnings_logged: list[str],
+) -> None:
+    """Each library says "No space left on device" in its own way; all are waited for."""
+    client = DeepInsightClient(
+        f"{scheme}:{small_disk / 'run'}",
+        spool=tmp_path / "spool",
+        flush_seconds=0.05,
+        file_seconds=0.05,
+        retry_seconds=0.3,
+    )
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space"):
+        ballast.write_bytes(b"x" * (4 << 20))
+    for step in range(20):
+        write(client, 1, step)
+        time.sleep(0.1)
+    wait_for(warnings_logged, "failed and is tried again")
+    assert client.stats().failed == 0
+    ballast.unlink()
+    deadline = time.monotonic() + 60
+    while client.stats().waiting:  # flush would not wait for a sink that has failed for so long
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    client.close()
+    stats = client.stats()
+    assert (stats.written, stats.failed, stats.dropped) == (20 * ROWS, 0, 0)
+    records = insight.open_run(f"{scheme}:{small_disk / 'run'}", on_corrupt="raise").collect()
+    assert check_records(records) == {client.origin.attempt: 20 * ROWS}
 
 
 def test_a_disk_that_stays_full_costs_records_and_no_training(
@@ -250,6 +268,63 @@ def test_a_full_spool_drops_where_it_may_not_wait(tmp_path: pathlib.Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_room_that_comes_while_it_closes(small_disk: pathlib.Path) -> None:
+    """What waits in memory goes to the journal then, too, as long as the sinks are tried."""
+
+    class Down:
+        def write(self, frame: pl.DataFrame) -> None:
+            raise ConnectionError("down")
+
+        def flush(self) -> None: ...
+        def close(self) -> None: ...
+
+    client = DeepInsightClient(Down(), run="r", spool=small_disk / "journal", exit_timeout=6.0)
+    write(client, 20)
+    client._writer.flush(None)
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "ballast").write_bytes(b"x" * (3 << 20))
+    write(client, 20, 20)
+    client._writer.flush(None)
+    assert client.stats().spooled < 40 * ROWS
+    room = threading.Timer(1.0, (small_disk / "ballast").unlink)
+    room.start()
+    client.close()
+    room.join()
+    stats = client.stats()
+    assert (stats.failed, stats.spooled, stats.waiting) == (0, 40 * ROWS, 40 * ROWS)
+
+
+@pytest.mark.parametrize("spool", [None, "auto"])
+def test_long_texts_and_a_sink_that_is_down(spool: str | None, tmp_path: pathlib.Path) -> None:
+    """Memory is bounded in bytes, not only in rows: here 100,000 rows would take 1 GB."""
+    code = f"""
+import dataclasses, resource, sys
+sys.path.insert(0, {str(_SCRIPT.parent)!r})
+import numpy as np
+from writing import ROWS, batch
+from monolith_keras_metrics import DeepInsightClient
+class Down:
+    def write(self, frame): raise ConnectionError("down")
+    def flush(self): ...
+    def close(self): ...
+spool = {None if spool is None else str(tmp_path)!r}
+client = DeepInsightClient(
+    Down(), spool=spool, memory_bytes=64 << 20, overflow="drop", exit_timeout=1, run="r"
+)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for step in range(400):
+    text = np.array([np.random.bytes(5000).hex().encode() for _ in range(ROWS)], object)
+    client.write(dataclasses.replace(batch(1, step * ROWS), extras=[text]))
+stats = client.stats()
+assert stats.accepted == 400 * ROWS == stats.dropped + stats.waiting, stats
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+client.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 500_000  # kB
+
+
 def check_after_a_kill(run: pathlib.Path) -> None:
     """Every file reads, and no example is there twice."""
     if not (records := read(run)).is_empty():
@@ -288,6 +363,27 @@ def test_random_kills(scheme: str, tmp_path: pathlib.Path) -> None:
         f"\n{scheme}: {len(ended)} kills, {accepted:,} examples accepted, "
         f"{sum(rows.values()):,} written, the oldest lost was accepted {max(lost):.2f} s before"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"), [(["slow_sync=4"], 1.0), (["targets=1000", "pause=0.05"], 30.0)]
+)
+def test_a_kill_of_a_process_with_a_slow_disk_or_wide_records(
+    options: list[str], seconds: float, tmp_path: pathlib.Path
+) -> None:
+    """Syncing is apart from writing; where making records takes long, `stats` says what is lost."""
+    run = tmp_path / "run"
+    words = [str(_SCRIPT), str(run), "{progress}", "file_seconds=60", "pause=0.02", *options]
+    process = Killed(tmp_path, words)
+    attempt = int(process.first_line())
+    time.sleep(7.0)
+    process.kill()
+    assert command.main(["recover", str(run)]) == 0
+    rows = check_records(read(run)).get(attempt, 0)
+    assert process.accepted[-1][1] > 50 * ROWS
+    lost = process.oldest_lost(rows)
+    assert lost <= process.at_risk[-1] + 1.0
+    assert lost <= seconds
 
 
 def test_random_kills_of_fit(tmp_path: pathlib.Path) -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from writing import batch
 
-from monolith_keras_metrics import DeepInsightClient, claims, command, insight, journal, recovery
+from monolith_keras_metrics import (
+    DeepInsightClient,
+    claims,
+    command,
+    insight,
+    journal,
+    recovery,
+    stems,
+)
+from monolith_keras_metrics.decoder import Decoder
 from monolith_keras_metrics.record import Origin, to_frame
 
 ORIGIN = Origin("run", 1_790_000_000_000_000, 3)
@@ -26,17 +35,30 @@ def frame(start: int = 0, rows: int = 5) -> pl.DataFrame:
     return whole[start : start + rows]
 
 
-def written(folder: pathlib.Path, frames: list[pl.DataFrame]) -> tuple[pathlib.Path, list[int]]:
+STEM = stems.stem_of(3, ORIGIN.attempt)
+
+
+def kept(path: pathlib.Path) -> journal.KeptFile:
+    return journal.KeptFile(claims.Claim(path.parent, STEM, "a"), path)
+
+
+def written(
+    folder: pathlib.Path,
+    frames: list[pl.DataFrame],
+    sinks: object = ("parquet:.",),
+    stem: str = STEM,
+) -> tuple[pathlib.Path, list[int]]:
     """A journal file and where its entries end."""
-    path = folder / f"{claims.stem_of(3, ORIGIN.attempt)}.000000.journal"
-    file = journal.JournalFile(path)
-    places = [file.append(journal.encode(frame), frame.height) for frame in frames]
+    path = folder / f"{stem}.000000.journal"
+    header = journal.Header("a", 3, ORIGIN.attempt, sinks)  # type: ignore[arg-type]
+    file = journal.JournalFile(kept(path), header)
+    places = [file.append(journal.encode(frame)) for frame in frames]
     file.close()
     return path, [place.offset + place.length for place in places]
 
 
 def read(path: pathlib.Path) -> list[pl.DataFrame]:
-    return [journal.read(place) for place in journal.scan(path)[0]]
+    return [journal.read(place) for place in journal.scan(kept(path)).places]
 
 
 FRAMES = [frame(0), frame(5, 7), frame(12, 1)]
@@ -45,7 +67,8 @@ FRAMES = [frame(0), frame(5, 7), frame(12, 1)]
 def test_what_is_read_is_what_was_written(tmp_path: pathlib.Path) -> None:
     path, ends = written(tmp_path, FRAMES)
     assert all(a.equals(b) for a, b in zip(read(path), FRAMES, strict=True))
-    assert journal.scan(path)[1] == 0
+    assert journal.scan(kept(path))[2:] == (0, 0)
+    assert journal.scan(kept(path)).header == ("a", 3, ORIGIN.attempt, ("parquet:.",))
     assert path.stat().st_size == ends[-1]
     assert path.stat().st_mode & 0o077 == 0  # uids are personal
 
@@ -54,12 +77,18 @@ def test_a_torn_end_is_cut_at_the_last_whole_entry(tmp_path: pathlib.Path) -> No
     """Wherever the tear is."""
     path, ends = written(tmp_path, FRAMES)
     data = path.read_bytes()
+    start = journal.scan(kept(path)).places[0].offset
     for size in range(len(data)):
         path.write_bytes(data[:size])
+        if size < start:
+            with pytest.raises(journal.NothingError):
+                journal.scan(kept(path))
+            continue
         whole = [end for end in ends if end <= size]
-        places, lost = journal.scan(path)
-        assert len(places) == len(whole)
-        assert lost == size - (whole[-1] if whole else 0)
+        contents = journal.scan(kept(path))
+        assert len(contents.places) == len(whole)
+        assert contents.torn == size - (whole[-1] if whole else start)
+        assert contents.unreadable == 0
 
 
 @given(st.data())
@@ -71,22 +100,44 @@ def test_damaged_files_give_whole_entries_and_nothing_else(data: st.DataObject) 
             at = data.draw(st.integers(0, len(content) - 1))
             content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
         path.write_bytes(content)
-        places, lost = journal.scan(path)
-        assert sum(place.length for place in places) + lost == len(content)
-        for place in places:
+        try:
+            contents = journal.scan(kept(path))
+        except journal.UnreadableError:
+            return
+        whole = sum(place.length for place in contents.places)
+        assert whole + contents.torn + contents.unreadable <= len(content)
+        for place in contents.places:
             assert any(journal.read(place).equals(frame) for frame in FRAMES)
+
+
+def test_a_flipped_bit_in_a_header_loses_that_entry_alone(tmp_path: pathlib.Path) -> None:
+    """Whichever it is, the rest is read, and the file is known to hold what does not read."""
+    path, ends = written(tmp_path, FRAMES)
+    data = path.read_bytes()
+    start = journal.scan(kept(path)).places[0].offset
+    for number, begins in enumerate([start, *ends[:-1]]):
+        for bit in range(8 * journal._ENTRY.size):
+            flipped = bytearray(data)
+            flipped[begins + bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            contents = journal.scan(kept(path))
+            assert contents.torn == 0
+            assert contents.unreadable == ends[number] - begins
+            assert [place.rows for place in contents.places] == [
+                frame.height for at, frame in enumerate(FRAMES) if at != number
+            ]
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_in_an_entry_with_a_right_checksum(payload: bytes) -> None:
     """Somebody who can write to the folder can do that; it ends in an error that is ours."""
-    header = journal._HEADER.pack(b"DIJ1", 7, len(payload), journal._checksum(7, payload))
+    entry = journal.entry_header(7, 0, payload) + payload
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "a.journal")
-        path.write_bytes(header + payload)
-        (place,), lost = journal.scan(path)
-        assert lost == 0
-        with pytest.raises(journal.CorruptEntryError):
+        path, _ = written(pathlib.Path(folder), [])
+        with path.open("ab") as file:
+            file.write(entry)
+        (place,) = journal.scan(kept(path)).places
+        with pytest.raises(journal.UnreadableError):
             journal.read(place)
 
 
@@ -100,10 +151,20 @@ def test_any_bytes_in_an_entry_with_a_right_checksum(payload: bytes) -> None:
     ],
     ids=["no uid", "a worker that is a path", "a column of no record", "a label without targets"],
 )
-def test_a_frame_that_holds_no_records(changed: pl.DataFrame, tmp_path: pathlib.Path) -> None:
+def test_a_frame_that_holds_no_records(
+    changed: pl.DataFrame, tmp_path: pathlib.Path, decoder: Decoder
+) -> None:
     path, _ = written(tmp_path, [changed])
-    with pytest.raises(journal.CorruptEntryError, match="these are no records"):
-        read(path)
+    (place,) = journal.scan(kept(path)).places
+    with pytest.raises(journal.UnreadableError, match="these are no records"):
+        decoder.read(place)
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    child = Decoder()
+    yield child
+    child.close()
 
 
 def left_by_a_killed_process(
@@ -111,9 +172,8 @@ def left_by_a_killed_process(
 ) -> pathlib.Path:
     spool = run / ".spool"
     spool.mkdir(parents=True)
-    path, _ = written(spool, frames)
-    lock = spool / f"{claims.stem_of(3, ORIGIN.attempt)}.lock"
-    lock.write_text(json.dumps({"format": 1, "sinks": sinks}))
+    path, _ = written(spool, frames, sinks)
+    path.with_name(f"{STEM}.lock").touch()
     return path
 
 
@@ -128,12 +188,12 @@ def test_recover_delivers_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFix
     before = part.stat().st_ino, part.stat().st_mtime_ns
     (tmp_path / ".spool").mkdir()
     path.write_bytes(copy)
-    assert recovery.recover(tmp_path, [f"parquet:{tmp_path}"]) == (13, 0, 0)
+    assert recovery.recover(tmp_path, [f"parquet:{tmp_path}"]) == (13, 0, 0, ())
     assert [p.name for p in tmp_path.iterdir()] == [part.name]
     assert (part.stat().st_ino, part.stat().st_mtime_ns) == before
     assert command.main(["recover", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (
-        f"Nothing to recover in {tmp_path}: no killed process left records there\n"
+        f"Nothing to recover in {tmp_path}: no crashed process left records there\n"
     )
 
 
@@ -144,7 +204,7 @@ def test_a_torn_end_is_told(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFix
     with DeepInsightClient(tmp_path) as client:
         pass
     assert client.stats().recovered == 13
-    assert "bytes at the end of a killed process's journal" in caplog.text
+    assert "bytes at the end of a crashed process's journal" in caplog.text
 
 
 def test_what_a_sink_refuses_of_a_killed_process_is_counted_and_told(
@@ -165,24 +225,9 @@ def test_what_a_sink_refuses_of_a_killed_process_is_counted_and_told(
     stats = client.stats()
     assert (stats.accepted, stats.recovered, stats.recovered_failed) == (0, 0, 13)
     assert "examples are given up" in caplog.text
-    assert "13 examples of an earlier run that was killed were not written" in caplog.text
-    assert not path.parent.exists()
-
-
-def test_a_journal_that_cannot_be_read_keeps_no_other_from_being_delivered(
-    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = left_by_a_killed_process(tmp_path, FRAMES)
-    odd = path.with_name("worker-00001.attempt-1790000000000000.000000.journal")
-    odd.mkdir()
-    sinks = path.with_name(f"{claims.stem_of(3, ORIGIN.attempt)}.lock").read_text()
-    path.with_name("worker-00001.attempt-1790000000000000.lock").write_text(sinks)
-    with DeepInsightClient(tmp_path) as client:
-        pass
-    assert client.stats().recovered == 13
-    assert "worker-00001.attempt-1790000000000000" in caplog.text
-    assert odd.exists()
-    assert [left.stem for left in claims.leftovers(path.parent)] == [odd.name.partition(".0000")[0]]
+    assert "13 examples of an earlier run that crashed were not written" in caplog.text
+    (aside,) = path.parent.iterdir()
+    assert aside.name == f"{path.name}.aside"
 
 
 def test_who_reads_a_run_is_told_of_what_a_killed_process_left(
@@ -205,7 +250,7 @@ def test_who_reads_a_run_is_told_of_what_a_killed_process_left(
     insight.open_run(tmp_path / "run")
     assert f"deep-insight recover {tmp_path / 'run'}" in caplog.text
     path = left_by_a_killed_process(tmp_path / "other", FRAMES)
-    with pytest.raises(FileNotFoundError, match="left some in its journal: deliver them with"):
+    with pytest.raises(FileNotFoundError, match="a crashed process has left records in"):
         insight.open_run(tmp_path / "other")
     assert path.exists()
 
@@ -213,7 +258,7 @@ def test_who_reads_a_run_is_told_of_what_a_killed_process_left(
 def test_records_for_other_sinks_are_left_alone(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = left_by_a_killed_process(tmp_path, FRAMES, ["kafka://h:1/t", "parquet:."])
+    path = left_by_a_killed_process(tmp_path, FRAMES, ("kafka://h:1/t", "parquet:."))
     with DeepInsightClient(tmp_path) as client:
         client.write(batch(1, 0))
     assert client.stats().recovered == 0
@@ -224,34 +269,38 @@ def test_records_for_other_sinks_are_left_alone(
     assert command.main(["recover", str(tmp_path)]) == 1
     assert f"recover {path.parent} --sink URI" in capsys.readouterr().err
     assert path.exists()
-    assert command.main(["recover", str(tmp_path), "--sink", f"jsonl:{tmp_path / 'there'}"]) == 0
+    there = f"jsonl:{tmp_path / 'there'}"
+    assert command.main(["recover", str(tmp_path), "--sink", there]) == 1
+    assert "for other sinks (kafka://h:1/t, parquet:.)" in capsys.readouterr().err
+    assert path.exists()
+    assert command.main(["recover", str(tmp_path), "--sink", there, "--redirect"]) == 0
     assert pl.read_ndjson(next((tmp_path / "there").glob("*.jsonl"))).height == 13
     assert not path.exists()
 
 
 @pytest.mark.parametrize(
-    "sinks",
-    [
-        ["parquet:/tmp/elsewhere"],
-        ["parquet:../elsewhere"],
-        ["jsonl:."] * 2,
-        [],
-        [3],
-        "parquet:.",
-        None,
-    ],
+    "sinks", [["parquet:/tmp/elsewhere"], ["parquet:../elsewhere"], ["kafka://h:1/t"]]
 )
 def test_a_journals_word_is_no_reason_to_write_elsewhere(
     sinks: object, tmp_path: pathlib.Path
 ) -> None:
     path = left_by_a_killed_process(tmp_path / "run", FRAMES, sinks)
-    if sinks != ["jsonl:."] * 2:
-        with pytest.raises(ValueError, match="--sink"):
-            recovery.recover(tmp_path / "run")
-        assert path.exists()
+    with pytest.raises(ValueError, match="--sink"):
+        recovery.recover(tmp_path / "run")
+    assert path.exists()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("sinks", [[3], "parquet:.", None, [["parquet:."]]])
+def test_a_beginning_that_makes_no_sense(sinks: object, tmp_path: pathlib.Path) -> None:
+    path = left_by_a_killed_process(tmp_path / "run", FRAMES, sinks)
+    recovered = recovery.recover(tmp_path / "run")
+    assert recovered[:3] == (0, 0, 0)
+    assert "its beginning makes no sense. It is set aside" in recovered.problems[0]
+    assert path.with_name(f"{path.name}.aside").exists()
+
+
+@settings(max_examples=20)
 @given(st.binary(max_size=200), st.text("abc.-0123456789worker attempt lock journal", max_size=60))
 def test_whatever_lies_in_the_folder_of_journals(content: bytes, name: str) -> None:
     """It is left where it is, or counted; a training begins all the same."""
@@ -279,7 +328,7 @@ def test_a_process_that_lives_keeps_its_journal(tmp_path: pathlib.Path) -> None:
         f"from monolith_keras_metrics import recovery; print(recovery.recover({str(tmp_path)!r}))"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout == "Recovered(delivered=0, left=0, lost=0)\n"
+    assert other.stdout == "Recovered(delivered=0, left=0, lost=0, problems=())\n"
     assert list(spool.glob("*.lock"))
     first.close()
     assert first.stats().written == batch(1, 0).rows

@@ -182,16 +182,36 @@ def test_a_signal_while_the_broker_is_down(start: Start, tmp_path: pathlib.Path)
     check_whole(read(tmp_path / "run"), TWENTY_STEPS)
 
 
-def test_a_second_signal_does_not_wait_for_a_sink_that_hangs(
+def test_two_signals_within_a_moment(start: Start, tmp_path: pathlib.Path) -> None:
+    """The second is the same request: what `fit` has recorded is all there."""
+    progress = tmp_path / "progress"
+    process = start(tmp_path / "run", "progress", str(progress))
+    for signo in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+        process.send_signal(signo)
+        time.sleep(0.01)
+    _, errors = process.communicate(timeout=60)
+    # Once Python has run its exit hooks, it gives signals back to the system: all is written then.
+    assert abs(process.returncode) in (signal.SIGTERM, signal.SIGHUP), errors
+    records = read(tmp_path / "run")
+    check_whole(records, int(progress.read_text().split()[-1]))
+    assert not (tmp_path / "run" / ".spool").exists()
+
+
+def test_a_later_signal_does_not_wait_for_a_sink_that_hangs(
     start: Start, tmp_path: pathlib.Path
 ) -> None:
-    process = start(tmp_path, "hang")
+    """What was recorded is in the journal by then."""
+    progress = tmp_path / "progress"
+    process = start(tmp_path / "run", "hang", "progress", str(progress))
     process.terminate()
     assert process.stdout is not None
     assert process.stdout.readline() == "closing\n"
+    time.sleep(1.5)
     process.terminate()
-    process.communicate(timeout=5)  # exit_timeout is an hour
-    assert process.returncode == -signal.SIGTERM
+    process.communicate(timeout=8)  # exit_timeout is an hour
+    assert process.returncode == signal.SIGTERM
+    recovery.recover(tmp_path / "run", [f"parquet:{tmp_path / 'run'}"])
+    check_whole(read(tmp_path / "run"), int(progress.read_text().split()[-1]))
 
 
 def test_an_interrupt_in_a_notebook(tmp_path: pathlib.Path) -> None:

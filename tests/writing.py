@@ -2,15 +2,18 @@
 
     python writing.py SINK PROGRESS [OPTION=VALUE ...]
 
-Options are the client's, as Python literals. PROGRESS is a file to which each step adds a line:
-when `write` returned (the system's monotonic clock, in seconds) and how many examples were
-accepted by then. The uid of example `i` of attempt `a` is `uid_of(a, i)`. It prints its attempt
-when it begins, and ends by itself after `steps` steps, if that option is given.
+Options are the client's, as Python literals; and `pause` between steps, `targets` of an example,
+`slow_sync`: seconds that each sync takes. PROGRESS is a file to which each step adds a line: when
+`write` returned (the system's monotonic clock, in seconds), how many examples were accepted by
+then, and what `stats` said that a kill would lose. The uid of example `i` of attempt `a` is
+`uid_of(a, i)`. It prints its attempt when it begins, and ends by itself after `steps` steps, if
+that option is given.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import itertools
 import os
 import sys
@@ -48,16 +51,20 @@ def check_records(records: pl.DataFrame) -> dict[int, int]:
     return rows
 
 
-def batch(attempt: int, start: int) -> Batch:
+def batch(attempt: int, start: int, targets: int = 1) -> Batch:
     positions = np.arange(start, start + ROWS)
+    layout = LAYOUT
+    if targets > 1:
+        names = ("ctr", *(f"target-{number}" for number in range(1, targets)))
+        layout = dataclasses.replace(LAYOUT, targets=names)
     return Batch(
-        LAYOUT,
+        layout,
         ROWS,
         uid_of(attempt, positions),
         1_700_000_000 + positions,
         int(time.time()),
-        labels=[(positions % 2).astype(np.float32)],
-        predictions=[(positions % 1024 / 1024).astype(np.float32)],
+        labels=[(positions % 2).astype(np.float32)] * targets,
+        predictions=[(positions % 1024 / 1024).astype(np.float32)] * targets,
         extras=[np.full(ROWS, b"UA", object)],
     )
 
@@ -69,13 +76,18 @@ def main() -> None:
     }
     steps = options.pop("steps", None)
     pause = options.pop("pause", 0.001)
+    targets = options.pop("targets", 1)
+    if slow_sync := options.pop("slow_sync", 0):
+        fsync = os.fsync
+        os.fsync = lambda descriptor: time.sleep(slow_sync) or fsync(descriptor)
     log = os.open(progress, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     client = DeepInsightClient(sink, **options)
     attempt = client.origin.attempt
     print(attempt, flush=True)
     for step in itertools.count() if steps is None else range(steps):
-        client.write(batch(attempt, step * ROWS))
-        os.write(log, f"{time.monotonic()} {(step + 1) * ROWS}\n".encode())
+        client.write(batch(attempt, step * ROWS, targets))
+        at_risk = client.stats().at_risk_seconds
+        os.write(log, f"{time.monotonic()} {(step + 1) * ROWS} {at_risk}\n".encode())
         time.sleep(pause)  # so that one process does not fill the disk while a test looks on
     client.close()
     print(client.stats(), flush=True)

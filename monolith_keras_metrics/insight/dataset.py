@@ -189,16 +189,11 @@ def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
             f"`path` must hold files of one format: {str(root)!r} holds {' and '.join(files)}, "
             f"perhaps the same records twice. Name one, as in '{next(iter(files))}:{root}'"
         )
-    left = claims.abandoned(root / ".spool")
-    deliver = f"deliver them with: deep-insight recover {root}"
+    left = _left_in(root)
     if files and left:
-        logging.warning(
-            "open_run: a killed process has left records in %r that are not read; %s",
-            str(root / ".spool"),
-            deliver,
-        )
+        logging.warning("open_run: %s", left)
     if not files and left:
-        raise _no_records(path, f"a killed process has left some in its journal: {deliver}")
+        raise _no_records(path, left)
     if not files:
         raise _no_records(
             path,
@@ -206,6 +201,29 @@ def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
             "full: wait, or check the name",
         )
     return next(iter(files.items()))
+
+
+def _left_in(root: pathlib.Path) -> str:
+    """Tell what crashed processes have left in a run's journal; nothing if there is nothing."""
+    place = root / ".spool"
+    left = claims.look(place)
+    told = []
+    if left.journals:
+        told.append(
+            f"a crashed process has left records in {str(place)!r} that are not read; deliver "
+            f"them with: deep-insight recover {root}"
+        )
+    if left.foreign:
+        told.append(
+            f"{str(place)!r} holds records of another user, or ones that cannot be read: ask who "
+            f"owns them to run: deep-insight recover {root}"
+        )
+    if left.aside:
+        told.append(
+            f"{len(left.aside)} files in {str(place)!r} were set aside, since not everything in "
+            "them could be delivered"
+        )
+    return "; ".join(told)
 
 
 def _no_records(path: str | os.PathLike[str], why: str) -> FileNotFoundError:

@@ -29,9 +29,13 @@ __all__ = [
     "RejectedError",
     "Sink",
     "SinkLike",
+    "absolute",
     "check_sink",
     "close_opened",
+    "destination",
+    "folder",
     "identity",
+    "is_topic",
     "open_all",
     "open_sink",
     "run_name",
@@ -62,11 +66,11 @@ def _tfrecord(path: str, origin: Origin) -> Sink:
     return TFRecordSink(path, origin)
 
 
-def _kafka(rest: str, origin: Origin) -> Sink:
+def _kafka(rest: str, journal: str | None) -> Sink:
     from monolith_keras_metrics.sinks.kafka import KafkaSink
 
     address = kafka_uri.parse(rest)
-    return KafkaSink(address.brokers, address.topic, origin, address.options)
+    return KafkaSink(address.brokers, address.topic, address.options, journal=journal)
 
 
 _FOLDERS: dict[str, Callable[[str, Origin], Sink]] = {
@@ -101,12 +105,13 @@ def check_sink(sink: SinkLike) -> None:
         )
 
 
-def open_sink(sink: SinkLike, origin: Origin) -> Sink:
+def open_sink(sink: SinkLike, origin: Origin, journal: str | None = None) -> Sink:
     """Opens a sink from its URI; a sink object is returned as it is.
 
     Args:
         sink: A path, a URI or an object with the methods of `Sink`.
         origin: Who writes; the names of files carry its worker and attempt.
+        journal: The name of the journal that the records come from; Kafka's transactions carry it.
 
     Returns:
         The sink, ready for `write`.
@@ -119,11 +124,11 @@ def open_sink(sink: SinkLike, origin: Origin) -> Sink:
     check_sink(sink)
     if isinstance(sink, (str, os.PathLike)):
         scheme, rest = _split(sink)
-        return (_kafka if scheme == "kafka" else _FOLDERS[scheme])(rest, origin)
+        return _kafka(rest, journal) if scheme == "kafka" else _FOLDERS[scheme](rest, origin)
     return sink
 
 
-def open_all(places: Sequence[SinkLike], origin: Origin) -> list[Sink]:
+def open_all(places: Sequence[SinkLike], origin: Origin, journal: str | None = None) -> list[Sink]:
     """Opens all sinks, or none: what was opened before one that fails is closed again.
 
     Raises:
@@ -131,7 +136,7 @@ def open_all(places: Sequence[SinkLike], origin: Origin) -> list[Sink]:
     """
     opened: list[Sink] = []
     try:
-        opened.extend(open_sink(place, origin) for place in places)
+        opened.extend(open_sink(place, origin, journal) for place in places)
     except BaseException:
         close_opened(places, opened)
         raise
@@ -145,10 +150,61 @@ def close_opened(places: Sequence[SinkLike], opened: Sequence[Sink]) -> None:
             sink.close()
 
 
-def run_name(sink: SinkLike) -> str | None:
-    """The run that a sink's URI names: a folder's name, a topic; None for a sink object."""
+def absolute(sink: SinkLike) -> SinkLike:
+    """Return the sink with a path that does not depend on the working directory.
+
+    A URI keeps its scheme. Topics and sink objects are returned as they are.
+
+    Args:
+        sink: A path, a URI or an object with the methods of `Sink`.
+
+    Raises:
+        ValueError: As `check_sink`.
+        FileNotFoundError: If the path is relative and the working directory has been removed.
+
+    Example:
+        >>> absolute("jsonl:/data/runs/ctr")
+        'jsonl:/data/runs/ctr'
+    """
     if not isinstance(sink, (str, os.PathLike)):
+        return sink
+    scheme, rest = _split(sink)
+    if scheme == "kafka":
+        return sink
+    # Not `os.path.abspath`: behind a symbolic link ".." is another folder than in the text.
+    path = pathlib.Path(rest).absolute()
+    if isinstance(sink, os.PathLike):
+        return path
+    return f"{scheme}:{path}" if _SCHEME.fullmatch(sink) else str(path)
+
+
+def destination(sink: SinkLike) -> tuple[object, ...]:
+    """Return what two sinks have in common that write to one place: equal, and hashable."""
+    if not isinstance(sink, (str, os.PathLike)):
+        return ("object", id(sink))
+    scheme, rest = _split(sink)
+    if scheme == "kafka":
+        address = kafka_uri.parse(rest)
+        return (scheme, *sorted(address.brokers.split(",")), address.topic)
+    return (scheme, os.path.realpath(rest))
+
+
+def folder(sink: SinkLike) -> pathlib.Path | None:
+    """Return the folder that a sink writes files into; None for a topic and a sink object."""
+    if not isinstance(sink, (str, os.PathLike)) or is_topic(sink):
         return None
+    return pathlib.Path(_split(sink)[1])
+
+
+def is_topic(sink: SinkLike) -> bool:
+    """Return True if a sink's URI names a Kafka topic."""
+    return isinstance(sink, str) and _split(sink)[0] == "kafka"
+
+
+def run_name(sink: SinkLike) -> str | None:
+    """Return the run that a sink names: a folder's name, a topic; None if it names none."""
+    if not isinstance(sink, (str, os.PathLike)):
+        return getattr(sink, "run_name", None)
     scheme, rest = _split(sink)
     if scheme == "kafka":
         return kafka_uri.parse(rest).topic
@@ -175,7 +231,7 @@ def spool_place(sink: SinkLike) -> pathlib.Path | None:
         return None
     scheme, rest = _split(sink)
     if scheme != "kafka":
-        return pathlib.Path(os.path.abspath(rest), SPOOL_FOLDER)
+        return pathlib.Path(rest).absolute() / SPOOL_FOLDER
     state = pathlib.Path(os.environ.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():  # such a one is to be ignored, says the XDG specification
         state = pathlib.Path(os.path.expanduser("~/.local/state"))

@@ -1,0 +1,67 @@
+"""Locks on files that end with the process that holds them, and can be looked at from outside.
+
+On Linux these are open file description locks, of which anybody who may read the file can ask
+whether they are held, without taking one. Elsewhere they are those of `flock`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import struct
+
+_FLOCK = "hhqqi0q"  # struct flock of 64-bit Linux: kind, whence, start, length, pid
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS)
+
+
+class TakenError(Exception):
+    """Another process, or another client of this one, owns it."""
+
+
+def take(descriptor: int) -> None:
+    """Lock an open file for as long as its descriptor is open.
+
+    Args:
+        descriptor: A file that is open for writing.
+
+    Raises:
+        TakenError: If somebody else has it locked.
+        OSError: If the file system has no locks.
+    """
+    try:
+        if not _ask(descriptor, "F_OFD_SETLK"):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise TakenError from None
+
+
+def is_taken(descriptor: int) -> bool:
+    """Return True if somebody has an open file locked.
+
+    Args:
+        descriptor: A file that is open for reading.
+    """
+    try:
+        if answer := _ask(descriptor, "F_OFD_GETLK"):
+            return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _ask(descriptor: int, command: str) -> bytes:
+    """Return the kernel's answer; nothing where it has no such locks."""
+    number = getattr(fcntl, command, None)
+    if number is None:
+        return b""
+    request = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
+    try:
+        return fcntl.fcntl(descriptor, number, request)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return b""
+        raise

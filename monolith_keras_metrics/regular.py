@@ -1,0 +1,80 @@
+"""Opening files that somebody else may have put there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import stat
+import tempfile
+import time
+from typing import NamedTuple
+
+
+class NotOursError(OSError):
+    """What stands at a name is no regular file, or another user's."""
+
+
+class Probe(NamedTuple):
+    """What a file system does with a file that is made in a folder.
+
+    Attributes:
+        uids: Users that own what this process makes: on a network file system that may be another
+            one than the process runs as.
+        now: The file system's time, in Unix seconds.
+    """
+
+    uids: frozenset[int]
+    now: float
+
+
+def probe(folder: pathlib.Path) -> Probe:
+    """Make a file that is gone at once, and look at it."""
+    uids, now = {os.geteuid()}, time.time()
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            status = os.fstat(file.fileno())
+            uids.add(status.st_uid)
+            now = status.st_mtime
+    except OSError:
+        pass
+    return Probe(frozenset(uids), now)
+
+
+def open_regular(
+    path: pathlib.Path, flags: int = os.O_RDONLY, uids: frozenset[int] = frozenset()
+) -> int:
+    """Open a file; never wait for it, and never follow a link.
+
+    Args:
+        path: The file.
+        flags: How to open it.
+        uids: Users whose files are taken. Default: the one that this process runs as.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        NotOursError: If there is something else than a regular file of these users.
+        OSError: If it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+            raise NotOursError(error.errno, "it is no regular file", str(path)) from None
+        if error.errno == errno.EACCES and path.parent.is_dir():
+            raise NotOursError(
+                error.errno, "there is no permission to open it", str(path)
+            ) from None
+        raise
+    status = os.fstat(descriptor)
+    wrong = ""
+    if not stat.S_ISREG(status.st_mode):
+        wrong = "it is no regular file"
+    elif status.st_uid not in (uids or {os.geteuid()}):
+        wrong = f"it belongs to another user ({status.st_uid})"
+    if wrong:
+        os.close(descriptor)
+        raise NotOursError(errno.EPERM, wrong, str(path))
+    return descriptor
