@@ -1,0 +1,84 @@
+"""How long it takes to begin, in a folder where much lies.
+
+    python benchmarks/start.py [--files 20000] [--leftovers 2000] [--rounds 3]
+
+The folder holds that many part files, and what that many crashed processes left. It prints how long
+`DeepInsightClient(folder)` takes, and until all that was left is delivered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from monolith_keras_metrics import DeepInsightClient
+from monolith_keras_metrics.record import Batch, Layout
+
+# Dies as a killed process does, with one step in its journal. Forked, since starting takes longer.
+_CRASHES = """
+import os, sys
+from monolith_keras_metrics import claims, journal, stems
+from monolith_keras_metrics.record import Batch, Layout, Origin, to_frame
+import numpy as np, pathlib
+place = pathlib.Path(sys.argv[1], ".spool")
+place.mkdir(parents=True)
+rows = 64
+batch = Batch(Layout("m", ("ctr",), (), 1.0), rows, np.arange(rows), np.arange(rows), 0,
+              labels=[np.zeros(rows)], predictions=[np.zeros(rows)])
+for number in range(int(sys.argv[2])):
+    attempt = 1_790_000_000_000_000 + number
+    claim = claims.claim_new(place, stems.stem_of(0, attempt), f"{number:016x}")
+    header = journal.Header(claim.journal, 0, attempt, ("parquet:.",))
+    file = journal.JournalFile(journal.KeptFile(claim, claim.file(0)), header)
+    file.append(journal.encode(to_frame([batch], Origin("run", attempt, 0))))
+    file.close()
+    claim.detach()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--leftovers", type=int, default=2_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    begun, delivered = [], []
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            run = pathlib.Path(folder, "run")
+            words = [sys.executable, "-c", _CRASHES, str(run), str(arguments.leftovers)]
+            subprocess.run(words, check=True)
+            for number in range(arguments.files):
+                name = f"worker-00001.attempt-1780000000000000.part-{number:012d}.parquet"
+                (run / name).touch()
+            before = time.perf_counter()
+            client = DeepInsightClient(run, exit_timeout=600)
+            begun.append(time.perf_counter() - before)
+            rows = 64
+            client.write(
+                Batch(
+                    Layout("m", ("ctr",), (), 1.0), rows, np.arange(rows), np.arange(rows), 0,
+                    labels=[np.zeros(rows)], predictions=[np.zeros(rows)],
+                )
+            )  # fmt: skip
+            client.close()
+            delivered.append(time.perf_counter() - before)
+            stats = client.stats()
+            if (stats.written, stats.recovered) != (rows, 64 * arguments.leftovers):
+                raise SystemExit(f"not everything was delivered: {stats}")
+    print(
+        f"{arguments.files:,} files, {arguments.leftovers:,} leftovers: begun after "
+        f"{statistics.median(begun):.2f} s ({min(begun):.2f}-{max(begun):.2f}), "
+        f"all delivered after {statistics.median(delivered):.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
