@@ -177,8 +177,8 @@ def test_a_signal_while_the_broker_is_down(start: Start, tmp_path: pathlib.Path)
     assert process.returncode == signal.SIGTERM, errors
     (folder,) = (state / "monolith_keras_metrics").iterdir()
     assert f"They wait in {str(folder)!r}" in errors
-    result = recovery.recover(folder, [f"parquet:{tmp_path / 'run'}"])
-    assert result == (result.delivered, 0, 0)
+    result = recovery.recover(folder, [f"parquet:{tmp_path / 'run'}"], redirect=True)
+    assert result == (result.delivered, 0, 0, ())
     check_whole(read(tmp_path / "run"), TWENTY_STEPS)
 
 
@@ -210,7 +210,7 @@ def test_a_later_signal_does_not_wait_for_a_sink_that_hangs(
     process.terminate()
     process.communicate(timeout=8)  # exit_timeout is an hour
     assert process.returncode == signal.SIGTERM
-    recovery.recover(tmp_path / "run", [f"parquet:{tmp_path / 'run'}"])
+    recovery.recover(tmp_path / "run", [f"parquet:{tmp_path / 'run'}"], redirect=True)
     check_whole(read(tmp_path / "run"), int(progress.read_text().split()[-1]))
 
 
