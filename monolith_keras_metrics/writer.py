@@ -79,8 +79,9 @@ class BackgroundWriter(BackgroundThread):
         self._origin = origin
         self._drop = overflow == "drop"
         self._retry_seconds = retry_seconds
-        # An example waits for a poll, then for its records to be made and written.
-        self._poll_seconds = min(_LONGEST_POLL_SECONDS, flush_seconds / 2)
+        # An example waits for a poll, then for its records to be made and written, which takes a
+        # while on a machine that is busy.
+        self._poll_seconds = min(_LONGEST_POLL_SECONDS, flush_seconds / 4)
         self._hurry = hurry
         self._uid_hash_key = uid_hash_key
         self._clock = clock
