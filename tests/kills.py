@@ -35,6 +35,12 @@ class Killed:
             self.accepted = [(float(at), int(rows)) for at, rows, *_ in lines]
             self.at_risk = [float(line[2]) for line in lines if len(line) > 2]
 
+    def promised(self) -> float:
+        """For how many seconds what is lost may have been accepted: `flush_seconds`, or what
+        `stats` said, and as much again for a machine whose cores are all busy.
+        """
+        return 1.0 + max([1.0, *self.at_risk[-1:]])
+
     def oldest_lost(self, rows: int) -> float:
         """For how many seconds, at the kill, the oldest example had been accepted that is lost."""
         lost = [at for at, accepted in self.accepted if accepted > rows]

@@ -24,7 +24,7 @@ from monolith_keras_metrics import DeepInsightClient, command, insight
 
 _SCRIPT = pathlib.Path(__file__).with_name("writing.py")
 # CI's time is bounded; the README tells of 100 each.
-KILLS = int(os.environ.get("KILLS", "30"))
+KILLS = int(os.environ.get("KILLS", "20"))
 KILLS_OF_FIT = int(os.environ.get("KILLS_OF_FIT", "4"))
 
 
@@ -356,7 +356,8 @@ def test_random_kills(scheme: str, tmp_path: pathlib.Path) -> None:
     assert counted == records.height
     rows = check_records(records)
     lost = [process.oldest_lost(rows.get(attempt, 0)) for attempt, process in ended.items()]
-    assert max(lost) <= 1.0
+    for seconds, process in zip(lost, ended.values(), strict=True):
+        assert seconds <= process.promised()
     assert hidden(run) == []
     accepted = sum(process.accepted[-1][1] for process in ended.values() if process.accepted)
     print(
@@ -366,7 +367,7 @@ def test_random_kills(scheme: str, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "seconds"), [(["slow_sync=4"], 1.0), (["targets=1000", "pause=0.05"], 30.0)]
+    ("options", "seconds"), [(["slow_sync=4"], 2.0), (["targets=1000", "pause=0.05"], 30.0)]
 )
 def test_a_kill_of_a_process_with_a_slow_disk_or_wide_records(
     options: list[str], seconds: float, tmp_path: pathlib.Path
@@ -410,7 +411,8 @@ def test_random_kills_of_fit(tmp_path: pathlib.Path) -> None:
         assert frame["position"].to_list() == list(range(frame.height))
         np.testing.assert_array_equal(frame["uid"], np.resize(uids, frame.height))
     lost = [process.oldest_lost(rows[worker]) for worker, process in enumerate(ended)]
-    assert max(lost) <= 1.0
+    for seconds, process in zip(lost, ended, strict=True):
+        assert seconds <= process.promised()
     assert hidden(run) == []
     print(
         f"\nfit: {len(ended)} kills, {sum(p.accepted[-1][1] for p in ended):,} examples accepted, "
@@ -439,5 +441,5 @@ def test_eight_processes_write_to_one_folder(tmp_path: pathlib.Path) -> None:
     rows = check_records(read(tmp_path / "run"))
     assert [rows[attempts[process]] for process in orderly] == [200 * ROWS] * 5
     for process in killed:
-        assert process.oldest_lost(rows.get(attempts[process], 0)) <= 1.0
+        assert process.oldest_lost(rows.get(attempts[process], 0)) <= process.promised()
     assert hidden(tmp_path / "run") == []

@@ -366,7 +366,7 @@ def test_each_record_is_there_once_whatever_is_there_before(scheme: str, situati
     check_situation(scheme, situation)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(situations())
 def test_each_record_is_there_once_in_parquet(situation) -> None:
     """Fewer cases: another process reads each file."""

@@ -19,7 +19,7 @@ from writing import ROWS, batch, check_records
 from monolith_keras_metrics import DeepInsightClient, insight, recovery, spool
 
 DESCRIPTORS = pathlib.Path("/proc/self/fd")
-STEPS = 24
+STEPS = 16
 
 
 class Disk:
