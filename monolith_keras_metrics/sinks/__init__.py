@@ -31,7 +31,6 @@ __all__ = [
     "SinkLike",
     "absolute",
     "check_sink",
-    "close_opened",
     "destination",
     "folder",
     "identity",
