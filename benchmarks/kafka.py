@@ -118,8 +118,8 @@ def measure(brokers: str, rounds: int, batches: list[Batch]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--brokers", help="HOST:PORT of a broker")
-    parser.add_argument("--messages", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     batches = make_batches(arguments.messages)
     with tempfile.TemporaryDirectory() as folder:

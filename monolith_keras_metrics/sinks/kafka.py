@@ -242,7 +242,7 @@ class KafkaSink:
         transactions, topic = self._transactions, self._address.topic
         producer, codes = transactions.producer, self._kafka.KafkaError
         produce, alone = producer.produce, transactions.is_alone()
-        for index, (key, value, headers) in outgoing.messages(start, stop):
+        for index, key, value, headers in outgoing.messages(start, stop):
             while True:
                 try:
                     # Not produce_batch, which leaves out headers and reports nothing.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import polars as pl
@@ -12,8 +13,11 @@ from monolith_keras_metrics import record
 
 FORMAT = b"1"
 
+# Made at once. The producer sends them while the next are made.
+_SLICE_ROWS = 1 << 13
+
 _Headers: TypeAlias = "list[tuple[str, bytes]]"
-Message: TypeAlias = "tuple[str, bytes, _Headers]"  # key, value, headers
+Message: TypeAlias = "tuple[int, str, str, _Headers]"  # index, key, value, headers
 
 
 class Outgoing:
@@ -36,11 +40,8 @@ class Outgoing:
             self._positions: Any = frame["position"].to_list()
         else:
             self._positions = range(first, first + frame.height)
-        values = record.messages(frame).cast(pl.Binary).to_list()
-        keys = frame["uid"].cast(pl.String).to_list()
-        headers = {name: _headers(name) for name in frame["model_name"].unique()}
-        names = frame["model_name"].to_list()
-        self._messages = [(k, v, headers[n]) for k, v, n in zip(keys, values, names, strict=True)]
+        self._frame = frame
+        self._headers = {name: _headers(name) for name in frame["model_name"].unique()}
         self.refused: dict[int, Any] = {}
         starts = range(0, frame.height, rows)
         self._pieces = [(i, min(i + rows, frame.height)) for i in reversed(starts)]
@@ -50,7 +51,7 @@ class Outgoing:
         start = 0 if position is None else bisect.bisect_left(self._positions, position)
         while self._pieces and self._pieces[-1][1] <= start:
             self._pieces.pop()
-        begins, stop = self._pieces[-1] if self._pieces else (len(self._messages),) * 2
+        begins, stop = self._pieces[-1] if self._pieces else (self._frame.height,) * 2
         if begins < start:
             self._pieces[-1] = (start, stop)
         elif start < begins:  # the brokers have lost what they had
@@ -60,13 +61,16 @@ class Outgoing:
         """Return the next piece, first and last + 1; None if everything is sent."""
         return self._pieces[-1] if self._pieces else None
 
-    def messages(self, start: int, stop: int) -> Iterator[tuple[int, Message]]:
-        """Return messages of a range with their indexes, without those that are refused."""
-        found = enumerate(self._messages[start:stop], start)
+    def messages(self, start: int, stop: int) -> Iterator[Message]:
+        """Return messages of a range, without those that are refused."""
+        slices = range(start, stop, _SLICE_ROWS)
+        found = itertools.chain.from_iterable(
+            self._slice(first, min(first + _SLICE_ROWS, stop)) for first in slices
+        )
         if not self.refused:
             return found
         refused = set(self.refused)
-        return (one for one in found if one[0] not in refused)
+        return (message for message in found if message[0] not in refused)
 
     def after(self, stop: int) -> int:
         """Return the position that follows the messages before `stop`."""
@@ -81,6 +85,17 @@ class Outgoing:
         if self._pieces and (piece := self._pieces[-1])[1] - piece[0] > least:
             middle = (piece[0] + piece[1] + 1) // 2
             self._pieces[-1:] = [(middle, piece[1]), (piece[0], middle)]
+
+    def _slice(self, start: int, stop: int) -> Iterable[Message]:
+        frame = self._frame[start:stop]
+        headers: Iterable[_Headers]
+        if len(self._headers) == 1:
+            headers = itertools.repeat(*self._headers.values(), times=stop - start)
+        else:
+            headers = (self._headers[name] for name in frame["model_name"])
+        keys = frame["uid"].cast(pl.String).to_list()
+        values = record.messages(frame).to_list()
+        return zip(range(start, stop), keys, values, headers, strict=True)
 
 
 def _headers(model_name: str) -> _Headers:
