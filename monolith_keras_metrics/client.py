@@ -54,7 +54,7 @@ from monolith_keras_metrics.keeper import JournalKeeper
 from monolith_keras_metrics.options import check_values, sink_list
 from monolith_keras_metrics.record import Batch, Origin
 from monolith_keras_metrics.regular import probe
-from monolith_keras_metrics.row_queue import ClosedError, RowQueue
+from monolith_keras_metrics.row_queue import Accepted, ClosedError, RowQueue
 from monolith_keras_metrics.spool import ENCODER, KEEPER, Spool
 from monolith_keras_metrics.spool_files import SpoolFiles
 from monolith_keras_metrics.stats import Stats
@@ -241,11 +241,14 @@ class DeepInsightClient:
             thread.start()
         self.number = registry.add(self)
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> Accepted:
         """Accepts a batch; returns at once unless the queue is full and `overflow="block"`.
 
         Args:
             batch: The examples. Its arrays must not change any more.
+
+        Returns:
+            The batch with its position.
 
         Raises:
             RuntimeError: If the client is closed.
@@ -254,14 +257,15 @@ class DeepInsightClient:
         self._raise_error()
         try:
             block = self._overflow == "block"
-            taken = self._queue.put(batch, block=block, answers=self._answers)
+            accepted = self._queue.put(batch, block=block, answers=self._answers)
         except ClosedError:
             raise RuntimeError(f"This DeepInsightClient {self._ended}: make a new one") from None
-        if not taken:
+        if accepted.dropped:
             self._writer.warn_once(
                 "dropped",
                 "the queue is full, or nobody takes from it: examples are dropped (see `stats`)",
             )
+        return accepted
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until all that was accepted before is in the sinks, or was given up.
@@ -382,18 +386,19 @@ class DeepInsightClient:
         stats = self.stats()._asdict()
         return {name: stats[name] for name in names}
 
-    def messages(self, batch: Batch) -> npt.NDArray[np.object_]:
-        """Returns the messages of a batch that `write` accepted.
+    def messages(self, accepted: Accepted) -> npt.NDArray[np.object_]:
+        """Returns the messages of a batch.
 
         Args:
-            batch: The batch.
+            accepted: What `write` returned.
 
         Returns:
             Strings, shape `(rows,)`: the message where the example is sampled, `""` elsewhere.
         """
+        batch = accepted.batch
         texts = np.full(batch.rows, "", object)
         kept = sampling.sampled(np.asarray(batch.uid), batch.layout.sample_ratio)
-        texts[kept] = record.messages(self._writer.records([batch])).to_list()
+        texts[kept] = record.messages(self._writer.records([accepted])).to_list()
         return texts
 
     @property

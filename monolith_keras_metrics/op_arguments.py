@@ -105,8 +105,8 @@ def write_examples(
         rows = _check_shapes(shapes, arguments, num_targets) or 0
         values = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
         client = open_client(int(handle))
-        written = make_batch(values, rows, 0 if use_zero_train_time else int(time.time()))
-        client.write(written)
+        train_time = 0 if use_zero_train_time else int(time.time())
+        written = client.write(make_batch(values, rows, train_time))
         return client.messages(written) if return_msgs else None
 
     inputs = [handle, *(arguments[name].tensor for name in names)]

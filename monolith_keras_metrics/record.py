@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -106,9 +107,12 @@ class Layout:
         object.__setattr__(self, "row_bytes", row_bytes)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
     """One step's columns, as they came: nothing is copied or converted before the thread does.
+
+    It does not change. Where its examples stand among all others is the queue's to tell, so that
+    one batch may be written twice (see `row_queue.Accepted`).
 
     A *block* is an array of shape `(rows,)` or `(rows, k)`; its columns are 1 or k targets.
 
@@ -123,8 +127,6 @@ class Batch:
         sample_rates: The same for sample rates; or a single column, which serves every target;
             or none, which means 1.
         extras: A column for each of `layout.extra_fields`: floats, integers or strings.
-        first_position: The position of the first example; set when the batch is accepted.
-        accepted_at: When it was accepted, by the clock of the queue; set then, too.
     """
 
     layout: Layout
@@ -136,12 +138,14 @@ class Batch:
     predictions: Sequence[ArrayLike]
     sample_rates: Sequence[ArrayLike] = ()
     extras: Sequence[ArrayLike] = ()
-    first_position: int = 0
-    accepted_at: float = 0.0
 
 
 def to_frame(
-    batches: Sequence[Batch], origin: Origin | None = None, uid_hash_key: bytes | None = None
+    batches: Sequence[Batch],
+    origin: Origin | None = None,
+    uid_hash_key: bytes | None = None,
+    *,
+    positions: Sequence[int] | None = None,
 ) -> pl.DataFrame:
     """Turns batches of one layout into the frame of their sampled examples, in order.
 
@@ -149,6 +153,8 @@ def to_frame(
         batches: One or more batches with equal layouts.
         origin: Who writes; None leaves its columns out.
         uid_hash_key: With a key, `uid` is a keyed hash of the uid; sampling goes by the true one.
+        positions: The position of each batch's first example. Default: the batches follow one
+            another, from 0 on.
 
     Returns:
         A frame with the schema that this module describes, of zero or more rows.
@@ -206,7 +212,8 @@ def to_frame(
     if layout.mode is not None:
         columns.append(pl.lit(layout.mode).alias("mode"))
     if origin is not None:
-        starts = np.repeat([b.first_position for b in batches], lengths)
+        first = [0, *itertools.accumulate(lengths)][:-1] if positions is None else positions
+        starts = np.repeat(np.array(first, np.int64), lengths)
         within = np.concatenate([np.arange(length) for length in lengths])
         columns += [
             pl.lit(origin.run).alias("run"),

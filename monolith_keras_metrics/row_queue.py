@@ -11,12 +11,29 @@ import collections
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from monolith_keras_metrics.record import Batch
 
 
 class ClosedError(Exception):
     """The queue takes nothing any more."""
+
+
+class Accepted(NamedTuple):
+    """A batch that was handed over, and where its examples stand among all others.
+
+    Attributes:
+        batch: The batch.
+        first_position: The position of its first example. A dropped batch has one, too.
+        accepted_at: When it was accepted, by the queue's clock.
+        dropped: Whether it found no room, so that nobody will take it.
+    """
+
+    batch: Batch
+    first_position: int
+    accepted_at: float
+    dropped: bool = False
 
 
 class RowQueue:
@@ -45,7 +62,7 @@ class RowQueue:
         self._most_bytes = most_bytes
         self._clock = clock
         self._wake_at = max(1, capacity // 2)
-        self._batches: collections.deque[tuple[Batch, int]] = collections.deque()
+        self._batches: collections.deque[tuple[Accepted, int]] = collections.deque()
         self.make_locks()
         self._rows = self._bytes = 0
         self._taken_bytes = 0
@@ -61,7 +78,7 @@ class RowQueue:
         self._not_empty = threading.Condition(self._lock)
         self._not_full = threading.Condition(self._lock)
 
-    def put(self, batch: Batch, *, block: bool, answers: Callable[[], bool]) -> bool:
+    def put(self, batch: Batch, *, block: bool, answers: Callable[[], bool]) -> Accepted:
         """Adds a batch, and gives it its position.
 
         Args:
@@ -70,7 +87,7 @@ class RowQueue:
             answers: Tells whether anybody still takes; asked every second of waiting.
 
         Returns:
-            Whether the batch was taken; False when it was dropped.
+            The batch with its position; `dropped` tells that it found no room.
 
         Raises:
             ClosedError: If nothing is taken any more.
@@ -81,24 +98,24 @@ class RowQueue:
             while not self._fits(rows, size) and not self._closed:
                 self._not_empty.notify()
                 if not block or not answers():
+                    refused = Accepted(batch, self._positions, self._clock(), dropped=True)
                     self._positions += rows
                     self._dropped += rows
-                    return False
+                    return refused
                 self._not_full.wait(1.0)
             if self._closed:
                 raise ClosedError
-            batch.first_position = self._positions
-            batch.accepted_at = self._clock()
+            accepted = Accepted(batch, self._positions, self._clock())
             self._urgent |= not self._positions  # the first tells how large the others are
             self._positions += rows
-            self._batches.append((batch, size))
+            self._batches.append((accepted, size))
             self._rows += rows
             self._bytes += size
             if self._is_urgent():
                 self._not_empty.notify()
-        return True
+        return accepted
 
-    def take(self, at_most: int, timeout: float, most_bytes: int = 1 << 40) -> list[Batch]:
+    def take(self, at_most: int, timeout: float, most_bytes: int = 1 << 40) -> list[Accepted]:
         """Waits up to `timeout` seconds, less if the queue fills up or `hurry` was called.
 
         Args:
@@ -109,18 +126,19 @@ class RowQueue:
         Returns:
             Batches in order, perhaps none. They count as waiting until `done` is called.
         """
-        taken: list[Batch] = []
+        taken: list[Accepted] = []
         rows = size = 0
         with self._lock:
             if not self._is_urgent():
                 self._not_empty.wait(timeout)
             while self._batches:
-                batch, more = self._batches[0]
-                if taken and (rows + batch.rows > at_most or size + more > most_bytes):
+                accepted, more = self._batches[0]
+                more_rows = accepted.batch.rows
+                if taken and (rows + more_rows > at_most or size + more > most_bytes):
                     break
                 self._batches.popleft()
-                taken.append(batch)
-                rows += batch.rows
+                taken.append(accepted)
+                rows += more_rows
                 size += more
             self._taken_bytes += size
             if not self._batches:

@@ -17,8 +17,8 @@ from absl import logging
 from monolith_keras_metrics import record
 from monolith_keras_metrics.background import BackgroundThread, bounded
 from monolith_keras_metrics.delivery import Delivery
-from monolith_keras_metrics.record import Batch, Layout, Origin
-from monolith_keras_metrics.row_queue import RowQueue
+from monolith_keras_metrics.record import Layout, Origin
+from monolith_keras_metrics.row_queue import Accepted, RowQueue
 from monolith_keras_metrics.spool import ENCODER, Spool
 
 # Examples turned into records at once.
@@ -127,9 +127,14 @@ class BackgroundWriter(BackgroundThread):
         self._stopping = True
         self._queue.hurry()
 
-    def records(self, batches: Sequence[Batch]) -> pl.DataFrame:
+    def records(self, accepted: Sequence[Accepted]) -> pl.DataFrame:
         """Turns batches of one layout into the frame of their sampled examples."""
-        return record.to_frame(batches, self._origin, self._uid_hash_key)
+        return record.to_frame(
+            [one.batch for one in accepted],
+            self._origin,
+            self._uid_hash_key,
+            positions=[one.first_position for one in accepted],
+        )
 
     def warn_once(self, subject: str, message: str, *args: object) -> None:
         """Logs a warning, once for each subject."""
@@ -163,15 +168,13 @@ class BackgroundWriter(BackgroundThread):
     def _step(self) -> bool:
         """Takes what the queue has, and does what is due; returns whether that was the last."""
         stopping = self._stopping
-        batches = self._queue.take(
-            _CHUNK_ROWS, 0.0 if stopping else self._poll_seconds, _CHUNK_BYTES
-        )
+        taken = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds, _CHUNK_BYTES)
         self._seen_at = self._clock()
-        if batches:
-            self._absorbing_since = batches[0].accepted_at
-            self._absorb(batches)
+        if taken:
+            self._absorbing_since = taken[0].accepted_at
+            self._absorb(taken)
             self._absorbing_since = None
-        absorbed, ending = self._absorbed, stopping and not batches
+        absorbed, ending = self._absorbed, stopping and not taken
         with self._flushed:
             flushing = self._flushed_to < self._flush_at <= absorbed
         self._spool.tend(at_once=flushing or ending)
@@ -189,35 +192,35 @@ class BackgroundWriter(BackgroundThread):
         self._queue.hurry()
         return positions - dropped
 
-    def _absorb(self, batches: Sequence[Batch]) -> None:
+    def _absorb(self, taken: Sequence[Accepted]) -> None:
         """Turns batches into frames and puts these into the spool."""
-        rows = sum(batch.rows for batch in batches)
-        for _, group in itertools.groupby(batches, key=lambda batch: batch.layout):
+        rows = _rows(taken)
+        for _, group in itertools.groupby(taken, key=lambda one: one.batch.layout):
             same_layout = list(group)
             try:
                 frames = [self.records(same_layout)]
             except _BAD_BATCH:  # one of them is bad: find it, keep the others
                 frames, whole = [], same_layout
-                for batch in whole:
+                for one in whole:
                     try:
-                        frames.append(self.records([batch]))
+                        frames.append(self.records([one]))
                     except _BAD_BATCH as error:
-                        same_layout = [other for other in same_layout if other is not batch]
-                        self.counts["failed"] += batch.rows
+                        same_layout = [other for other in same_layout if other is not one]
+                        self.counts["failed"] += one.batch.rows
                         self.warn_once(
                             "bad batch",
                             "a batch of %d examples could not be turned into records and is left "
                             "out (counted as failed; further ones are not logged). %s: %s",
-                            batch.rows,
+                            one.batch.rows,
                             type(error).__name__,
                             error,
                         )
             sampled = sum(frame.height for frame in frames)
-            self.counts["unsampled"] += sum(batch.rows for batch in same_layout) - sampled
+            self.counts["unsampled"] += _rows(same_layout) - sampled
             self.counts["sampled"] += sampled
             for frame in filter(len, frames):
                 self._seen_at = self._clock()
-                self._learn_text(frame, same_layout[0].layout)
+                self._learn_text(frame, same_layout[0].batch.layout)
                 self._look_at(frame)
                 self._append(frame, same_layout[0].accepted_at)
         self._absorbed += rows
@@ -287,3 +290,7 @@ class BackgroundWriter(BackgroundThread):
                     "calibration and log loss need probabilities (a sigmoid)",
                     target,
                 )
+
+
+def _rows(taken: Sequence[Accepted]) -> int:
+    return sum(one.batch.rows for one in taken)

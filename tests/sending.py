@@ -24,8 +24,7 @@ from monolith_keras_metrics.sinks.kafka import KafkaSink
 def frame(attempt: int, number: int) -> pl.DataFrame:
     """Records of one attempt: `writing.ROWS` of them, the first at `number * writing.ROWS`."""
     batch = writing.batch(attempt, number * writing.ROWS)
-    batch.first_position = number * writing.ROWS
-    return to_frame([batch], Origin("r", attempt, 0))
+    return to_frame([batch], Origin("r", attempt, 0), positions=[number * writing.ROWS])
 
 
 def deliver(sink: KafkaSink, records: pl.DataFrame, timeout: float = 90.0) -> tuple[int, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import multiprocessing
 import os
@@ -95,6 +97,35 @@ def test_records_come_in_order_once(tmp_path: pathlib.Path) -> None:
     assert pl.read_parquet(f"{tmp_path}/*.parquet").sort("position")["uid"].to_list() == sink.uids()
     with pytest.raises(RuntimeError, match="is closed"):
         client.write(batch())
+
+
+def test_a_batch_that_is_written_twice_gives_two_identities() -> None:
+    """Positions are the queue's to give: what was handed over does not change."""
+    sink = Collecting()
+    one = batch()
+    with DeepInsightClient(sink, run="r") as client:
+        assert client.write(one).first_position == 0
+        assert client.write(one).first_position == 10
+    positions = [position for frame in sink.frames for position in frame["position"]]
+    assert positions == list(range(20))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.rows = 3  # type: ignore[misc]
+
+
+def test_a_dropped_batch_has_its_own_position(gate: threading.Event) -> None:
+    """Its messages name it, though they are written nowhere: no other example has its name."""
+    sink = Collecting(lambda _: gate.wait(60) and None)
+    client = DeepInsightClient(sink, run="r", queue_rows=10, overflow="drop", flush_seconds=0.001)
+    told: list[int] = []
+    while not client.stats().dropped:
+        accepted = client.write(batch())
+        texts = client.messages(accepted)
+        told += [json.loads(text)["position"] for text in texts]
+    assert accepted.dropped
+    assert told == list(range(len(told)))
+    assert len(told) > 10
+    gate.set()
+    client.close()
 
 
 def test_many_threads_write_to_one_client() -> None:

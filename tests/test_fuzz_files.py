@@ -56,8 +56,8 @@ def frame(*uids: int) -> Any:
     of = Layout("m", ("a",), ("s",), 1.0, "train")
     columns = [[np.full(rows, value, np.float32)] for value in (1.0, 0.25, 0.5)]
     texts = np.full(rows, b"x", object)
-    batch = Batch(of, rows, np.array(uids), np.arange(rows), 9, *columns, [texts], uids[0])
-    return to_frame([batch], Origin("r", 1, 0))
+    batch = Batch(of, rows, np.array(uids), np.arange(rows), 9, *columns, [texts])
+    return to_frame([batch], Origin("r", 1, 0), positions=[uids[0]])
 
 
 @settings(max_examples=400)

@@ -43,8 +43,8 @@ def records(start: int, stop: int, value: float = 0.25, run: str = "run") -> pl.
     layout = Layout("m", ("ctr",), ("s",), 1.0, "train")
     blocks = [[np.full(len(positions), value, np.float32)]] * 2
     texts = np.array([f"é {n}".encode() for n in positions], object)
-    batch = Batch(layout, len(positions), positions * 7, positions, 9, *blocks, [], [texts], start)
-    return to_frame([batch], CRASHED._replace(run=run))
+    batch = Batch(layout, len(positions), positions * 7, positions, 9, *blocks, [], [texts])
+    return to_frame([batch], CRASHED._replace(run=run), positions=[start])
 
 
 def file_with(frame: pl.DataFrame, scheme: str) -> bytes:

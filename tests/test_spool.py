@@ -25,9 +25,8 @@ HEADER = journal.Header("a", 0, 1_790_000_000_000_000, ("parquet:.",))
 
 
 def frame(number: int) -> pl.DataFrame:
-    records = batch(1, number * ROWS)
-    records.first_position = number * ROWS
-    return to_frame([records], Origin("run", 1_790_000_000_000_000, 0))
+    origin = Origin("run", 1_790_000_000_000_000, 0)
+    return to_frame([batch(1, number * ROWS)], origin, positions=[number * ROWS])
 
 
 def make(folder: pathlib.Path | None, *gathers: bool, spool_bytes: int = 1 << 30) -> Spool:
@@ -312,15 +311,18 @@ def test_a_queue_is_bounded_in_bytes() -> None:
     """With what texts take, as far as it has been learned."""
     one = batch(1, 0)
     queue = RowQueue(100 * ROWS, 3 * ROWS * one.layout.row_bytes)
-    assert all(queue.put(batch(1, 0), block=False, answers=lambda: True) for _ in range(3))
-    assert not queue.put(batch(1, 0), block=False, answers=lambda: True)
+
+    def is_taken() -> bool:
+        return not queue.put(batch(1, 0), block=False, answers=lambda: True).dropped
+
+    assert [is_taken() for _ in range(4)] == [True, True, True, False]
     assert len(queue.take(100 * ROWS, 0.0, 2 * ROWS * one.layout.row_bytes)) == 2
     queue.done(2 * ROWS)
     queue.text_bytes = 10_000.0
-    assert not queue.put(batch(1, 0), block=False, answers=lambda: True)
+    assert not is_taken()
     assert len(queue.take(100 * ROWS, 0.0)) == 1
     queue.done(ROWS)
-    assert queue.put(batch(1, 0), block=False, answers=lambda: True)
+    assert is_taken()
     assert queue.counts() == (6 * ROWS, 2 * ROWS, ROWS)
 
 
@@ -436,7 +438,7 @@ def test_nobody_waits_for_a_disk_to_get_counts(
 
 def test_a_queue_that_is_closed_lets_nobody_wait() -> None:
     queue = RowQueue(ROWS)
-    assert queue.put(batch(1, 0), block=True, answers=lambda: True)
+    assert not queue.put(batch(1, 0), block=True, answers=lambda: True).dropped
     refused = threading.Event()
 
     def put() -> None:
@@ -449,7 +451,7 @@ def test_a_queue_that_is_closed_lets_nobody_wait() -> None:
     queue.close()
     assert refused.wait(60)
     waiting.join()
-    assert [one.rows for one in queue.take(10 * ROWS, 0.0)] == [ROWS]
+    assert [one.batch.rows for one in queue.take(10 * ROWS, 0.0)] == [ROWS]
     assert queue.counts() == (ROWS, 0, ROWS)
 
 
