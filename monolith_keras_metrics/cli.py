@@ -163,6 +163,11 @@ def set_backend(backend: Backend | None) -> Backend | None:
     return previous
 
 
+def has_backend() -> bool:
+    """Return True if a back end is set, so that what is emitted goes somewhere."""
+    return _backend is not None
+
+
 @contextlib.contextmanager
 def use_backend(backend: Backend | None) -> Iterator[None]:
     """Puts a back end behind `get_cli` for the length of a `with` block.

@@ -11,8 +11,9 @@ What is promised:
   files. Disk is bounded by `spool_bytes`.
 - A sink that fails is tried again while its records can wait. When the spool is full and the sink
   has failed for `retry_seconds`, they are given up and counted as failed, and training goes on
-  (`on_error="warn"`); or the next `write` raises the sink's error (`on_error="raise"`). A batch
-  that cannot be turned into records is set aside and counted.
+  (`on_error="warn"`); or the next `write` raises the sink's error (`on_error="raise"`).
+- The first batch of a layout that cannot be turned into records is an error, whatever `on_error`
+  says; a later one is set aside and counted.
 - `close` ends within its time, whatever the sinks do; what was not delivered by then waits in the
   journal, or is counted.
 """
@@ -52,7 +53,7 @@ from monolith_keras_metrics.delivery import Delivery
 from monolith_keras_metrics.journal import Header
 from monolith_keras_metrics.keeper import JournalKeeper
 from monolith_keras_metrics.options import check_values, sink_list
-from monolith_keras_metrics.record import Batch, Origin
+from monolith_keras_metrics.record import Batch, Layout, Origin
 from monolith_keras_metrics.regular import probe
 from monolith_keras_metrics.row_queue import Accepted, ClosedError, RowQueue
 from monolith_keras_metrics.spool import ENCODER, KEEPER, Spool
@@ -60,6 +61,7 @@ from monolith_keras_metrics.spool_files import SpoolFiles
 from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.writer import BackgroundWriter
 
+_MOST_LAYOUTS = 1_000  # that are kept in mind
 _COUNTERS_SECONDS = 0.5  # for the last of them, where the sinks have taken all the time
 
 
@@ -162,6 +164,7 @@ class DeepInsightClient:
             attempts.new_attempt(clock, attempts.largest_seen(places, place)),
             int(worker),
         )
+        self._ended: str | None = None
         self._overflow = overflow
         self._on_error = on_error
         self._retry_seconds = retry_seconds
@@ -201,6 +204,8 @@ class DeepInsightClient:
             Delivery(sink, number, spools, retry_seconds, self._hurry, running)
             for number, sink in enumerate(opened)
         ]
+        self._checked: set[Layout] = set()
+        self._last_layout: Layout | None = None
         self._queue = RowQueue(queue_rows, memory_bytes)
         self._keeper = (
             None
@@ -219,6 +224,7 @@ class DeepInsightClient:
             uid_hash_key=uid_hash_key,
             clock=running,
             ended=self._writer_ended,
+            now_and_then=self._start_counters,
         )
         self._recovery = (
             None
@@ -232,7 +238,6 @@ class DeepInsightClient:
             if counter_tags is None
             else CounterEmitter(self._counts, counter_tags, flush_seconds)
         )
-        self._ended: str | None = None
         self._finishing = threading.RLock()
         self._closing = threading.Event()
         self._signals_until: Callable[[], bool] | None = None
@@ -251,10 +256,14 @@ class DeepInsightClient:
             The batch with its position.
 
         Raises:
+            TypeError, ValueError: If it is the first of its layout, and cannot become records.
+                What such a later one holds is counted as failed.
             RuntimeError: If the client is closed.
             Exception: With `on_error="raise"`, what a sink raised earlier.
         """
         self._raise_error()
+        if batch.layout is not self._last_layout and self._ended is None:
+            self._check_first(batch)
         try:
             block = self._overflow == "block"
             accepted = self._queue.put(batch, block=block, answers=self._answers)
@@ -266,6 +275,17 @@ class DeepInsightClient:
                 "the queue is full, or nobody takes from it: examples are dropped (see `stats`)",
             )
         return accepted
+
+    def _check_first(self, batch: Batch) -> None:
+        """Raise if the first batch of a layout cannot become records: no other might."""
+        if batch.layout not in self._checked:
+            self._writer.check(batch)
+            if not batch.rows:  # which tell nothing of the next ones
+                return
+            if len(self._checked) >= _MOST_LAYOUTS:
+                self._checked.clear()
+            self._checked.add(batch.layout)
+        self._last_layout = batch.layout
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until all that was accepted before is in the sinks, or was given up.
@@ -347,8 +367,7 @@ class DeepInsightClient:
         if self._join(deadline):
             self._decoder.close()
         if self._counters is not None:
-            self._counters.stop()
-            self._counters.join(max(_COUNTERS_SECONDS, deadline - time.monotonic()))
+            self._counters.finish(max(_COUNTERS_SECONDS, deadline - time.monotonic()))
         registry.remove(self.number)
         if self._signals_until is not None:
             exit_hook.uninstall(self._signals_until)
@@ -366,14 +385,21 @@ class DeepInsightClient:
         self._decoder.detach()
 
     def _join(self, deadline: float) -> bool:
-        """Waits for every thread's end until `deadline`; returns whether all have ended."""
-        writing = [thread for thread in self._threads() if thread is not self._counters]
-        ended = [thread.join(deadline - time.monotonic()) for thread in writing]
+        """Wait until `deadline` for the end of all threads but that of the counters.
+
+        Returns:
+            True if all have ended.
+        """
+        ended = [thread.join(deadline - time.monotonic()) for thread in self._threads()]
         return all(ended)
 
     def _threads(self) -> list[BackgroundThread]:
-        others = (self._keeper, self._recovery, self._counters)
+        others = (self._keeper, self._recovery)
         return [self._writer, *self._deliveries, *(one for one in others if one is not None)]
+
+    def _start_counters(self) -> None:
+        if self._counters is not None and self._ended is None:
+            self._counters.start_if_wanted()
 
     def _answers(self) -> bool:
         """Whether it makes sense to wait for room; raises what a sink raised, if it is to."""

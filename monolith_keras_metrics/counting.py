@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 
@@ -14,7 +15,8 @@ from monolith_keras_metrics.background import BackgroundThread
 class CounterEmitter(BackgroundThread):
     """Emits what counts have grown by.
 
-    It has a thread of its own: a back end that hangs stops nothing else.
+    It has a thread of its own, since a back end that hangs must stop nothing else; and only where
+    a back end is set, now or later.
 
     Args:
         counts: Returns each counter's value so far, by name.
@@ -31,11 +33,25 @@ class CounterEmitter(BackgroundThread):
         self._seconds = seconds
         self._emitted: dict[str, int] = {}
         self._stopping = threading.Event()
+        self._starting = threading.Lock()
+        self._started = False
         self._failed = False
 
-    def stop(self) -> None:
-        """Has it emit once more, and end; does not wait."""
+    def start_if_wanted(self) -> None:
+        """Start the thread if a back end is set and it does not run yet."""
+        if self._started or not cli.has_backend():
+            return
+        with self._starting, contextlib.suppress(RuntimeError):  # no more threads: no counters
+            if not self._started:
+                self.start()
+                self._started = True
+
+    def finish(self, timeout: float) -> None:
+        """Emit once more, and end the thread; wait for that at most `timeout` seconds."""
         self._stopping.set()
+        self.start_if_wanted()
+        if self._started:
+            self.join(timeout)
 
     def _emit_until_stopped(self) -> None:
         while not self._stopping.wait(self._seconds):

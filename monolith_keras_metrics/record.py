@@ -282,11 +282,18 @@ def hashed_uids(uids: npt.NDArray[np.int64], key: bytes) -> npt.NDArray[np.int64
     return np.frombuffer(hashes, "<i8").astype(np.int64)[inverse]
 
 
+def _array(name: str, values: ArrayLike) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # lists of different lengths
+        raise type(error)(f"`{name}` must be an array. Received: {error}") from error
+
+
 def _column(
     name: str, parts: Sequence[ArrayLike], batches: Sequence[Batch], dtype: Any = None
 ) -> npt.NDArray[Any]:
     """Joins one column of several batches: `(rows,)` or `(rows, 1)` each."""
-    arrays = [np.asarray(part) for part in parts]
+    arrays = [_array(name, part) for part in parts]
     for array, batch in zip(arrays, batches, strict=True):
         if array.size != batch.rows or len(array) != batch.rows:
             raise ValueError(
@@ -295,7 +302,9 @@ def _column(
         if dtype is np.int64 and array.dtype.kind not in "iu":
             raise TypeError(f"`{name}` must be of an integer dtype. Received: {array.dtype}")
         if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"`{name}` must fit into an int64. Received: {array.max()}")
+            raise ValueError(
+                f"`{name}` must fit into an int64: below 2**63. Received: uint64, larger values"
+            )
     joined = np.concatenate([array.reshape(-1) for array in arrays])
     return joined if dtype is None else joined.astype(dtype, copy=False)
 
@@ -307,7 +316,7 @@ def _joined_blocks(
     targets = len(batches[0].layout.targets)
     joined = []
     for parts in zip(*blocks_of_batches, strict=True):
-        arrays = [np.asarray(part) for part in parts]
+        arrays = [_array(field, part) for part in parts]
         for array, batch in zip(arrays, batches, strict=True):
             if not 1 <= array.ndim <= 2 or len(array) != batch.rows:
                 raise ValueError(

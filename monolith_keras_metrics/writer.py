@@ -17,13 +17,17 @@ from absl import logging
 from monolith_keras_metrics import record
 from monolith_keras_metrics.background import BackgroundThread, bounded
 from monolith_keras_metrics.delivery import Delivery
-from monolith_keras_metrics.record import Layout, Origin
+from monolith_keras_metrics.record import Batch, Layout, Origin
 from monolith_keras_metrics.row_queue import Accepted, RowQueue
 from monolith_keras_metrics.spool import ENCODER, Spool
 
 # Examples turned into records at once.
 _CHUNK_ROWS = 65_536
 _CHUNK_BYTES = 64 << 20
+# Of each layout's records, which are looked at for logits. It takes a while for every record, and
+# whoever has logits shows it at once.
+LOOKED_AT_ROWS = 16_384
+_MOST_LAYOUTS = 1_000  # that are kept in mind
 _PIECE_BYTES = 64 << 20  # of records that go into the spool at once
 _OTHER_COLUMNS_BYTES = 128  # of a record: names, origin, ratio
 _LONGEST_POLL_SECONDS = 0.5
@@ -49,6 +53,7 @@ class BackgroundWriter(BackgroundThread):
         uid_hash_key: With a key, records carry a keyed hash of the uid.
         clock: Seconds for which this process has run.
         ended: Called when nothing more comes into the spool.
+        now_and_then: Called a few times a second; it must not wait.
 
     Attributes:
         counts: Examples that are `"sampled"`, `"unsampled"`, `"failed"` and `"dropped"` here.
@@ -69,6 +74,7 @@ class BackgroundWriter(BackgroundThread):
         uid_hash_key: bytes | None,
         clock: Callable[[], float],
         ended: Callable[[], None],
+        now_and_then: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(self._write_all, "deep-insight")
         self.counts = {"sampled": 0, "unsampled": 0, "failed": 0, "dropped": 0}
@@ -86,12 +92,14 @@ class BackgroundWriter(BackgroundThread):
         self._uid_hash_key = uid_hash_key
         self._clock = clock
         self._at_end = ended
+        self._now_and_then = now_and_then
         self._seen_at = clock()
         self._absorbed = self._flushed_to = self._flush_at = 0  # rows ever taken from the queue
         self._absorbing_since: float | None = None
         self._flushed = threading.Condition()
         self._stopping = self._stopped = False
         self._warned: set[str] = set()
+        self._looked_at: dict[Layout, int] = {}  # rows
 
     def answers(self) -> bool:
         """Whether somebody takes from the queue, or will soon: training need not wait for ever."""
@@ -136,6 +144,21 @@ class BackgroundWriter(BackgroundThread):
             positions=[one.first_position for one in accepted],
         )
 
+    def check(self, batch: Batch) -> None:
+        """Make the records of a layout's first batch, on trial.
+
+        Raises:
+            TypeError, ValueError: If it cannot become records.
+        """
+        try:
+            record.to_frame([batch], self._origin, self._uid_hash_key)
+        except _BAD_BATCH as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"The first batch of model {batch.layout.model_name!r} ({batch.rows:,} examples) "
+                f"cannot become records. {error}"
+            ) from error
+
     def warn_once(self, subject: str, message: str, *args: object) -> None:
         """Logs a warning, once for each subject."""
         if subject not in self._warned:
@@ -170,6 +193,7 @@ class BackgroundWriter(BackgroundThread):
         stopping = self._stopping
         taken = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds, _CHUNK_BYTES)
         self._seen_at = self._clock()
+        self._now_and_then()
         if taken:
             self._absorbing_since = taken[0].accepted_at
             self._absorb(taken)
@@ -221,7 +245,7 @@ class BackgroundWriter(BackgroundThread):
             for frame in filter(len, frames):
                 self._seen_at = self._clock()
                 self._learn_text(frame, same_layout[0].batch.layout)
-                self._look_at(frame)
+                self._look_at(frame, same_layout[0].batch.layout)
                 self._append(frame, same_layout[0].accepted_at)
         self._absorbed += rows
         self._queue.done(rows)
@@ -272,10 +296,13 @@ class BackgroundWriter(BackgroundThread):
                 rows += given_up
         return rows
 
-    def _look_at(self, frame: pl.DataFrame) -> None:
+    def _look_at(self, frame: pl.DataFrame, layout: Layout) -> None:
         """Warns where predictions are logits, by the look of the first records."""
-        if "logits" in self._warned:
+        looked_at = self._looked_at.get(layout, 0)
+        if "logits" in self._warned or looked_at >= LOOKED_AT_ROWS:
             return
+        if len(self._looked_at) < _MOST_LAYOUTS:
+            self._looked_at[layout] = looked_at + frame.height
         for target, label, predict in zip(
             frame["label"].struct.fields,
             map(pl.Series.drop_nans, frame["label"].struct.unnest()),
@@ -285,10 +312,11 @@ class BackgroundWriter(BackgroundThread):
             if label.is_in([0.0, 1.0]).all() and not predict.is_between(0.0, 1.0).all():
                 self.warn_once(
                     "logits",
-                    "predictions of target %r are outside [0, 1] while its labels are 0 and 1: "
-                    "they look like logits. They are recorded as they are; AUC is right, "
+                    "predictions of target %r of model %r are outside [0, 1] while its labels are "
+                    "0 and 1: they look like logits. They are recorded as they are; AUC is right, "
                     "calibration and log loss need probabilities (a sigmoid)",
                     target,
+                    layout.model_name,
                 )
 
 

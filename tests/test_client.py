@@ -581,6 +581,46 @@ def test_a_bad_batch_is_set_aside(warnings_logged: list[str]) -> None:
     assert sum("could not be turned into records" in line for line in warnings_logged) == 1
 
 
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"uid": np.arange(3)}, ValueError, r"`uid` must have shape \(batch,\) = \(10,\).*\(3,\)"),
+        ({"labels": [np.zeros(7)]}, ValueError, r"`label` must have shape.*batch = 10.*\(7,\)"),
+        ({"uid": np.full(10, 2**63, np.uint64)}, ValueError, r"`uid` must fit into an int64"),
+        ({"uid": np.zeros(10)}, TypeError, r"`uid` must be integers or text.*float64"),
+        ({"predictions": [np.zeros((10, 3))]}, ValueError, r"`predict` must have 1 columns"),
+        ({"predictions": [[[0.5], [0.5, 0.25]] * 5]}, ValueError, r"`predict` .*inhomogeneous"),
+        ({"extras": [np.zeros(10)]}, ValueError, r"`extras` must have a column for each of \[\]"),
+    ],
+)  # fmt: skip
+def test_a_first_batch_that_cannot_become_records_is_an_error(
+    on_error: Any, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """Before a week is trained for nothing; the same for each layout's first batch."""
+    sink = Collecting()
+    with DeepInsightClient(sink, on_error=on_error) as client:
+        for _ in range(2):
+            with pytest.raises(error, match=message) as raised:
+                client.write(batch(**changes))
+            assert str(raised.value).startswith("The first batch of model 'm' (10 examples) cannot")
+        assert client.stats().accepted == 0
+        client.write(batch())
+        client.write(batch(**changes))
+        other = Layout("other", ("ctr",), sample_ratio=1.0)
+        with pytest.raises(error, match="The first batch of model 'other'"):
+            client.write(batch(layout=other, **changes))
+    assert sink.uids() == list(range(10))
+    assert client.stats().failed == 10
+
+
+def test_a_first_batch_without_rows_tells_nothing_of_the_next() -> None:
+    with DeepInsightClient(Collecting()) as client:
+        client.write(batch(rows=0))
+        with pytest.raises(ValueError, match="The first batch of model 'm'"):
+            client.write(batch(uid=np.full(10, 2**63, np.uint64)))
+
+
 def test_a_dead_thread_never_has_training_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     class Died(BaseException):
         pass
@@ -609,6 +649,52 @@ def test_logits_are_told_once(warnings_logged: list[str]) -> None:
     assert "'ctr'" in warnings_logged[0]
 
 
+def test_the_look_for_logits_ends_after_the_first_records(warnings_logged: list[str]) -> None:
+    """It costs something for every record; whoever has logits shows it at once."""
+    with DeepInsightClient(Collecting()) as client:
+        rows = writer.LOOKED_AT_ROWS
+        client.write(batch(rows=rows))
+        client.flush()
+        client.write(batch(predictions=[np.full(10, 3.0)]))
+        client.flush()
+        other = Layout("other", ("ctr",), sample_ratio=1.0)
+        client.write(batch(layout=other, predictions=[np.full(10, 3.0)]))
+    assert len(warnings_logged) == 1
+    assert "look like logits" in warnings_logged[0]
+    assert "other" in warnings_logged[0]
+
+
+def test_counters_have_a_thread_only_where_a_back_end_is_set(tmp_path: pathlib.Path) -> None:
+    emitted: dict[str, float] = {}
+
+    class Backend(cli.Client):
+        def emit_counter(self, name: str, value: float, tags: dict[str, str]) -> None:
+            emitted[name] = emitted.get(name, 0) + value
+
+    def threads() -> list[str]:
+        return [one.name for one in threading.enumerate() if one.name == "deep-insight-counters"]
+
+    with DeepInsightClient(tmp_path, counter_tags={}) as client:
+        client.write(batch())
+        client.flush()
+        assert threads() == []
+    with DeepInsightClient(tmp_path, counter_tags={}, flush_seconds=0.01) as client:
+        client.write(batch())
+        with cli.use_backend(lambda *_: Backend()):  # set after the client was made
+            deadline = time.monotonic() + 60
+            while "deep_insight.written" not in emitted:
+                client.flush()
+                assert time.monotonic() < deadline
+            assert len(threads()) == 1
+            client.close()
+    assert emitted["deep_insight.accepted"] == emitted["deep_insight.written"] == 10
+    with DeepInsightClient(tmp_path, counter_tags={}, flush_seconds=3600) as client:
+        client.write(batch())
+        with cli.use_backend(lambda *_: Backend()):  # at the last moment
+            client.close()
+    assert emitted["deep_insight.accepted"] == emitted["deep_insight.written"] == 20
+
+
 def test_regression_targets_are_no_logits(warnings_logged: list[str]) -> None:
     with DeepInsightClient(Collecting()) as client:
         client.write(batch(labels=[np.linspace(0, 9, 10)], predictions=[np.full(10, 3.0)]))
@@ -634,8 +720,13 @@ def test_no_uid_is_ever_logged(warnings_logged: list[str]) -> None:
         raise OSError("no room")
 
     with DeepInsightClient(Collecting(fail), retry_seconds=0, exit_timeout=1) as client:
+        for changes in ({"uid": np.full(3, 123456789)}, {"uid": np.full(10, 123456789.5)}):
+            with pytest.raises((TypeError, ValueError)) as raised:
+                client.write(batch(**changes))
+            assert "123456789" not in str(raised.value)
         client.write(batch(uid=np.full(10, 123456789)))
         client.write(batch(uid=np.full(3, 123456789)))
+        client.write(batch(uid=np.full(10, 2**63 + 123456789, np.uint64)))
     assert warnings_logged
     assert not any("123456789" in line for line in warnings_logged)
 
