@@ -213,7 +213,7 @@ class Recovery(BackgroundThread):
                     claim.stem,
                     f"{str(claim.folder)!r} has records of an earlier process for other sinks "
                     f"({', '.join(header.sinks)}). To deliver them there: deep-insight recover "
-                    f"{claim.folder} --sink URI",
+                    f"{claim.folder} --sink URI{_about_objects(header.sinks)}",
                 )
                 return False
             claim.journal = header.journal
@@ -255,6 +255,16 @@ class Recovery(BackgroundThread):
             self._left_alone.add(subject)
             self.problems.append(problem)
             logging.warning("Deep insight: %s", problem)
+
+
+def _about_objects(identities: Sequence[str]) -> str:
+    """Tell why nobody takes what was for a sink object without an identity."""
+    if not any(name.startswith("object:") and "#" in name for name in identities):
+        return ""
+    return (
+        " --redirect. (It was for a sink object without an `identity`, which another process "
+        "cannot know again: see `sinks.Sink`)"
+    )
 
 
 class Recovered(NamedTuple):

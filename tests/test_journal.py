@@ -211,15 +211,15 @@ def test_what_a_sink_refuses_of_a_killed_process_is_counted_and_told(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Refusing:
+        identity = "refusing"
+
         def write(self, frame: pl.DataFrame) -> None:
             raise ValueError("no such column")
 
         def flush(self) -> None: ...
         def close(self) -> None: ...
 
-    path = left_by_a_killed_process(
-        tmp_path, FRAMES, [f"object:{__name__}.{Refusing.__qualname__}"]
-    )
+    path = left_by_a_killed_process(tmp_path, FRAMES, ["object:refusing"])
     with DeepInsightClient(Refusing(), spool=path.parent, retry_seconds=0) as client:
         assert client.flush(60)
     stats = client.stats()
@@ -276,6 +276,64 @@ def test_records_for_other_sinks_are_left_alone(
     assert command.main(["recover", str(tmp_path), "--sink", there, "--redirect"]) == 0
     assert pl.read_ndjson(next((tmp_path / "there").glob("*.jsonl"))).height == 13
     assert not path.exists()
+
+
+class Keeping:
+    """A sink object. It has an identity if it is given one."""
+
+    def __init__(self, identity: object = None) -> None:
+        self.frames: list[pl.DataFrame] = []
+        if identity is not None:
+            self.identity = identity
+
+    def write(self, frame: pl.DataFrame) -> None:
+        self.frames.append(frame)
+
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def test_what_was_for_an_object_is_not_for_another_of_its_class(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two databases may have one class. What is left is named, and can be redirected."""
+    spool = tmp_path / ".spool"
+    first, other = Keeping(), Keeping()
+    path = left_by_a_killed_process(tmp_path, FRAMES, recovery.identities([first], spool))
+    with DeepInsightClient(other, spool=spool) as client:
+        client.write(batch(1, 0))
+    assert (client.stats().recovered, sum(map(len, other.frames))) == (0, batch(1, 0).rows)
+    assert path.exists()
+    assert f"for other sinks (object:{__name__}.Keeping#" in caplog.text
+    assert "without an `identity`" in caplog.text
+    there = f"jsonl:{tmp_path / 'there'}"
+    assert command.main(["recover", str(tmp_path), "--sink", there]) == 1
+    assert path.exists()
+    assert command.main(["recover", str(tmp_path), "--sink", there, "--redirect"]) == 0
+    assert pl.read_ndjson(next((tmp_path / "there").glob("*.jsonl"))).height == 13
+    capsys.readouterr()
+
+
+def test_an_object_gets_what_was_left_for_itself_or_for_its_identity(
+    tmp_path: pathlib.Path,
+) -> None:
+    spool = tmp_path / ".spool"
+    one = Keeping()
+    for before, after in ((one, one), (Keeping("db-1"), Keeping("db-1"))):
+        left_by_a_killed_process(tmp_path, FRAMES, recovery.identities([before], spool))
+        with DeepInsightClient(after, spool=spool) as client:
+            assert client.flush(60)
+        assert client.stats().recovered == sum(map(len, after.frames)) == 13
+    left_by_a_killed_process(tmp_path, FRAMES, recovery.identities([Keeping("db-1")], spool))
+    with DeepInsightClient(Keeping("db-2"), spool=spool) as client:
+        assert client.flush(60)
+    assert client.stats().recovered == 0
+
+
+@pytest.mark.parametrize("identity", [3, "", b"db", "a\ud800"])
+def test_an_identity_that_is_no_name(identity: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"`sink`.*`identity`.*non-empty string"):
+        DeepInsightClient(Keeping(identity))
 
 
 @pytest.mark.parametrize(

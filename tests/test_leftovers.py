@@ -238,14 +238,15 @@ def test_what_was_not_delivered_is_never_deleted(tmp_path: pathlib.Path) -> None
     """Whatever error a sink gives, and however often recovery is tried."""
 
     class Refusing:
+        identity = "refusing"
+
         def write(self, frame: pl.DataFrame) -> None:
             raise ValueError("no such column")
 
         def flush(self) -> None: ...
         def close(self) -> None: ...
 
-    name = f"object:{__name__}.{Refusing.__qualname__}"
-    path = left_by_a_killed_process(tmp_path, FRAMES, [name])
+    path = left_by_a_killed_process(tmp_path, FRAMES, ["object:refusing"])
     data = path.read_bytes()
     with DeepInsightClient(Refusing(), spool=path.parent, retry_seconds=0) as client:
         assert client.flush(60)
@@ -334,6 +335,8 @@ os.kill(os.getpid(), 9)
     gate = threading.Event()
 
     class Late:
+        identity = "late"
+
         def write(self, frame: pl.DataFrame) -> None:
             if not gate.is_set():
                 raise OSError("down")
@@ -341,13 +344,12 @@ os.kill(os.getpid(), 9)
         def flush(self) -> None: ...
         def close(self) -> None: ...
 
-    name = f"object:{__name__}.{Late.__qualname__}"
     (path,) = (tmp_path / ".spool").glob("*.journal")
     kept = journal.KeptFile(claims.Claim(path.parent, "", "a"), path)
     contents = journal.scan(kept)
     again = journal.JournalFile(
         journal.KeptFile(kept.claim, path.with_suffix(".new")),
-        contents.header._replace(sinks=(name,)),
+        contents.header._replace(sinks=("object:late",)),
     )
     for place in contents.places:
         again.append(journal.encode(journal.read(place)))

@@ -13,11 +13,14 @@ nothing is repeated in an error or a log.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
+import secrets
+import weakref
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from monolith_keras_metrics.record import Origin
 from monolith_keras_metrics.sinks import kafka_uri
@@ -90,7 +93,8 @@ def check_sink(sink: SinkLike) -> None:
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If the URI's scheme is not known, or it names no path.
+        ValueError: If the URI's scheme is not known, or it names no path; or if the object's
+            `identity` is no name.
     """
     if isinstance(sink, (str, os.PathLike)):
         scheme, rest = _split(sink)
@@ -101,6 +105,12 @@ def check_sink(sink: SinkLike) -> None:
             "`sink` must be a folder, a URI such as 'jsonl:PATH', or an object with the methods "
             f"write(frame), flush() and close(). Received: {_redacted(repr(sink))} of type "
             f"{type(sink).__name__}"
+        )
+    elif (name := getattr(sink, "identity", None)) is not None and not _is_name(name):
+        raise ValueError(
+            "`sink`: the attribute `identity` of a sink object must be a non-empty string that "
+            f"UTF-8 can hold, the same for each object that writes to the same place. "
+            f"Received: {name!r:.100} of {type(sink).__name__}"
         )
 
 
@@ -245,15 +255,40 @@ def identity(sink: SinkLike, place: pathlib.Path) -> str:
     Args:
         sink: The sink.
         place: The journal's folder: a run's own is told by ".", so that a run can be moved.
+
+    Returns:
+        A name. That of an object without an `identity` is of this object in this process only,
+        since its class does not tell where it writes to.
     """
     if not isinstance(sink, (str, os.PathLike)):
-        return f"object:{type(sink).__module__}.{type(sink).__qualname__}"
+        name = getattr(sink, "identity", None)
+        return f"object:{_name_of(sink) if name is None else name}"
     scheme, rest = _split(sink)
     if scheme == "kafka":
         address = kafka_uri.parse(rest)
         return f"kafka://{','.join(sorted(address.brokers.split(',')))}/{address.topic}"
     folder = os.path.realpath(rest)
     return f"{scheme}:{'.' if os.path.realpath(place) == f'{folder}/{SPOOL_FOLDER}' else folder}"
+
+
+# By `id`: a sink object need not be hashable.
+_names: dict[int, tuple[weakref.ref[Any], str]] = {}
+
+
+def _name_of(sink: Sink) -> str:
+    """Return a name for an object without an `identity`, which no other object ever has."""
+    key = id(sink)
+    reference, name = _names.get(key, (None, ""))
+    if reference is not None and reference() is sink:
+        return name
+    name = f"{type(sink).__module__}.{type(sink).__qualname__}#{secrets.token_hex(8)}"
+    with contextlib.suppress(TypeError):  # no weak references: another name each time
+        _names[key] = weakref.ref(sink, lambda _: _names.pop(key, None)), name
+    return name
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name) and not re.search("[\ud800-\udfff]", name)
 
 
 def _split(uri: str | os.PathLike[str]) -> tuple[str, str]:

@@ -61,6 +61,7 @@ class KafkaSink:
 
     Attributes:
         run_name: What the run is called, unless the user says otherwise: the topic.
+        identity: Brokers and topic, by which what a crashed process left is known (see `Sink`).
 
     Raises:
         ImportError: If confluent-kafka is not installed.
@@ -91,6 +92,7 @@ class KafkaSink:
         self._kafka = _confluent_kafka()
         self._address = KafkaAddress(brokers, check_topic(topic), check_options(options or {}))
         self.run_name = topic
+        self.identity = f"kafka://{','.join(sorted(brokers.split(',')))}/{topic}"
         self._clock = clock
         self._is_named = journal is not None
         self._frame: pl.DataFrame | None = None

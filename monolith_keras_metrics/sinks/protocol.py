@@ -22,6 +22,12 @@ class Sink(Protocol):
     becomes a file: 131,072 at a time, or what there is after `file_seconds`. Others get what there
     is, a few times each `flush_seconds`.
 
+    A sink may have an attribute `identity`, a string that names the place that it writes to, the
+    same in every process: `"clickhouse://db-1/records"`. What a crashed process has left in its
+    journal for a sink object is delivered to one with an equal `identity`, and to no other; without
+    one it stays, and `deep-insight recover --redirect` delivers it. The journal and logs tell an
+    identity, so it must not hold a password.
+
     A sink may have a method `resume(journal: str)`. It is called before the first record of another
     journal, that of a crashed process or this process's own, with a name that only this journal
     has. A sink that keeps an account of what it has delivered switches to that journal's. The call

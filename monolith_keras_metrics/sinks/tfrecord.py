@@ -78,6 +78,7 @@ class TFRecordDump:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = pathlib.Path(os.path.abspath(path))
+        self.identity = f"tfrecord-dump:{self._path}"
         self._aside = self._path.with_name(f".{self._path.name}.inprogress")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(self._path):
