@@ -423,7 +423,7 @@ class DeepInsightClient:
         """
         batch = accepted.batch
         texts = np.full(batch.rows, "", object)
-        kept = sampling.sampled(np.asarray(batch.uid), batch.layout.sample_ratio)
+        kept = sampling.sampled(record.uids_of(batch), batch.layout.sample_ratio)
         texts[kept] = record.messages(self._writer.records([accepted])).to_list()
         return texts
 

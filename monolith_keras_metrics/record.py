@@ -5,11 +5,14 @@ This is the one place that knows the schema. Every sink writes these frames:
 | column | type | in the JSON message |
 | --- | --- | --- |
 | `model_name` | String | always |
-| `uid`, `req_time`, `train_time` | Int64 | always; times are Unix seconds |
+| `uid`, `req_time`, `train_time` | Int64 | always; times are Unix seconds; text is hashed (`ids`) |
 | `sample_ratio` | Float64 | always: the share of *users* that is written |
 | `label`, `predict`, `sample_rate` | Struct of Float32, a field a target | always |
-| `extra_float`, `extra_int`, `extra_str` | Struct of Float32, Int64, String | where there is one |
+| `extra_float` | Struct of Float32, or Float64 for a field of float64 | where there is one |
+| `extra_int`, `extra_str` | Struct of Int64, String | where there is one |
 | `mode` | String, `"train"` or `"test"` | where the writer knows it |
+| `epoch` | Int64, 0 for the first pass | where the writer knows it |
+| `example_id` | Int64; text is hashed (`ids`) | where examples have one |
 | `run`, `attempt`, `worker`, `position` | String, 3 × Int64 | where the writer has an `Origin` |
 
 `sample_rate` is the rate at which the *example* was kept before training (negative
@@ -23,14 +26,15 @@ import dataclasses
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics import sampling
+from monolith_keras_metrics import sampling, times
+from monolith_keras_metrics.ids import hashed_ids
 
 ArrayLike = Any  # a numpy array, a tf.Tensor: whatever numpy.asarray takes
 
@@ -65,6 +69,8 @@ class Layout:
         extra_fields: Names of the extra fields.
         sample_ratio: Share of users to write, in [0, 1].
         mode: `"train"`, `"test"`, or None where it is not known.
+        any_time_unit: Whether a `req_time` of 10**11 or more is taken to be of a finer unit, and
+            converted to seconds (see `times`); else it is recorded as it is.
         row_bytes: What an example takes in memory, without its text, in bytes.
     """
 
@@ -73,6 +79,7 @@ class Layout:
     extra_fields: tuple[str, ...] = ()
     sample_ratio: float = 0.01
     mode: str | None = None
+    any_time_unit: bool = False
     row_bytes: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -119,14 +126,18 @@ class Batch:
     Attributes:
         layout: What the examples have in common.
         rows: How many examples.
-        uid: Integers, shape `(rows,)` or `(rows, 1)`.
-        req_time: Integers, Unix seconds, shape `(rows,)` or `(rows, 1)`.
+        uid: Integers or text, shape `(rows,)` or `(rows, 1)`.
+        req_time: Integers, Unix seconds, or `datetime64`; shape `(rows,)` or `(rows, 1)`.
         train_time: Unix seconds, one value for the batch.
         labels: Blocks that together have a column a target.
         predictions: The same for predictions.
         sample_rates: The same for sample rates; or a single column, which serves every target;
             or none, which means 1.
-        extras: A column for each of `layout.extra_fields`: floats, integers or strings.
+        extras: A column for each of `layout.extra_fields`: floats, integers, booleans (0 or 1),
+            `datetime64` (Unix seconds) or strings.
+        epoch: The pass over the data, 0 for the first.
+        example_id: What names the examples, in whichever training: integers or text, of `uid`'s
+            shape.
     """
 
     layout: Layout
@@ -138,6 +149,8 @@ class Batch:
     predictions: Sequence[ArrayLike]
     sample_rates: Sequence[ArrayLike] = ()
     extras: Sequence[ArrayLike] = ()
+    epoch: int | None = None
+    example_id: ArrayLike | None = None
 
 
 def to_frame(
@@ -146,6 +159,7 @@ def to_frame(
     uid_hash_key: bytes | None = None,
     *,
     positions: Sequence[int] | None = None,
+    units: set[str] | None = None,
 ) -> pl.DataFrame:
     """Turns batches of one layout into the frame of their sampled examples, in order.
 
@@ -155,6 +169,7 @@ def to_frame(
         uid_hash_key: With a key, `uid` is a keyed hash of the uid; sampling goes by the true one.
         positions: The position of each batch's first example. Default: the batches follow one
             another, from 0 on.
+        units: Gets the unit of `req_time` where it does not seem to be seconds.
 
     Returns:
         A frame with the schema that this module describes, of zero or more rows.
@@ -164,7 +179,7 @@ def to_frame(
             converted.
     """
     layout = batches[0].layout
-    uids = _column("uid", [b.uid for b in batches], batches, np.int64)
+    uids = _column("uid", [b.uid for b in batches], batches, _ids)
     rows = np.flatnonzero(sampling.sampled(uids, layout.sample_ratio))
     take_all = len(rows) == len(uids)
 
@@ -198,7 +213,11 @@ def to_frame(
         field, series = _extra(name, values)
         structs.setdefault(field, []).append(series.alias(name))
     order = ("label", "predict", "sample_rate", "extra_float", "extra_int", "extra_str")
-    req_time = pick(_column("req_time", [b.req_time for b in batches], batches, np.int64))
+    req_time = pick(_column("req_time", [b.req_time for b in batches], batches, _times))
+    if (unit := times.unit_of(req_time)) and units is not None:
+        units.add(unit)
+    if layout.any_time_unit:
+        req_time = times.in_seconds(req_time)
     columns: list[pl.Series | pl.Expr] = [
         pl.lit(layout.model_name).alias("model_name"),
         pl.Series("uid", uid if uid_hash_key is None else hashed_uids(uid, uid_hash_key)),
@@ -211,6 +230,12 @@ def to_frame(
     ]
     if layout.mode is not None:
         columns.append(pl.lit(layout.mode).alias("mode"))
+    if any(b.epoch is not None for b in batches):
+        of_batch = pick(np.repeat(np.arange(len(batches)), lengths))
+        columns.append(pl.Series("epoch", [b.epoch for b in batches], pl.Int64).gather(of_batch))
+    if any(b.example_id is not None for b in batches):
+        example_ids = _column("example_id", [b.example_id for b in batches], batches, _ids)
+        columns.append(pl.Series("example_id", pick(example_ids)))
     if origin is not None:
         first = [0, *itertools.accumulate(lengths)][:-1] if positions is None else positions
         starts = np.repeat(np.array(first, np.int64), lengths)
@@ -222,6 +247,11 @@ def to_frame(
             pl.Series("position", pick(starts + within)),
         ]
     return pl.select(columns)
+
+
+def uids_of(batch: Batch) -> npt.NDArray[np.int64]:
+    """Return the uids that sampling goes by, shape `(rows,)`: integers, or the hashes of text."""
+    return _column("uid", [batch.uid], [batch], _ids)
 
 
 def messages(frame: pl.DataFrame) -> pl.Series:
@@ -254,7 +284,7 @@ def check_frame(frame: pl.DataFrame) -> None:
     optional: dict[str, type[pl.DataType]] = {
         **dict.fromkeys(("extra_float", "extra_int", "extra_str"), pl.Struct),
         **dict.fromkeys(("mode", "run"), pl.String),
-        **dict.fromkeys(("attempt", "worker", "position"), pl.Int64),
+        **dict.fromkeys(("epoch", "example_id", "attempt", "worker", "position"), pl.Int64),
     }
     if missing := [name for name in types if name not in frame.columns]:
         raise ValueError(f"these are no records: there is no column {missing}")
@@ -290,7 +320,10 @@ def _array(name: str, values: ArrayLike) -> npt.NDArray[Any]:
 
 
 def _column(
-    name: str, parts: Sequence[ArrayLike], batches: Sequence[Batch], dtype: Any = None
+    name: str,
+    parts: Sequence[ArrayLike],
+    batches: Sequence[Batch],
+    converted: Callable[[str, npt.NDArray[Any]], npt.NDArray[Any]] = lambda _, values: values,
 ) -> npt.NDArray[Any]:
     """Joins one column of several batches: `(rows,)` or `(rows, 1)` each."""
     arrays = [_array(name, part) for part in parts]
@@ -299,14 +332,40 @@ def _column(
             raise ValueError(
                 f"`{name}` must have shape (batch,) = ({batch.rows},). Received: {array.shape}"
             )
-        if dtype is np.int64 and array.dtype.kind not in "iu":
-            raise TypeError(f"`{name}` must be of an integer dtype. Received: {array.dtype}")
-        if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-            raise ValueError(
-                f"`{name}` must fit into an int64: below 2**63. Received: uint64, larger values"
-            )
-    joined = np.concatenate([array.reshape(-1) for array in arrays])
-    return joined if dtype is None else joined.astype(dtype, copy=False)
+    return np.concatenate([converted(name, array.reshape(-1)) for array in arrays])
+
+
+def _ids(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Ids as int64: integers as they are, text hashed."""
+    if values.dtype.kind in "OSUT":
+        try:
+            return hashed_ids(values)
+        except TypeError as error:
+            what = str(error).rpartition("Received: ")[2]
+            raise TypeError(
+                f"`{name}` must be integers or text. Received: {values.dtype} with {what}"
+            ) from error
+    return _integers(name, "integers or text", values)
+
+
+def _times(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Times as int64: integers as they are, dates in Unix seconds."""
+    if values.dtype.kind != "M":
+        return _integers(name, "integers, Unix seconds", values)
+    if np.isnat(values).any():
+        raise ValueError(f"`{name}` must be a time for each example. Received: dates with NaT")
+    return times.of_dates(values)
+
+
+def _integers(name: str, wanted: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    if values.dtype.kind not in "iu":
+        remedy = "; if they are whole, write .astype('int64')" if values.dtype.kind == "f" else ""
+        raise TypeError(f"`{name}` must be {wanted}. Received: {values.dtype}{remedy}")
+    if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
+        raise ValueError(
+            f"`{name}` must fit into an int64: below 2**63. Received: uint64, larger values"
+        )
+    return values.astype(np.int64, copy=False)
 
 
 def _joined_blocks(
@@ -350,15 +409,20 @@ def _columns_of(blocks: Sequence[npt.NDArray[np.float32]]) -> list[pl.Series]:
 def _extra(name: str, values: npt.NDArray[Any]) -> tuple[str, pl.Series]:
     """Which object of the message an extra field goes to, and its column there."""
     kind = values.dtype.kind
+    if kind == "M":
+        # NaT is null, as it is there.
+        return "extra_int", pl.Series(values.astype("datetime64[ms]")).dt.epoch("s")
     if kind in "iub":
         return "extra_int", pl.Series(values.astype(np.int64, copy=False))
     if kind in "OSU":
         return "extra_str", _text(values)
     if kind in _NO_REAL_NUMBERS:
         raise TypeError(
-            f"Extra field {name!r} must be floats, integers or strings. Received: {values.dtype}"
+            f"Extra field {name!r} must be floats, integers, dates or strings. "
+            f"Received: {values.dtype}"
         )
-    return "extra_float", pl.Series(values.astype(np.float32, copy=False))
+    wide = kind == "f" and values.dtype.itemsize >= 8
+    return "extra_float", pl.Series(values.astype(np.float64 if wide else np.float32, copy=False))
 
 
 def _text(values: npt.NDArray[Any]) -> pl.Series:

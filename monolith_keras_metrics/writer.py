@@ -137,12 +137,17 @@ class BackgroundWriter(BackgroundThread):
 
     def records(self, accepted: Sequence[Accepted]) -> pl.DataFrame:
         """Turns batches of one layout into the frame of their sampled examples."""
-        return record.to_frame(
+        units: set[str] = set()
+        frame = record.to_frame(
             [one.batch for one in accepted],
             self._origin,
             self._uid_hash_key,
             positions=[one.first_position for one in accepted],
+            units=units,
         )
+        for unit in units:
+            self._warn_of_unit(unit, accepted[0].batch.layout)
+        return frame
 
     def check(self, batch: Batch) -> None:
         """Make the records of a layout's first batch, on trial.
@@ -208,6 +213,20 @@ class BackgroundWriter(BackgroundThread):
                 self._flushed.notify_all()
         return ending
 
+    def _warn_of_unit(self, unit: str, layout: Layout) -> None:
+        """Warn that times are no Unix seconds."""
+        if layout.any_time_unit:
+            self.warn_once(
+                "unit", "`req_time` has values in %s: they are recorded in seconds", unit
+            )
+        else:
+            self.warn_once(
+                "unit",
+                "`req_time` has values that seem to be %s. They are recorded as they are, and "
+                "taken for seconds by whoever reads them: hand over Unix seconds",
+                unit,
+            )
+
     def _ask_for_flush(self) -> int:
         """Returns how many rows must be taken from the queue for all that is in it now."""
         positions, dropped, _ = self._queue.counts()
@@ -219,7 +238,7 @@ class BackgroundWriter(BackgroundThread):
     def _absorb(self, taken: Sequence[Accepted]) -> None:
         """Turns batches into frames and puts these into the spool."""
         rows = _rows(taken)
-        for _, group in itertools.groupby(taken, key=lambda one: one.batch.layout):
+        for _, group in itertools.groupby(taken, key=_same_columns):
             same_layout = list(group)
             try:
                 frames = [self.records(same_layout)]
@@ -318,6 +337,12 @@ class BackgroundWriter(BackgroundThread):
                     target,
                     layout.model_name,
                 )
+
+
+def _same_columns(accepted: Accepted) -> tuple[Layout, bool, bool]:
+    """Return what batches have in common that give one frame."""
+    batch = accepted.batch
+    return batch.layout, batch.epoch is None, batch.example_id is None
 
 
 def _rows(taken: Sequence[Accepted]) -> int:

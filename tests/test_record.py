@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from polars.testing import assert_frame_equal
 
-from monolith_keras_metrics import record
+from monolith_keras_metrics import ids, record
 from monolith_keras_metrics.record import Batch, Layout, Origin, to_frame
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -247,6 +248,93 @@ def test_batches_together_are_what_they_are_one_by_one(case: Case) -> None:
     assert_frame_equal(to_frame(found, **options, positions=positions), pl.concat(alone))
 
 
+@given(hnp.arrays(np.uint64, 200))
+def test_a_float64_field_keeps_its_value_in_the_shortest_text(bits: np.ndarray) -> None:
+    """An id that pandas made a float, say: not rounded to a float32."""
+    values = bits.view(np.float64)
+    one = batch(layout("x"), 200, extras=[values])
+    field = to_frame([one])["extra_float"].struct.field("x")
+    assert field.dtype == pl.Float64
+    assert field.to_numpy().tobytes() == values.tobytes()
+    for text, value in zip(texts(one), values, strict=True):
+        written = json.loads(text, parse_float=str)["extra_float"]["x"]
+        if not math.isfinite(value):
+            assert written is None
+            continue
+        assert np.float64(written).tobytes() == value.tobytes()
+        shortest = np.format_float_scientific(value, unique=True).split("e")[0]
+        assert digits(written.lower().split("e")[0]) == digits(shortest), written
+
+
+def test_a_float64_field_stands_beside_others() -> None:
+    of = layout("narrow", "wide")
+    extras = [np.float32([0.1]), np.array([0.1])]
+    (text,) = texts(batch(of, 1, extras=extras))
+    assert '"extra_float":{"narrow":0.1,"wide":0.1}' in text
+    fields = dict(to_frame([batch(of, 1, extras=extras)])["extra_float"].struct.schema)
+    assert fields == {"narrow": pl.Float32, "wide": pl.Float64}
+
+
+def test_dates_are_unix_seconds() -> None:
+    """Those of pandas and NumPy, of whatever unit; before 1970, too."""
+    dates = ["1969-12-31T23:59:59.5", "2023-11-14T22:13:20.999", "NaT"]
+    for unit in ("ms", "us", "ns"):
+        column = np.array(dates, f"M8[{unit}]")
+        messages = parsed(batch(layout("d"), 3, extras=[column]))
+        assert [m["extra_int"]["d"] for m in messages] == [-1, 1_700_000_000, None]
+        messages = parsed(batch(layout(), 2, req_time=column[:2]))
+        assert [m["req_time"] for m in messages] == [-1, 1_700_000_000]
+
+
+SECONDS = st.integers(-(10**11) + 1, 10**11 - 1)
+
+
+@given(st.lists(st.tuples(SECONDS, st.sampled_from([1, 10**3, 10**6, 10**9]))))
+def test_times_of_any_unit_become_seconds(cases: list[tuple[int, int]]) -> None:
+    """Each by its own size, so that a record does not depend on those beside it."""
+    of = dataclasses.replace(layout(), any_time_unit=True)
+    values, expected = [], []
+    for seconds, parts in cases:
+        value = seconds * parts
+        if parts > 1 and (abs(value) < 10**8 * parts or abs(value) >= 2**63):
+            value = seconds  # of that unit nobody could tell
+        values.append(value)
+        expected.append(seconds)
+    column = np.array(values, np.int64)
+    units: set[str] = set()
+    frame = to_frame([batch(of, len(values), req_time=column)], units=units)
+    assert frame["req_time"].to_list() == expected
+    assert bool(units) == any(abs(value) >= 10**11 for value in values)
+    as_is = to_frame([batch(layout(), len(values), req_time=column)])
+    assert as_is["req_time"].to_list() == values
+
+
+def test_text_is_hashed_and_sampling_goes_by_the_hash() -> None:
+    names = [b"user-%d" % number for number in range(5_000)]
+    hashes = ids.hashed_ids(names)
+    of = layout(ratio=0.1)
+    for column in (np.array(names, object), np.array(names), np.array(names, "U")):
+        frame = to_frame([batch(of, 5_000, uid=column, example_id=column[:, np.newaxis])])
+        assert frame["uid"].to_list() == hashes[hashes % 1000 < 100].tolist()
+        assert frame["example_id"].to_list() == frame["uid"].to_list()
+    keyed = to_frame([batch(of, 5_000, uid=np.array(names, object))], uid_hash_key=b"k")
+    assert keyed["uid"].to_list() == record.hashed_uids(frame["uid"].to_numpy(), b"k").tolist()
+
+
+def test_epochs_and_example_ids_stand_before_the_origin() -> None:
+    found = [
+        batch(layout(), 2, epoch=0, example_id=np.array([5, 6])),
+        batch(layout(), 1, epoch=1, example_id=np.array([b"x"], object)),
+    ]
+    messages = parsed(*found, origin=Origin("r", 1, 2))
+    assert list(messages[0])[-6:] == [
+        "epoch", "example_id", "run", "attempt", "worker", "position"
+    ]  # fmt: skip
+    hashed = int(ids.hashed_ids([b"x"])[0])
+    assert [(m["epoch"], m["example_id"]) for m in messages] == [(0, 5), (0, 6), (1, hashed)]
+    record.check_frame(to_frame(found, Origin("r", 1, 2)))
+
+
 def test_a_hashed_uid_is_the_keyed_blake2b_and_sampling_goes_by_the_true_one() -> None:
     uids = np.array([9, 10, 1009, -991, 9])
     of = layout(ratio=0.01)
@@ -278,7 +366,13 @@ WORDS = np.array([b"Meier", b"Huber"], object)
         ({"uid": np.int64(3)}, (TypeError, ValueError), r"`uid` .*Received: \(\)"),
         ({"uid": np.zeros((2, 2), int)}, ValueError, r"`uid` .*Received: \(2, 2\)"),
         ({"uid": np.zeros(2)}, TypeError, r"`uid` must be .*integer.*float64"),
-        ({"uid": WORDS}, TypeError, r"`uid` must be .*integer.*object"),
+        ({"uid": np.array([1, 2], object)}, TypeError, r"`uid` must be .*integers or text.*int"),
+        ({"uid": np.zeros(2, bool)}, TypeError, r"`uid` must be .*integers or text.*bool"),
+        ({"example_id": np.zeros(2)}, TypeError, r"`example_id` must be .*text.*float64.*astype"),
+        ({"example_id": np.arange(3)}, ValueError, r"`example_id` .*\(2,\)\. Received: \(3,\)"),
+        ({"req_time": WORDS}, TypeError, r"`req_time` must be integers, Unix seconds.*object"),
+        ({"req_time": np.array(["2024-01-01", "NaT"], "M8[s]")}, ValueError, r"`req_time` .*NaT"),
+        ({"extras": [np.zeros(2, "m8[s]")]}, TypeError, r"'price' must be floats.*timedelta64"),
         ({"uid": np.array([2**63, 1], np.uint64)}, (TypeError, ValueError), r"`uid`"),
         ({"req_time": np.arange(1)}, ValueError, r"`req_time` .*Received: \(1,\)"),
         ({"req_time": np.zeros(2)}, TypeError, r"`req_time` must be .*integer.*float64"),

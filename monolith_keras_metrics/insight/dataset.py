@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -22,15 +23,17 @@ from absl import logging
 from monolith_keras_metrics import claims
 
 _VALUES = ("label", "predict", "sample_rate")
+# A field of `extra_float` is Float64 where it was recorded as such, or where JSON does not tell.
 _EXTRAS = {"extra_float": pl.Float32, "extra_int": pl.Int64, "extra_str": pl.String}
 _STRUCTS = dict.fromkeys(_VALUES, pl.Float32) | _EXTRAS
 _FIRST, _LAST = ("uid", "req_time", "train_time"), ("attempt", "worker", "position")
+_WHICH = ("epoch", "example_id")
 _COLUMNS = {
     **dict.fromkeys(("model_name", "mode", "run"), pl.String),
-    **dict.fromkeys(_FIRST + _LAST, pl.Int64),
+    **dict.fromkeys(_FIRST + _WHICH + _LAST, pl.Int64),
     "sample_ratio": pl.Float64,
 }
-_ORDER = ("model_name", *_FIRST, "sample_ratio", *_STRUCTS, "mode", "run", *_LAST)
+_ORDER = ("model_name", *_FIRST, "sample_ratio", *_STRUCTS, "mode", *_WHICH, "run", *_LAST)
 
 # As a column's or field's name: Polars takes it for a pattern, and panics.
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
@@ -249,7 +252,10 @@ def _read(file_format: str, file: pathlib.Path) -> _Part:
         # for bytes, it ignores infer_schema_length in Polars 1.31.)
         frame = pl.scan_ndjson(lines, infer_schema_length=None).collect()
         _check_records(frame.schema)
-        frame = _aligned(frame.lazy(), frame.schema, _fields(frame.schema)).collect()
+        fields = _fields(frame.schema)
+        frame = _aligned(
+            frame.lazy(), frame.schema, fields, fields.get("extra_float", ())
+        ).collect()
         return _Part(file, frame.schema, frame, problem)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         why = str(error).strip().partition("\n")[0]
@@ -307,7 +313,9 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
     """One frame of all parts; the parts of one schema are one scan."""
     groups: dict[object, list[_Part]] = collections.defaultdict(list)
     fields: dict[str, list[str]] = {}
+    wide: set[str] = set()
     for part in parts:
+        wide |= _wide(part.schema)
         groups[tuple(part.schema.items())].append(part)
         for column, names in _fields(part.schema).items():
             fields[column] = list(dict.fromkeys([*fields.get(column, []), *names]))
@@ -315,24 +323,42 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
     for group in groups.values():
         held = [part.frame.lazy() for part in group if part.frame is not None]
         frame = pl.concat(held) if held else _scan([part.path for part in group])
-        frames.append(_aligned(frame, group[0].schema, fields))
+        frames.append(_aligned(frame, group[0].schema, fields, wide))
     joined = pl.concat(frames, how="diagonal_relaxed")
     names = joined.collect_schema().names()
     return joined.select(sorted(names, key=(*_ORDER, *names).index))
 
 
-def _aligned(frame: pl.LazyFrame, schema: pl.Schema, fields: dict[str, list[str]]) -> pl.LazyFrame:
-    """Gives columns the record's types, and structs all of `fields`."""
+def _wide(schema: pl.Schema) -> set[str]:
+    """The fields of `extra_float` that are Float64."""
+    dtype = schema.get("extra_float")
+    fields = dtype.fields if isinstance(dtype, pl.Struct) else []
+    return {field.name for field in fields if field.dtype == pl.Float64}
+
+
+def _aligned(
+    frame: pl.LazyFrame,
+    schema: pl.Schema,
+    fields: dict[str, list[str]],
+    wide: Collection[str],
+) -> pl.LazyFrame:
+    """Gives columns the record's types, and structs all of `fields`.
+
+    Those of `extra_float` that are in `wide` are Float64.
+    """
     own = _fields(schema)
     plain = [name for name in schema if name not in _STRUCTS]
     columns = [pl.col(name).cast(_COLUMNS.get(name, schema[name])) for name in plain]
     for column, names in fields.items():
-        dtype = _STRUCTS[column]
+        dtypes = {
+            name: pl.Float64 if column == "extra_float" and name in wide else _STRUCTS[column]
+            for name in names
+        }
         leaves = [
             pl.col(column).struct.field(name).cast(dtype)
             if name in own.get(column, [])
             else pl.lit(None, dtype).alias(name)
-            for name in names
+            for name, dtype in dtypes.items()
         ]
         columns.append(pl.struct(leaves).alias(column))
     return frame.select(columns)

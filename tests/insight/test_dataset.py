@@ -44,12 +44,13 @@ def of_target(target: str) -> dict[str, Any]:
     return {name: {target: 0.5} for name in ("label", "predict", "sample_rate")}
 
 
-def frame_of(messages: Messages) -> pl.DataFrame:
-    """The messages as a frame with the record's schema."""
+def frame_of(messages: Messages, file_format: str = "parquet") -> pl.DataFrame:
+    """The messages as a frame with the record's schema. JSON does not tell float32 from float64."""
+    leaves = LEAVES if file_format == "parquet" else {**LEAVES, "extra_float": pl.Float64}
     schema = {
-        name: pl.Struct(dict.fromkeys(value, LEAVES.get(name, pl.Int64)))
+        name: pl.Struct(dict.fromkeys(value, leaves.get(name, pl.Int64)))
         if isinstance(value, dict)
-        else LEAVES.get(name, pl.Int64)
+        else leaves.get(name, pl.Int64)
         for name, value in messages[0].items()
     }
     return pl.DataFrame(messages, schema=schema)
@@ -85,25 +86,59 @@ class TestEachFormat:
         messages = [message(uid) for uid in range(5)]
         write(tmp_path, file_format, 0, messages[:3])
         write(tmp_path, file_format, 1, messages[3:])
-        assert_frame_equal(read(tmp_path), frame_of(messages), check_exact=True)
+        expected = frame_of(messages, file_format)
+        assert_frame_equal(read(tmp_path), expected, check_exact=True)
 
     def test_reads_what_the_sinks_write(self, tmp_path: Path, file_format: str) -> None:
         origin = record.Origin("r", 1_790_000_000_000_000, 3)
         batch = record.Batch(
-            layout=record.Layout("m", ("ctr",), ("price", "hour", "carrier"), 1.0, "test"),
+            layout=record.Layout("m", ("ctr",), ("price", "id", "hour", "carrier"), 1.0, "test"),
             rows=2,
-            uid=np.array([5, -6]),
+            uid=np.array([b"user-1234567", b""], object),
             req_time=np.array([1, 2]),
             train_time=3,
             labels=[np.array([0, 1])],
             predictions=[np.array([0.1, 0.2])],
-            extras=[np.array([0.5, 1e20]), np.array([7, 8]), np.array([b"UA", b"\xff"])],
+            extras=[
+                np.array([0.5, -2.25], np.float32),
+                np.array([0.1, 2.0**53 - 1]),
+                np.array([7, 8]),
+                np.array([b"UA", b"\xff"]),
+            ],
+            epoch=3,
+            example_id=np.array([5, -6]),
         )
         frame = record.to_frame([batch], origin)
         sink = open_sink(f"{file_format}:{tmp_path}", origin)
         sink.write(frame)
         sink.close()
-        assert_frame_equal(read(tmp_path), frame, check_exact=True)
+        found = read(tmp_path)
+        assert found.columns[-6:] == [
+            "epoch", "example_id", "run", "attempt", "worker", "position"
+        ]  # fmt: skip
+        assert found.select("epoch", "example_id").rows() == [(3, 5), (3, -6)]
+        assert found["uid"].to_list() == [-3126600472473850790, -1205034819632174695]
+        assert found["extra_float"].to_list()[1] == {"price": -2.25, "id": 2.0**53 - 1}
+        price = found["extra_float"].struct.field("price").dtype
+        assert price == (pl.Float32 if file_format == "parquet" else pl.Float64)
+        if file_format == "parquet":
+            assert_frame_equal(found, frame, check_exact=True)
+
+    def test_a_float64_in_one_part_makes_the_field_one(
+        self, tmp_path: Path, file_format: str
+    ) -> None:
+        for number, dtype in enumerate((np.float32, np.float64)):
+            origin = record.Origin("r", 1_790_000_000_000_000, number)
+            ones = [np.ones(1)]
+            batch = record.Batch(
+                record.Layout("m", ("ctr",), ("id",), 1.0), 1, np.arange(1), np.arange(1), 0,
+                ones, ones, (), [np.array([2**24 + 1], dtype)],
+            )  # fmt: skip
+            sink = open_sink(f"{file_format}:{tmp_path}", origin)
+            sink.write(record.to_frame([batch], origin))
+            sink.close()
+        frame = open_run(tmp_path).collect().sort("worker")
+        assert frame["extra_float"].struct.field("id").to_list() == [2.0**24, 2.0**24 + 1]
 
     def test_parts_that_differ(self, tmp_path: Path, file_format: str) -> None:
         """What a part does not have is null; a type that JSON cannot tell is the record's."""
@@ -157,7 +192,7 @@ class TestMessages:
         """NaN is null there, and others may write 1 for 1.0."""
         messages = [message(0, sample_ratio=1, predict={"ctr": None}, label={"ctr": 1})]
         write(tmp_path, file_format, 0, messages)
-        assert_frame_equal(read(tmp_path), frame_of(messages))
+        assert_frame_equal(read(tmp_path), frame_of(messages, file_format))
 
     def test_a_target_late_in_a_file_is_not_lost(self, tmp_path: Path, file_format: str) -> None:
         late = message(5_000, **of_target("buy"))
@@ -190,7 +225,8 @@ def test_tfrecord_files_of_tensorflow(tmp_path: Path) -> None:
     with tf.io.TFRecordWriter(str(tmp_path / "dump.tfrecord")) as writer:
         for uid in range(3):
             writer.write(json.dumps(message(uid)))
-    assert_frame_equal(read(tmp_path), frame_of([message(uid) for uid in range(3)]))
+    expected = frame_of([message(uid) for uid in range(3)], "tfrecord")
+    assert_frame_equal(read(tmp_path), expected)
 
 
 def test_zeros_at_the_end_of_a_tfrecord_file(
