@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from monolith_keras_metrics.caller import end_of_caller
@@ -42,11 +42,15 @@ class DeepInsightCallback(keras.callbacks.Callback):
             `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
             these. A relative folder is resolved when the callback is made.
         model_name: Name of the model in the records.
-        uid: Column of user ids, integers.
-        req_time: Column of the times of the requests, integers, Unix seconds.
+        uid: Column of user ids, integers or text (which is recorded as `ids.hashed_ids` of it).
+        req_time: Column of the times of the requests, integers, Unix seconds. Milli-, micro- and
+            nanoseconds, which their size tells, are converted, with a warning.
         sample_rate: Column of the rates at which examples were kept before training, floats. Where
             the dataset has no such column, the rate is 1.
-        extra_fields: Columns to record as they are: floats, integers or strings.
+        extra_fields: Columns to record as they are: floats, integers, booleans (as 0 and 1) or
+            strings.
+        example_id: Column of what names an example in every training that sees it, integers or
+            text, so that two models' predictions of it can be compared.
         targets: Names of the targets. None: each output is one, under its own name. A list: the
             outputs to record, or, for a model of one output with K columns, the names of these. A
             dict: from outputs to the name of their target, or to the names of their columns'.
@@ -89,6 +93,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         req_time: str = "req_time",
         sample_rate: str = "sample_rate",
         extra_fields: Sequence[str] = (),
+        example_id: str | None = None,
         targets: TargetNames = None,
         labels: str | Mapping[str, str] | None = None,
         sample_ratio: float = 0.01,
@@ -121,8 +126,11 @@ class DeepInsightCallback(keras.callbacks.Callback):
         options.setdefault("counter_tags", {"model_name": model_name})
         own = inspect.signature(type(self)).parameters.values()
         check_options(sink, [one.name for one in own if one.kind is one.KEYWORD_ONLY], **options)
-        inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields))
-        self._recording = Recording(inputs, model_name, sample_ratio, targets, labels)
+        inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields), example_id)
+        self._epoch: int | None = None
+        self._recording = Recording(
+            inputs, model_name, sample_ratio, targets, labels, self._running_epoch
+        )
         self._recording.layout(("any",))  # says what is wrong with these arguments
         self._sink = sink  # as it is shown to people
         self._places = [absolute(place) for place in sink_list(sink)]
@@ -131,6 +139,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         self._functions: dict[str, RecordingFunction] = {}
         self._client: DeepInsightClient | None = None
         self._opened_for: str | None = None
+        self._over: Callable[[], bool] | None = None
         self._training = False
         self._last_stats: Stats | None = None
 
@@ -151,6 +160,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Opens the sink and begins to record."""
+        self._epoch = None
         self._open("train")
         self._training = True
         self._install_early()
@@ -159,12 +169,19 @@ class DeepInsightCallback(keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Writes what waits, and leaves the model as it was."""
         self._training = False
+        self._epoch = None
         for mode in _MODES:
             self._end(mode)
         self._close("train")
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Notes which pass over the data begins; validation within it is of the same."""
+        self._epoch = epoch
+
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begins to take out columns, and to record where `modes` has `"test"`."""
+        if self._training and self._over is not None and self._over():
+            self._abort()  # that training ended with an exception: this is no part of it
         if self._client is None and "test" in self._modes:
             self._open("test")
         self._begin("test")
@@ -179,9 +196,9 @@ class DeepInsightCallback(keras.callbacks.Callback):
         self._client = DeepInsightClient(self._places, **self._options)
         self._opened_for = mode
         # If `fit` ends with an exception outside of a step, nobody tells.
-        over = end_of_caller()
-        self._client.handle_signals(over)
-        self._client.close_when(over)
+        self._over = end_of_caller()
+        self._client.handle_signals(self._over)
+        self._client.close_when(self._over)
 
     def _close(self, mode: str, *, raising: bool = True) -> None:
         if self._client is None or self._opened_for != mode:
@@ -198,9 +215,13 @@ class DeepInsightCallback(keras.callbacks.Callback):
                 places = sink_list(self._sink)
                 print(_summary(self._last_stats, places, client.spool_folder))
 
+    def _running_epoch(self) -> int | None:
+        return self._epoch
+
     def _abort(self) -> None:
         """Ends what runs, with the model as it was: training ended with an exception."""
         self._training = False
+        self._epoch = None
         for mode in _MODES:
             self._end(mode)
         if self._opened_for is not None:

@@ -20,28 +20,32 @@ class InputColumns:
         req_time: Name of the column of request times.
         sample_rate: Name of the column of sample rates, which a dataset may lack.
         extra_fields: Names of the columns that are recorded as they are.
+        example_id: Name of the column of examples' ids; None for none.
     """
 
     uid: str
     req_time: str
     sample_rate: str
     extra_fields: tuple[str, ...]
+    example_id: str | None = None
 
     def __post_init__(self) -> None:
-        for argument in ("uid", "req_time", "sample_rate"):
-            name = getattr(self, argument)
+        arguments = ["uid", "req_time", "sample_rate"]
+        arguments += [] if self.example_id is None else ["example_id"]
+        names = [getattr(self, argument) for argument in arguments]
+        for argument, name in zip(arguments, names, strict=True):
             if not isinstance(name, str) or not name:
                 raise ValueError(
                     f"`{argument}` must be the name of a column. Received: {argument}={name!r}"
                 )
-        names = [self.uid, self.req_time, self.sample_rate]
         if again := [name for name in self.extra_fields if name in names]:
             raise ValueError(
-                f"`extra_fields` must not repeat {again}, recorded as uid, req_time or sample_rate"
+                f"`extra_fields` must not repeat {again}, recorded as {', '.join(arguments)}"
             )
         if len(set(names)) < len(names):
             raise ValueError(
-                f"`uid`, `req_time` and `sample_rate` must be different columns. Received: {names}"
+                f"{', '.join(f'`{one}`' for one in arguments)} must be different columns. "
+                f"Received: {names}"
             )
 
     def take(self, model: Any, data: Any, *, required: bool) -> tuple[dict[str, Any], Any]:
@@ -75,9 +79,10 @@ class InputColumns:
     def _columns(self, x: Mapping[str, Any]) -> dict[str, Any]:
         columns = {}
         for argument, name, kinds in (
-            ("uid", self.uid, "integer"),
-            ("req_time", self.req_time, "integer"),
+            ("uid", self.uid, "id"),
+            ("req_time", self.req_time, "time"),
             ("sample_rate", self.sample_rate, "number"),
+            *([("example_id", self.example_id, "id")] if self.example_id is not None else []),
             *(("extra_fields", name, "any") for name in self.extra_fields),
         ):
             if name in x:
@@ -92,7 +97,7 @@ class InputColumns:
 
     def _model_inputs(self, model: Any, x: Mapping[str, Any]) -> Any:
         """What the model gets, in the structure that its inputs have."""
-        names = {self.uid, self.req_time, self.sample_rate, *self.extra_fields}
+        names = {self.uid, self.req_time, self.sample_rate, self.example_id, *self.extra_fields}
         features = {name: value for name, value in x.items() if name not in names}
         struct = _input_structure(model)
         if isinstance(struct, Mapping):
@@ -136,16 +141,21 @@ def _check_column(argument: str, name: str, column: Any, kinds: str) -> None:
         )
     dtype = tf.as_dtype(column.dtype)
     fits = {
-        "integer": dtype.is_integer,
+        "id": dtype.is_integer or dtype == tf.string,
+        "time": dtype.is_integer,
         "number": dtype.is_integer or dtype.is_floating,
         "any": dtype.is_integer or dtype.is_floating or dtype in (tf.string, tf.bool),
     }[kinds]
     if not fits:
-        wanted = {"integer": "integers", "number": "numbers"}.get(
-            kinds, "floats, integers or strings"
-        )
+        wanted = {
+            "id": "integers or text",
+            "time": "integers, Unix seconds",
+            "number": "numbers",
+            "any": "floats, integers or strings",
+        }[kinds]
         raise TypeError(
             f"`{argument}`: column {name!r} must be {wanted}. Received: dtype {dtype.name}"
+            + (_about_floats(name, kinds) if dtype.is_floating else "")
         )
     shape = tf.TensorShape(column.shape)
     if shape.rank is not None and not (shape.rank == 1 or (shape.rank == 2 and shape[1] == 1)):
@@ -153,3 +163,15 @@ def _check_column(argument: str, name: str, column: Any, kinds: str) -> None:
             f"`{argument}`: column {name!r} must have shape (batch,) or (batch, 1). "
             f"Received: {tuple(shape)}"
         )
+
+
+def _about_floats(name: str, kinds: str) -> str:
+    """Tell what became of a column of floats on its way, and what to write."""
+    lost = {
+        "id": "which rounds ids above 16,777,216",
+        "time": "which rounds today's times to multiples of 128 s",
+    }[kinds]
+    return (
+        f", floats.\nKeras makes float32 of a float64 column of NumPy or pandas, {lost}. Write "
+        f"x[{name!r}].astype('int64') before it is handed to fit"
+    )

@@ -71,6 +71,8 @@ class Layout:
         mode: `"train"`, `"test"`, or None where it is not known.
         any_time_unit: Whether a `req_time` of 10**11 or more is taken to be of a finer unit, and
             converted to seconds (see `times`); else it is recorded as it is.
+        epochs: Whether records have the column `epoch` though batches may have none: then it is
+            null, so that all files of a run have the same columns.
         row_bytes: What an example takes in memory, without its text, in bytes.
     """
 
@@ -80,6 +82,7 @@ class Layout:
     sample_ratio: float = 0.01
     mode: str | None = None
     any_time_unit: bool = False
+    epochs: bool = False
     row_bytes: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -230,7 +233,7 @@ def to_frame(
     ]
     if layout.mode is not None:
         columns.append(pl.lit(layout.mode).alias("mode"))
-    if any(b.epoch is not None for b in batches):
+    if layout.epochs or any(b.epoch is not None for b in batches):
         of_batch = pick(np.repeat(np.arange(len(batches)), lengths))
         columns.append(pl.Series("epoch", [b.epoch for b in batches], pl.Int64).gather(of_batch))
     if any(b.example_id is not None for b in batches):

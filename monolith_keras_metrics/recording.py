@@ -26,6 +26,7 @@ class Recording:
         sample_ratio: Share of users.
         targets: Which outputs, under which names.
         labels: Columns of `x` with the labels; None for `y`.
+        epoch: Returns the running pass over the data; None outside of one.
     """
 
     inputs: InputColumns
@@ -33,10 +34,19 @@ class Recording:
     sample_ratio: float
     targets: TargetNames
     labels: str | Mapping[str, str] | None
+    epoch: Callable[[], int | None] = lambda: None
 
     def layout(self, targets: tuple[str, ...], mode: str | None = None) -> Layout:
         """The layout of batches with these targets."""
-        return Layout(self.model_name, targets, self.inputs.extra_fields, self.sample_ratio, mode)
+        return Layout(
+            self.model_name,
+            targets,
+            self.inputs.extra_fields,
+            self.sample_ratio,
+            mode,
+            any_time_unit=True,
+            epochs=True,
+        )
 
 
 class RecordingFunction:
@@ -140,6 +150,8 @@ class RecordingFunction:
                 (bookkeeping[inputs.sample_rate],) if inputs.sample_rate in bookkeeping else ()
             ),
             extras=[bookkeeping[name] for name in inputs.extra_fields],
+            epoch=self._recording.epoch(),
+            example_id=None if inputs.example_id is None else bookkeeping[inputs.example_id],
         )
 
     def _take_columns(self, data: Any) -> tuple[dict[str, Any], Any]:
