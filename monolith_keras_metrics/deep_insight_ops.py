@@ -23,7 +23,15 @@ from absl import logging
 
 from monolith_keras_metrics import task_context
 from monolith_keras_metrics.client import DeepInsightClient, open_client
-from monolith_keras_metrics.op_arguments import extra_field, floats, integers, write_examples
+from monolith_keras_metrics.op_arguments import (
+    Argument,
+    extra_field,
+    floats,
+    ids,
+    integers,
+    scalar,
+    write_examples,
+)
 from monolith_keras_metrics.options import sink_list
 from monolith_keras_metrics.record import Batch, Layout
 from monolith_keras_metrics.sinks import SinkLike
@@ -123,13 +131,17 @@ def write_deep_insight(
     sample_ratio: float = 0.01,
     return_msgs: bool = False,
     use_zero_train_time: bool = False,
+    *,
+    example_ids: Any = None,
+    epoch: Any = None,
 ) -> tf.Tensor:
     """Writes a message for each example of a sampled user, with one target.
 
     Args:
         deep_insight_client_tensor: A handle from `deep_insight_client`.
-        uids: int64, shape `(batch,)`.
-        req_times: int64, Unix seconds, shape `(batch,)`.
+        uids: int64, or text, which is hashed (`ids.hashed_ids`); shape `(batch,)`.
+        req_times: int64, Unix seconds, shape `(batch,)`. Written as they are: what seems to be of
+            another unit is a warning.
         labels: Floats, shape `(batch,)`.
         preds: Floats, shape `(batch,)`.
         sample_rates: Floats, shape `(batch,)`: the rate at which each example was kept before
@@ -139,6 +151,9 @@ def write_deep_insight(
         sample_ratio: Share of users to write, in [0, 1].
         return_msgs: Whether to return the messages.
         use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
+        example_ids: int64 or text (which is hashed), shape `(batch,)`: what names the examples in
+            every training that sees them.
+        epoch: A scalar int64: the pass over the data, 0 for the first.
 
     Returns:
         Strings, shape `(batch,)`: the message where `return_msgs` is true and the example was
@@ -157,11 +172,12 @@ def write_deep_insight(
     [True, False, True]
     """
     arguments = {
-        "uids": integers("uids", uids),
+        "uids": ids("uids", uids),
         "req_times": integers("req_times", req_times),
         "labels": floats("labels", labels),
         "preds": floats("preds", preds),
         "sample_rates": floats("sample_rates", sample_rates),
+        **_optional(example_ids, epoch),
     }
     layout = Layout(model_name, (target,), (), sample_ratio)
 
@@ -175,6 +191,8 @@ def write_deep_insight(
             labels=[values["labels"]],
             predictions=[values["preds"]],
             sample_rates=[values["sample_rates"]],
+            epoch=_epoch(values),
+            example_id=values.get("example_ids"),
         )
 
     return write_examples(
@@ -196,6 +214,9 @@ def write_deep_insight_v2(
     sample_ratio: float = 0.01,
     return_msgs: bool = False,
     use_zero_train_time: bool = False,
+    *,
+    example_ids: Any = None,
+    epoch: Any = None,
 ) -> tf.Tensor:
     """Writes a message for each example of a sampled user, with several targets and extra fields.
 
@@ -207,12 +228,16 @@ def write_deep_insight_v2(
         sample_rates: Floats, shape `(num_targets, batch)`: the rate at which each example was
             kept before training.
         extra_fields_values: Tensors of shape `(batch,)`, float32, int64 or string.
-        extra_fields_keys: Their names, as many. One is `"uid"`, int64: the message's `uid`.
+        extra_fields_keys: Their names, as many. One is `"uid"`, int64 or text, which is hashed
+            (`ids.hashed_ids`): the message's `uid`.
         model_name: Name of the model.
         targets: Names of the targets, `num_targets` of them. They travel in one message.
         sample_ratio: Share of users to write, in [0, 1].
         return_msgs: Whether to return the messages.
         use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
+        example_ids: int64 or text (which is hashed), shape `(batch,)`: what names the examples in
+            every training that sees them.
+        epoch: A scalar int64: the pass over the data, 0 for the first.
 
     Returns:
         Strings, shape `(batch,)`: the message where `return_msgs` is true and the example was
@@ -250,8 +275,9 @@ def write_deep_insight_v2(
         "sample_rates": floats("sample_rates", sample_rates, *by_target),
     }
     for key, value in zip(keys, values, strict=True):
-        make_argument = integers if key == "uid" else extra_field
+        make_argument = ids if key == "uid" else extra_field
         arguments[names[key]] = make_argument(names[key], value)
+    arguments |= _optional(example_ids, epoch)
     extra_keys = tuple(key for key in keys if key != "uid")
     layout = Layout(model_name, tuple(targets), extra_keys, sample_ratio)
 
@@ -266,6 +292,8 @@ def write_deep_insight_v2(
             predictions=[values["preds"].T],
             sample_rates=[values["sample_rates"].T],
             extras=[values[names[key]] for key in extra_keys],
+            epoch=_epoch(values),
+            example_id=values.get("example_ids"),
         )
 
     return write_examples(
@@ -276,6 +304,16 @@ def write_deep_insight_v2(
         return_msgs,
         use_zero_train_time,
     )
+
+
+def _optional(example_ids: Any, epoch: Any) -> dict[str, Argument]:
+    """The arguments that Monolith's operations do not have, where they are given."""
+    found = {} if example_ids is None else {"example_ids": ids("example_ids", example_ids)}
+    return found if epoch is None else {**found, "epoch": scalar("epoch", epoch)}
+
+
+def _epoch(values: Mapping[str, Any]) -> int | None:
+    return int(values["epoch"]) if "epoch" in values else None
 
 
 def _names(argument: str, names: Any) -> list[str]:

@@ -17,6 +17,9 @@ from monolith_keras_metrics.client import open_client
 from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.record import Batch
 
+# What TensorFlow has no dtype for.
+_ABOUT_DATES = "; Unix seconds are .astype('datetime64[s]').astype('int64')"
+
 MakeBatch = Callable[[Mapping[str, Any], int, int], Batch]
 
 _EXTRA_DTYPES = (tf.float32, tf.int64, tf.string)
@@ -28,7 +31,7 @@ class Argument(NamedTuple):
     Attributes:
         tensor: The tensor.
         shape: The shape that it must have, its last axis the batch: `("batch",)`, or
-            `("num_targets", "batch")`.
+            `("num_targets", "batch")`; `()` for a scalar.
     """
 
     tensor: Any
@@ -38,6 +41,17 @@ class Argument(NamedTuple):
 def integers(name: str, value: Any) -> Argument:
     """An int64 argument of shape `(batch,)`."""
     return Argument(_converted(name, value, tf.int64), ("batch",))
+
+
+def ids(name: str, value: Any) -> Argument:
+    """An argument of shape `(batch,)` of int64, or of text, which is hashed (see `ids`)."""
+    dtype = tf.string if _is_text(value) else tf.int64
+    return Argument(_converted(name, value, dtype, "of dtype int64 or string"), ("batch",))
+
+
+def scalar(name: str, value: Any) -> Argument:
+    """A scalar argument of int64."""
+    return Argument(_converted(name, value, tf.int64), ())
 
 
 def floats(name: str, value: Any, *shape: str) -> Argument:
@@ -56,7 +70,10 @@ def extra_field(name: str, value: Any) -> Argument:
         ) from error
     if tensor.dtype not in _EXTRA_DTYPES:
         wanted = ", ".join(dtype.name for dtype in _EXTRA_DTYPES)
-        raise TypeError(f"`{name}` must be one of {wanted}. Received: {tensor.dtype.name}")
+        raise TypeError(
+            f"`{name}` must be one of {wanted}. Received: {tensor.dtype.name}; cast it with "
+            "tf.cast, to int64 where it holds ids"
+        )
     return Argument(tensor, ("batch",))
 
 
@@ -128,26 +145,34 @@ def write_examples(
     return msgs
 
 
-def _converted(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
+def _is_text(value: Any) -> bool:
+    if tf.is_tensor(value):
+        return bool(value.dtype == tf.string)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.dtype.kind in "OSU"
+    return isinstance(next(iter(tf.nest.flatten(value)), None), (bytes, str))
+
+
+def _converted(name: str, value: Any, dtype: tf.DType, kind: str = "") -> tf.Tensor:
     """Makes a tensor; one that is of another kind of dtype is refused, not cast."""
+    kind = kind or _kind(dtype)
     if not (tf.is_tensor(value) or isinstance(value, (np.ndarray, np.generic))):
         try:
             return tf.convert_to_tensor(value, dtype)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"`{name}` must be {_kind(dtype)}. Received: {value!r:.200}") from error
+            raise TypeError(f"`{name}` must be {kind}. Received: {value!r:.200}") from error
     try:
         received = tf.as_dtype(value.dtype)
     except TypeError as error:  # dates, say: TensorFlow has no such dtype
-        raise TypeError(f"`{name}` must be {_kind(dtype)}. Received: {value.dtype}") from error
+        remedy = "" if value.dtype.kind != "M" else _ABOUT_DATES
+        raise TypeError(f"`{name}` must be {kind}. Received: {value.dtype}{remedy}") from error
     if received != dtype and not (dtype.is_floating and received.is_floating):
-        raise TypeError(
-            f"`{name}` must be {_kind(dtype)}. Received: {received.name}; cast it with tf.cast"
-        )
+        raise TypeError(f"`{name}` must be {kind}. Received: {received.name}; cast it with tf.cast")
     try:
         return tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:  # sparse and ragged ones
+    except (TypeError, ValueError) as error:  # sparse and ragged ones; objects that are no text
         raise TypeError(
-            f"`{name}` must be a dense tensor. Received: {type(value).__name__}"
+            f"`{name}` must be a dense tensor {kind}. Received: {type(value).__name__}"
         ) from error
 
 
@@ -177,7 +202,7 @@ def _check_shapes(
                 f"`{name}` must have shape {text} with num_targets = {num_targets}. "
                 f"Received: {tuple(shape)}"
             )
-        if shape[-1] is None:
+        if not wanted or shape[-1] is None:
             continue
         if batch is None:
             batch, first = int(shape[-1]), name

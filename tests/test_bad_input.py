@@ -172,7 +172,7 @@ ROWS = len(labels())
         (x_with(req_time=None), {}, r"`req_time` must name a column"),
         (x_with(), {"extra_fields": ["colour"]}, r"`extra_fields` must name a .*'colour'"),
         (x_with(uid=np.ones(ROWS, np.float32)), {}, r"`uid`: .* must be integers.*float32"),
-        (x_with(uid=np.array(["u"] * ROWS)), {}, r"`uid`: .* must be integers.*string"),
+        (x_with(uid=np.ones(ROWS, bool)), {}, r"`uid`: .* must be integers or text.*bool"),
         (x_with(uid=np.ones((ROWS, 2), int)), {}, r"`uid`: .* shape \(batch,\).*\(None, 2\)"),
         (x_with(sample_rate=np.array(["u"] * ROWS)), {}, r"`sample_rate`: .* numbers"),
         (x_with(price=np.ones((ROWS, 3))), {"extra_fields": ["price"]}, r"`extra_fields`: .*shape"),

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from kafka_broker import Broker
@@ -291,6 +291,11 @@ def odd_arrays(shape: tuple[int, ...], dtype: type) -> st.SearchStrategy[Any]:
     )
 
 
+def is_text(value: Any) -> bool:
+    """Return True for an array of texts, which are ids, too."""
+    return isinstance(value, np.ndarray) and value.dtype.kind == "S"
+
+
 @st.composite
 def refusals(draw: st.DrawFn) -> tuple[Case, str, str]:
     """A case that is spoiled in one argument, the name that the error must have, a way to call."""
@@ -301,10 +306,12 @@ def refusals(draw: st.DrawFn) -> tuple[Case, str, str]:
     if argument == "extra_fields_values":
         key, values = rest["extra_fields_keys"][0], list(tensors[argument])
         values[0] = draw(odd_arrays(values[0].shape, np.int64))
+        assume(key != "uid" or not is_text(values[0]))
         tensors[argument], named = values, re.escape(f"extra_fields_values[{key!r}]")
     elif argument in tensors:
         kind = np.int64 if tensors[argument].dtype == np.int64 else np.float32
         tensors[argument] = draw(odd_arrays(tensors[argument].shape, kind))
+        assume(argument != "uids" or not is_text(tensors[argument]))
     elif argument == "sample_ratio":
         rest[argument] = draw(NO_RATIOS)
     elif argument == "model_name":

@@ -194,3 +194,74 @@ def test_no_batch_that_can_be_recorded(net: keras.Model, tmp_path: pathlib.Path)
             net.fit(dataset(x, labels(), 100), callbacks=[recorder, counting], verbose=0, epochs=3)
     assert steps == []
     assert list(tmp_path.glob("*")) == []
+
+
+def messages_of(call: Any, way: str, **arguments: Any) -> list[dict[str, Any]]:
+    """What an operation returns of two examples of one target, eagerly or in a graph."""
+    handle = deep_insight_client(is_fake=True)
+    of_v2 = call is write_deep_insight_v2
+    uids = arguments.pop("uids", [1, 2])
+    values = {"uids": uids} if not of_v2 else {
+        "extra_fields_values": [uids], "extra_fields_keys": ["uid"], "targets": ["ctr"]
+    }  # fmt: skip
+    floats = tf.constant([[0.5, 0.25]] if of_v2 else [0.5, 0.25])
+    for name in ("labels", "preds", "sample_rates"):
+        values[name] = floats
+    values |= {"req_times": tf.constant([7, 8], tf.int64), "model_name": "m", "sample_ratio": 1.0}
+
+    def run() -> Any:
+        return call(handle, return_msgs=True, **{**values, **arguments})
+
+    try:
+        texts = (run if way == "eager" else tf.function(run))()
+        return [json.loads(text) for text in texts.numpy()]
+    finally:
+        client_of(handle).close()
+
+
+@pytest.mark.parametrize("way", ["eager", "graph"])
+@pytest.mark.parametrize("call", [write_deep_insight, write_deep_insight_v2])
+def test_the_operations_take_them_too(call: Any, way: str) -> None:
+    hashes = hashed_ids(["user-1234567", "é"]).tolist()
+    texts = tf.constant(["user-1234567", "é"])
+    first, second = messages_of(call, way, uids=texts, example_ids=texts, epoch=3)
+    assert [first["uid"], second["uid"]] == hashes
+    assert [first["example_id"], second["example_id"]] == hashes
+    assert first["epoch"] == second["epoch"] == 3
+    first, second = messages_of(
+        call, way, uids=np.array(["user-1234567", "é"], object), example_ids=[5, 6],
+        epoch=tf.constant(0, tf.int64),
+    )  # fmt: skip
+    assert [first["uid"], second["uid"]] == hashes
+    assert (first["example_id"], second["example_id"], second["epoch"]) == (5, 6, 0)
+    first, _ = messages_of(call, way)
+    assert not {"epoch", "example_id"} & set(first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"example_ids": [1, 2, 3]}, r"`example_ids` must have shape \(batch,\) with batch = 2"),
+        ({"example_ids": [1.5, 2.5]}, r"`example_ids` must be of dtype int64 or string"),
+        ({"epoch": [1, 2]}, r"`epoch` must have shape \(\).* \(2,\)"),
+        ({"epoch": 1.5}, r"`epoch` must be of dtype int64"),
+        ({"uids": tf.constant([1.0, 2.0])}, r"`uids` must be of dtype int64 or string.*float32"),
+        (
+            {"req_times": np.array(["2024-01-01"] * 2, "M8[ns]")},
+            r"`req_times` must be of dtype int64.*datetime64\[ns\]; Unix seconds are \.astype",
+        ),
+    ],
+)
+def test_wrong_arguments_of_the_operations(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        messages_of(write_deep_insight, "eager", **arguments)
+
+
+def test_the_operations_write_times_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    """Monolith's messages, to the bit; a warning says what readers will take them for."""
+    milliseconds = tf.constant([1_700_000_000_000, 1_700_000_000_001], tf.int64)
+    with caplog.at_level(logging.WARNING):
+        first, second = messages_of(write_deep_insight, "eager", req_times=milliseconds)
+    assert [first["req_time"], second["req_time"]] == milliseconds.numpy().tolist()
+    (warning,) = [line.getMessage() for line in caplog.records]
+    assert "`req_time` has values that seem to be milliseconds" in warning
