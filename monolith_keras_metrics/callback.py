@@ -204,6 +204,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         if self._client is None or self._opened_for != mode:
             return
         client, self._client, self._opened_for = self._client, None, None
+        self._over = None
         try:
             if raising:
                 client.close()

@@ -117,7 +117,7 @@ class Layout:
         object.__setattr__(self, "row_bytes", row_bytes)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Batch:
     """One step's columns, as they came: nothing is copied or converted before the thread does.
 
@@ -154,6 +154,36 @@ class Batch:
     extras: Sequence[ArrayLike] = ()
     epoch: int | None = None
     example_id: ArrayLike | None = None
+
+    def __init__(
+        self,
+        layout: Layout,
+        rows: int,
+        uid: ArrayLike,
+        req_time: ArrayLike,
+        train_time: int,
+        labels: Sequence[ArrayLike],
+        predictions: Sequence[ArrayLike],
+        sample_rates: Sequence[ArrayLike] = (),
+        extras: Sequence[ArrayLike] = (),
+        epoch: int | None = None,
+        example_id: ArrayLike | None = None,
+    ) -> None:
+        # Written out, since each training step makes one: what the decorator makes of a frozen
+        # class sets the attributes one by one, which takes three times as long.
+        vars(self).update(
+            layout=layout,
+            rows=rows,
+            uid=uid,
+            req_time=req_time,
+            train_time=train_time,
+            labels=labels,
+            predictions=predictions,
+            sample_rates=sample_rates,
+            extras=extras,
+            epoch=epoch,
+            example_id=example_id,
+        )
 
 
 def to_frame(
