@@ -246,14 +246,11 @@ class DeepInsightClient:
             thread.start()
         self.number = registry.add(self)
 
-    def write(self, batch: Batch) -> Accepted:
+    def write(self, batch: Batch) -> None:
         """Accepts a batch; returns at once unless the queue is full and `overflow="block"`.
 
         Args:
             batch: The examples. Its arrays must not change any more.
-
-        Returns:
-            The batch with its position.
 
         Raises:
             TypeError, ValueError: If it is the first of its layout, and cannot become records.
@@ -261,6 +258,10 @@ class DeepInsightClient:
             RuntimeError: If the client is closed.
             Exception: With `on_error="raise"`, what a sink raised earlier.
         """
+        self.accept(batch)
+
+    def accept(self, batch: Batch) -> Accepted:
+        """Do as `write`, and return the batch with its position, which `messages` takes."""
         self._raise_error()
         if batch.layout is not self._last_layout and self._ended is None:
             self._check_first(batch)
@@ -416,7 +417,7 @@ class DeepInsightClient:
         """Returns the messages of a batch.
 
         Args:
-            accepted: What `write` returned.
+            accepted: What `accept` returned.
 
         Returns:
             Strings, shape `(rows,)`: the message where the example is sampled, `""` elsewhere.

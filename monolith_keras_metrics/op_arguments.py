@@ -123,7 +123,7 @@ def write_examples(
         values = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
         client = open_client(int(handle))
         train_time = 0 if use_zero_train_time else int(time.time())
-        written = client.write(make_batch(values, rows, train_time))
+        written = client.accept(make_batch(values, rows, train_time))
         return client.messages(written) if return_msgs else None
 
     inputs = [handle, *(arguments[name].tensor for name in names)]

@@ -104,8 +104,8 @@ def test_a_batch_that_is_written_twice_gives_two_identities() -> None:
     sink = Collecting()
     one = batch()
     with DeepInsightClient(sink, run="r") as client:
-        assert client.write(one).first_position == 0
-        assert client.write(one).first_position == 10
+        client.write(one)
+        assert client.accept(one).first_position == 10
     positions = [position for frame in sink.frames for position in frame["position"]]
     assert positions == list(range(20))
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -118,7 +118,7 @@ def test_a_dropped_batch_has_its_own_position(gate: threading.Event) -> None:
     client = DeepInsightClient(sink, run="r", queue_rows=10, overflow="drop", flush_seconds=0.001)
     told: list[int] = []
     while not client.stats().dropped:
-        accepted = client.write(batch())
+        accepted = client.accept(batch())
         texts = client.messages(accepted)
         told += [json.loads(text)["position"] for text in texts]
     assert accepted.dropped
@@ -693,6 +693,22 @@ def test_counters_have_a_thread_only_where_a_back_end_is_set(tmp_path: pathlib.P
         with cli.use_backend(lambda *_: Backend()):  # at the last moment
             client.close()
     assert emitted["deep_insight.accepted"] == emitted["deep_insight.written"] == 20
+
+
+def test_the_threads_that_a_client_has(tmp_path: pathlib.Path) -> None:
+    """As the README counts them."""
+    before = set(threading.enumerate())
+    with DeepInsightClient([tmp_path / "run", Collecting()], counter_tags={}) as client:
+        client.write(batch())
+        client.flush()
+        names = sorted(one.name for one in set(threading.enumerate()) - before)
+        assert names == [
+            "deep-insight",
+            "deep-insight-journal",
+            "deep-insight-recovery",
+            "deep-insight-sink-0",
+            "deep-insight-sink-1",
+        ]
 
 
 def test_regression_targets_are_no_logits(warnings_logged: list[str]) -> None:

@@ -22,7 +22,7 @@ def test_python_snippets(
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     parts = snippets("python")
-    assert len(parts) == 7
+    assert len(parts) >= 8
     for number, code in enumerate(parts):
         exec(compile(code, f"README snippet {number}", "exec"), namespace)
     output = capsys.readouterr().out
