@@ -18,6 +18,7 @@ import re
 import socket
 import stat
 import threading
+import time
 from typing import NamedTuple
 
 from monolith_keras_metrics import locks
@@ -256,7 +257,7 @@ def look(folder: pathlib.Path) -> Left:
             foreign.append(stem)
             continue
         try:
-            if not locks.is_taken(descriptor) and any(p.exists() for p in there.journals[stem]):
+            if not _lives(descriptor) and any(p.exists() for p in there.journals[stem]):
                 journals.append(stem)
         finally:
             os.close(descriptor)
@@ -289,6 +290,13 @@ def _lock(path: pathlib.Path, descriptor: int) -> None:
     # Whoever had the lock before may have removed the file: then this is not the one there.
     if not _is_at(path, descriptor):
         raise TakenError(path.name)
+
+
+def _lives(descriptor: int) -> bool:
+    """Return True if a lock file's owner lives, as far as one can see without locking it."""
+    if locks.AVAILABLE:
+        return locks.is_taken(descriptor)
+    return abs(time.time() - os.fstat(descriptor).st_mtime) < _LIVES_SECONDS
 
 
 def _lives_elsewhere(descriptor: int, now: float) -> bool:

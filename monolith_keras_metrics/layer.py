@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
+from monolith_keras_metrics import registry
 from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
 from monolith_keras_metrics.options import absolute_options, sink_list
 from monolith_keras_metrics.record import Layout
-from monolith_keras_metrics.sinks import absolute
+from monolith_keras_metrics.sinks import SinkLike, absolute, shown, without_secrets
 from monolith_keras_metrics.versions import keras
 
 
@@ -22,15 +25,18 @@ class DeepInsightLayer(keras.layers.Layer):
 
     It has the manners of `keras.metrics`: `update_state` records, `result` tells what was seen,
     `reset_state` begins to count anew. Called as a layer it records when `training` is true. The
-    client is opened at the first record and closed by `close`, or when the process exits.
+    client is opened at the first record and closed by `close`, or when the process exits. The next
+    record after `close` opens another one, in a function that was traced before, too.
 
     The write is a `tf.py_function`, which XLA cannot compile: the layer says so
     (`supports_jit = False`), and Keras then does not compile the model by itself.
 
     Args:
-        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`, or a list of
-            these. A relative folder is resolved when the layer is made; a saved model keeps it as
-            it was written, and resolves it where it is loaded.
+        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
+            `"kafka://HOST:PORT/TOPIC"`, or a list of these. A relative folder is resolved when the
+            layer is made; a saved model keeps it as it was written, and resolves it where it is
+            loaded. A URI's secrets (`sasl.password=…`) are not saved: after loading, set `sink`
+            again.
         model_name: Name of the model in the records.
         target: Name of the target.
         sample_ratio: Share of users to record, from 0 to 1.
@@ -64,7 +70,6 @@ class DeepInsightLayer(keras.layers.Layer):
     ) -> None:
         super().__init__(**{"trainable": False, **kwargs})
         self.supports_jit = False
-        self.sink = os.fspath(sink) if isinstance(sink, os.PathLike) else sink
         self.model_name = model_name
         self.target = target
         self.sample_ratio = Layout(model_name, (target,), (), sample_ratio).sample_ratio
@@ -76,12 +81,25 @@ class DeepInsightLayer(keras.layers.Layer):
                 "deep_insight_client(uid_hash_key=…) and the write operations"
             )
         check_options(sink, **self.client_options)
+        self._clients = _Clients(_places(sink), absolute_options(self.client_options))
         # `sink` and `client_options` stay as they came: a saved model may be loaded elsewhere.
-        self._places = tuple(absolute(place) for place in sink_list(sink))
-        self._absolute_options = absolute_options(self.client_options)
+        self._sink = _as_given(sink)
+        self._has_warned = False
         self.built = True
-        self._client: DeepInsightClient | None = None
-        self._before = dict.fromkeys(("seen", "sampled", "written"), 0)
+        self._before = self._clients.totals()
+
+    @property
+    def sink(self) -> Any:
+        """Where to write. When it is set, what waits is written to the sink before."""
+        return self._sink if not isinstance(self._sink, (list, tuple)) else list(self._sink)
+
+    @sink.setter
+    def sink(self, sink: Any) -> None:
+        check_options(sink, **self.client_options)
+        places = _places(sink)
+        self._clients.close()
+        self._clients.places = places
+        self._sink = _as_given(sink)
 
     def call(
         self,
@@ -127,7 +145,7 @@ class DeepInsightLayer(keras.layers.Layer):
             sample_rate = tf.ones_like(predictions)
         extras = {name: _extra(name, value) for name, value in (extra_fields or {}).items()}
         write_deep_insight_v2(
-            self._open_client().handle,
+            tf.constant(self._clients.number, tf.int64),
             req_times=_flat("req_time", req_time, tf.int64),
             labels=[_flat("labels", labels, tf.float32)],
             preds=[predictions],
@@ -141,50 +159,122 @@ class DeepInsightLayer(keras.layers.Layer):
 
     def result(self) -> dict[str, int]:
         """Returns how many examples were seen, sampled and written since `reset_state`."""
-        now = self._totals()
+        now = self._clients.totals()
         return {name: now[name] - self._before[name] for name in now}
 
     def reset_state(self) -> None:
         """Has `result` count from here on."""
-        self._before = self._totals()
+        self._before = self._clients.totals()
 
     def flush(self) -> None:
         """Waits until what was recorded is durable."""
-        if self._client is not None:
-            self._client.flush()
+        self._clients.flush()
 
     def close(self) -> None:
         """Writes what waits. The next record opens the sink again."""
-        if self._client is not None:
-            self._client.close()
-            totals, self._client = self._totals(), None
-            self._before = {name: self._before[name] - totals[name] for name in totals}
+        self._clients.close()
 
     def compute_output_shape(self, predictions_shape: Any, *args: Any, **kwargs: Any) -> Any:
         """The shape of `predictions`."""
         return predictions_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this layer again."""
+        """Returns the arguments that make this layer again, without secrets.
+
+        Raises:
+            TypeError: If a sink is an object, which cannot be saved.
+        """
         return {
             **super().get_config(),
-            "sink": self.sink if isinstance(self.sink, str) else list(self.sink),
+            "sink": self._sink_to_save(),
             "model_name": self.model_name,
             "target": self.target,
             "sample_ratio": self.sample_ratio,
             "client_options": dict(self.client_options),
         }
 
-    def _open_client(self) -> DeepInsightClient:
-        if self._client is None:
-            self._client = DeepInsightClient(self._places, **self._absolute_options)
-        return self._client
+    def _sink_to_save(self) -> Any:
+        places, secrets = [], []
+        for place in sink_list(self.sink):
+            if not isinstance(place, (str, os.PathLike)):
+                raise TypeError(
+                    "`sink` must be a folder or a URI, or a list of these, for a layer that is "
+                    f"saved or cloned. Received: {place!r}. Give a URI, or have a subclass of "
+                    "DeepInsightLayer whose get_config leaves `sink` out"
+                )
+            kept, names = without_secrets(place)
+            places.append(os.fspath(kept) if isinstance(kept, os.PathLike) else kept)
+            if names:
+                secrets.append((shown(place), names))
+        if secrets and not self._has_warned:
+            self._has_warned = True
+            told = "; ".join(f"{', '.join(names)} of {uri}" for uri, names in secrets)
+            logging.warning(
+                "DeepInsightLayer %r: secrets are not saved with a model, nor cloned: %s. After "
+                "loading or cloning give the whole sink again, before training: "
+                "layer.sink = 'kafka://HOST:PORT/TOPIC?…'",
+                self.name,
+                told,
+            )
+        return places if isinstance(self.sink, list) else places[0]
 
-    def _totals(self) -> dict[str, int]:
-        if self._client is None:
-            return dict.fromkeys(self._before, 0)
-        stats = self._client.stats()
-        return {"seen": stats.accepted, "sampled": stats.sampled, "written": stats.written}
+
+class _Clients:
+    """The clients that a layer has one after another: each open until `close`.
+
+    Graphs hold `number`, which stands for whichever is open, and not a client's own.
+
+    Args:
+        places: Where to write.
+        options: Further arguments of `DeepInsightClient`.
+    """
+
+    def __init__(self, places: Sequence[SinkLike], options: Mapping[str, Any]) -> None:
+        self.places = places
+        self._options = options
+        self._changing = threading.RLock()  # replicas record from several threads
+        self._client: DeepInsightClient | None = None
+        self._closed = dict.fromkeys(("seen", "sampled", "written"), 0)
+        self.number = registry.add_opener(self._open)
+
+    def _open(self) -> DeepInsightClient:
+        with self._changing:
+            if self._client is None:
+                self._client = DeepInsightClient(list(self.places), **self._options)
+            return self._client
+
+    def totals(self) -> dict[str, int]:
+        """Return how many examples all of them have seen, sampled and written."""
+        with self._changing:
+            if self._client is None:
+                return dict(self._closed)
+            stats = self._client.stats()
+        now = {"seen": stats.accepted, "sampled": stats.sampled, "written": stats.written}
+        return {name: count + now[name] for name, count in self._closed.items()}
+
+    def flush(self) -> None:
+        """Wait until what was recorded is durable."""
+        client = self._client
+        if client is not None:
+            client.flush()
+
+    def close(self) -> None:
+        """Close the one that is open."""
+        with self._changing:
+            if self._client is None:
+                return
+            try:
+                self._client.close()
+            finally:
+                self._closed, self._client = self.totals(), None
+
+
+def _places(sink: Any) -> list[SinkLike]:
+    return [absolute(place) for place in sink_list(sink)]
+
+
+def _as_given(sink: Any) -> Any:
+    return os.fspath(sink) if isinstance(sink, os.PathLike) else sink
 
 
 def _flat(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:

@@ -1,14 +1,21 @@
 """Locks on files that end with the process that holds them, and can be looked at from outside.
 
 On Linux these are open file description locks, of which anybody who may read the file can ask
-whether they are held, without taking one. Elsewhere they are those of `flock`.
+whether they are held, without taking one. Elsewhere they are those of `flock`. A platform that has
+neither (Windows) can read what was written on others: it takes no locks, and sees none.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import struct
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+AVAILABLE = fcntl is not None
 
 _FLOCK = "hhqqi0q"  # struct flock of 64-bit Linux: kind, whence, start, length, pid
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS)
@@ -26,8 +33,10 @@ def take(descriptor: int) -> None:
 
     Raises:
         TakenError: If somebody else has it locked.
-        OSError: If the file system has no locks.
+        OSError: If the file system, or the platform, has no locks.
     """
+    if not AVAILABLE:
+        raise OSError(errno.ENOLCK, "this platform has no file locks")
     try:
         if not _ask(descriptor, "F_OFD_SETLK"):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,11 +45,13 @@ def take(descriptor: int) -> None:
 
 
 def is_taken(descriptor: int) -> bool:
-    """Return True if somebody has an open file locked.
+    """Return True if somebody has an open file locked; False where locks are not seen.
 
     Args:
         descriptor: A file that is open for reading.
     """
+    if not AVAILABLE:
+        return False
     try:
         if answer := _ask(descriptor, "F_OFD_GETLK"):
             return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)

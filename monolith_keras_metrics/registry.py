@@ -6,6 +6,7 @@ import atexit
 import itertools
 import multiprocessing.util
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 from absl import logging
@@ -23,6 +24,7 @@ class Client(Protocol):
 
 _numbers = itertools.count(1)
 _open: dict[int, Client] = {}
+_openers: dict[int, Callable[[], Client]] = {}
 _used_in: int | None = None  # the process that has made clients
 _forked = False  # from a process that had made one
 
@@ -54,14 +56,30 @@ def add(client: Client) -> int:
     return number
 
 
+def add_opener(opener: Callable[[], Client]) -> int:
+    """Return a number for whichever client `opener` returns: a graph that holds it stays valid.
+
+    Args:
+        opener: Returns an open client, and opens one if there is none. It is kept as long as the
+            process lives: graphs do not say when they are gone.
+    """
+    number = next(_numbers)
+    _openers[number] = opener
+    return number
+
+
 def remove(number: int) -> None:
     """Says that a client is closed."""
     _open.pop(number, None)
 
 
 def find(number: int) -> Client | None:
-    """Returns the client with this number; None if there is none, or it is closed."""
-    return _open.get(number)
+    """Returns the client with this number; None if there is none, or it is closed.
+
+    For a number of `add_opener`, this opens it.
+    """
+    opener = _openers.get(number)
+    return _open.get(number) if opener is None else opener()
 
 
 def numbers() -> list[int]:

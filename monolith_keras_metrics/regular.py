@@ -10,6 +10,9 @@ import tempfile
 import time
 from typing import NamedTuple
 
+# Windows has none of these, and shows every file as user 0's.
+_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
+
 
 class NotOursError(OSError):
     """What stands at a name is no regular file, or another user's."""
@@ -30,7 +33,7 @@ class Probe(NamedTuple):
 
 def probe(folder: pathlib.Path) -> Probe:
     """Make a file that is gone at once, and look at it."""
-    uids, now = {os.geteuid()}, time.time()
+    uids, now = {_own_uid()}, time.time()
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             status = os.fstat(file.fileno())
@@ -59,7 +62,7 @@ def open_regular(
         OSError: If it cannot be opened.
     """
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags | _FLAGS, 0o600)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
             raise NotOursError(error.errno, "it is no regular file", str(path)) from None
@@ -72,9 +75,13 @@ def open_regular(
     wrong = ""
     if not stat.S_ISREG(status.st_mode):
         wrong = "it is no regular file"
-    elif status.st_uid not in (uids or {os.geteuid()}):
+    elif status.st_uid not in (uids or {_own_uid()}):
         wrong = f"it belongs to another user ({status.st_uid})"
     if wrong:
         os.close(descriptor)
         raise NotOursError(errno.EPERM, wrong, str(path))
     return descriptor
+
+
+def _own_uid() -> int:
+    return os.geteuid() if hasattr(os, "geteuid") else 0

@@ -43,6 +43,7 @@ __all__ = [
     "run_name",
     "shown",
     "spool_place",
+    "without_secrets",
 ]
 
 SinkLike: TypeAlias = "str | os.PathLike[str] | Sink"
@@ -226,6 +227,15 @@ def shown(sink: SinkLike) -> str:
         scheme, rest = _split(sink)
         return repr(kafka_uri.parse(rest)) if scheme == "kafka" else str(sink)
     return repr(sink)
+
+
+def without_secrets(sink: SinkLike) -> tuple[SinkLike, list[str]]:
+    """Return the sink without options that are secrets, and the names of these."""
+    if not isinstance(sink, str) or not is_topic(sink):
+        return sink, []
+    scheme, _, rest = sink.partition(":")
+    kept, names = kafka_uri.without_secrets(rest)
+    return f"{scheme}:{kept}", names
 
 
 def spool_place(sink: SinkLike) -> pathlib.Path | None:

@@ -90,7 +90,8 @@ class Outgoing:
         frame = self._frame[start:stop]
         headers: Iterable[_Headers]
         if len(self._headers) == 1:
-            headers = itertools.repeat(*self._headers.values(), times=stop - start)
+            (same,) = self._headers.values()
+            headers = itertools.repeat(same, stop - start)
         else:
             headers = (self._headers[name] for name in frame["model_name"])
         keys = frame["uid"].cast(pl.String).to_list()

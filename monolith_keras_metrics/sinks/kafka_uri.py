@@ -31,6 +31,9 @@ _NOT_IN_URIS = re.compile(
     r"(plugin|test|ssl\.engine|ssl\.providers|sasl\.kerberos\.kinit)\..*|ssl\.providers"
     r"|default\.topic\.config|.*_cb"
 )
+# What is named so is a secret itself; where one is kept, or asked for, is none.
+_SECRET = re.compile(r".*(pass|secret|token|credential|private|key\.pem|ssl_key).*|.*\.config")
+_NO_SECRET = re.compile(r".*\.(url|location|file|ms|name|type)")
 _JOURNAL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EXPECTED = "'kafka://HOST:PORT[,HOST:PORT]/TOPIC?option=value'"
 
@@ -80,6 +83,27 @@ def parse(text: str) -> KafkaAddress:
     return KafkaAddress(brokers, check_topic(topic), check_options(_options(query)))
 
 
+def without_secrets(text: str) -> tuple[str, list[str]]:
+    """Leave out options whose values are secrets.
+
+    Args:
+        text: As for `parse`.
+
+    Returns:
+        The text without them, and their names.
+
+    Example:
+        >>> without_secrets("//a:9092/t?sasl.username=me&sasl.password=hush")
+        ('//a:9092/t?sasl.username=me', ['sasl.password'])
+    """
+    address, _, query = text.partition("?")
+    pairs = [(pair, pair.partition("=")[0]) for pair in query.split("&") if pair]
+    kept = [pair for pair, name in pairs if not _is_secret(name)]
+    return "?".join(filter(None, [address, "&".join(kept)])), [
+        name for _, name in pairs if _is_secret(name)
+    ]
+
+
 def check_topic(topic: str) -> str:
     """Returns the topic; raises ValueError if Kafka knows no such names."""
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
@@ -119,6 +143,10 @@ def id_prefix(topic: str) -> str:
 def transactional_id(topic: str, journal: str) -> str:
     """Return the `transactional.id` of a journal, which is also its consumer group."""
     return id_prefix(topic) + journal
+
+
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET.fullmatch(name)) and not _NO_SECRET.fullmatch(name)
 
 
 def _options(query: str) -> dict[str, str]:

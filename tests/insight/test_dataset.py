@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +88,8 @@ class TestEachFormat:
         assert_frame_equal(read(tmp_path), expected, check_exact=True)
 
     def test_reads_what_the_sinks_write(self, tmp_path: Path, file_format: str) -> None:
+        if file_format == "tfrecord":
+            pytest.importorskip("tensorflow")  # writes the checksums
         origin = record.Origin("r", 1_790_000_000_000_000, 3)
         batch = record.Batch(
             layout=record.Layout("m", ("ctr",), ("price", "id", "hour", "carrier"), 1.0, "test"),
@@ -251,17 +251,6 @@ def test_parquet_is_lazy_and_keeps_columns_that_we_do_not_know(tmp_path: Path) -
     write(tmp_path, "parquet", 0, [message(0, note=7)])
     assert read(tmp_path)["note"].to_list() == [7]
     assert "2/17 COLUMNS" in open_run(tmp_path).select("uid", "label").explain()
-
-
-def test_works_without_tensorflow(tmp_path: Path) -> None:
-    write(tmp_path, "tfrecord", 0, [message(0)])
-    code = (
-        "import sys; sys.modules.update(tensorflow=None, keras=None)\n"
-        "from monolith_keras_metrics.insight import open_run, summary\n"
-        "print(summary(open_run(sys.argv[1])).height)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"2\n"
 
 
 class TestWhichFiles:

@@ -16,9 +16,10 @@ from sklearn import metrics as sklearn_metrics
 from monolith_keras_metrics.insight import auc, summary
 
 NAN, INF = float("nan"), float("inf")
-COUNTS = ["examples", "invalid", "users"]
+COUNTS = ["examples", "unlabelled", "invalid", "revisits", "users"]
 MEASURES = ["positive_rate", "mean_prediction", "calibration", "auc"]
 MEASURES += ["log_loss", "normalised_entropy"]
+ERRORS = ["mae", "rmse", "bias"]
 Numbers = Any  # a list or an array of numbers and None
 
 
@@ -122,7 +123,7 @@ class TestSummaryOfOneTarget:
         """Predictions 1.75 over labels 2; of 4 pairs, 2.5 are in order."""
         row = one(ctr([0, 0, 1, 1], [0.25, 0.5, 0.25, 0.75], uid=[7, 7, 8, 9]))
         loss = -(math.log(0.75) + math.log(0.5) + math.log(0.25) + math.log(0.75)) / 4
-        assert [row[name] for name in ["target", *COUNTS]] == ["ctr", 4, 0, 3]
+        assert [row[name] for name in ["target", *COUNTS]] == ["ctr", 4, 0, 0, 0, 3]
         expected = [0.5, 0.4375, 0.875, 0.625, loss, loss / math.log(2)]
         assert [row[name] for name in MEASURES] == pytest.approx(expected)
 
@@ -136,22 +137,26 @@ class TestSummaryOfOneTarget:
         entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
         expected = [2 / 8, 3.75 / 8, 3.75 / 2, 10 / 12, loss, loss / entropy]
         row = one(frame)
-        assert [row[name] for name in COUNTS] == [4, 0, 4]
+        assert [row[name] for name in COUNTS] == [4, 0, 0, 0, 4]
         assert [row[name] for name in MEASURES] == pytest.approx(expected)
         assert one(frame, weighted=False)["positive_rate"] == 0.5
 
     def test_agrees_with_scikit_learn(self) -> None:
         random = np.random.default_rng(3)
-        p = random.beta(1, 4, 5_000).round(2).astype(np.float32)
+        p = random.beta(1, 4, 5_000).round(2).clip(0.01, 0.99).astype(np.float32)
         y = (random.random(5_000) < p).astype(np.float32)
         rate = np.where(y == 1, 1, random.choice([0.1, 0.3], 5_000)).astype(np.float32)
         weights = {"sample_weight": 1 / rate.astype(np.float64)}
         always = np.full(5_000, np.average(y, weights=weights["sample_weight"]))
-        loss, average_loss = (sklearn_metrics.log_loss(y, q, **weights) for q in (p, always))
+        q = p.astype(np.float64)  # in Float32, scikit-learn would calculate in Float32
+        loss, average_loss = (sklearn_metrics.log_loss(y, each, **weights) for each in (q, always))
         row = one(ctr(y, p, rate))
-        assert row["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(y, p, **weights))
-        assert row["log_loss"] == pytest.approx(loss, rel=1e-6)
-        assert row["normalised_entropy"] == pytest.approx(loss / average_loss, rel=1e-6)
+        area = sklearn_metrics.roc_auc_score(y, q, **weights)
+        calibration = np.average(q, weights=weights["sample_weight"]) / always[0]
+        expected = [area, loss, loss / average_loss, calibration]
+        names = ["auc", "log_loss", "normalised_entropy", "calibration"]
+        assert [row[name] for name in names] == pytest.approx(expected, rel=1e-9)
+        assert [row[name] for name in ERRORS] == [None] * 3
 
     def test_normalised_entropy_of_the_positive_rate_is_1(self) -> None:
         assert one(ctr([1, 0, 0, 0], [0.25] * 4))["normalised_entropy"] == pytest.approx(1.0)
@@ -172,19 +177,53 @@ class TestSummaryOfOneTarget:
         assert row["log_loss"] == pytest.approx(-math.log(0.25 * 0.75) / 2)
 
     def test_logits(self) -> None:
-        """Ranks are right whatever the range; a log loss of what is no probability is not."""
+        """Ranks are right whatever the range; what compares them with rates is not."""
         row = one(ctr([0, 1, 0, 1], [-3.0, 2.0, 1.0, 0.5]))
         assert (row["auc"], row["mean_prediction"]) == (0.75, 0.125)
-        assert row["log_loss"] is row["normalised_entropy"] is None
+        assert [row[name] for name in ("calibration", "log_loss", "normalised_entropy")] == [
+            None
+        ] * 3
+
+    def test_logits_stay_logits_in_a_group_that_does_not_show_it(self) -> None:
+        frame = ctr([0, 1, 0, 1], [-3.0, 2.0, 1.0, 0.5], mode=["a", "a", "b", "b"])
+        result = summary(frame, "mode")
+        assert result["auc"].to_list() == [1.0, 0.0]
+        for name in ("calibration", "log_loss", "normalised_entropy"):
+            assert result[name].to_list() == [None, None]
 
     def test_regression(self) -> None:
+        """Errors are -9.5, -19.25, 0.5 and -0.75."""
         row = one(ctr([10.0, 20.0, 0.0, 1.0], [0.5, 0.75, 0.5, 0.25]))
         assert [row[name] for name in MEASURES] == [None, 0.5, 2 / 31, None, None, None]
+        squares = 9.5**2 + 19.25**2 + 0.5**2 + 0.75**2
+        assert [row[name] for name in ERRORS] == pytest.approx([7.5, math.sqrt(squares / 4), -7.25])
+
+    def test_regression_agrees_with_scikit_learn(self) -> None:
+        random = np.random.default_rng(4)
+        y, p, rate = (random.uniform(low, 9, 5_000).astype(np.float32) for low in (-5, -5, 0.1))
+        weights = {"sample_weight": 1 / rate.astype(np.float64)}
+        y64, p64 = y.astype(np.float64), p.astype(np.float64)
+        row = one(ctr(y, p, rate))
+        assert [row[name] for name in ERRORS] == pytest.approx(
+            [
+                sklearn_metrics.mean_absolute_error(y64, p64, **weights),
+                math.sqrt(sklearn_metrics.mean_squared_error(y64, p64, **weights)),
+                np.average(p64 - y64, weights=weights["sample_weight"]),
+            ],
+            rel=1e-9,
+        )
+
+    def test_a_group_of_a_regression_whose_labels_are_0_and_1_is_one_all_the_same(self) -> None:
+        result = summary(ctr([3.0, 1.0], [2.0, 4.0], mode=["a", "b"]), "mode")
+        assert result.select("calibration", *ERRORS).rows() == [
+            (2 / 3, 1.0, 1.0, -1.0),
+            (4.0, 3.0, 3.0, 3.0),
+        ]
 
     @pytest.mark.parametrize(
         ("label", "prediction", "rate"),
         [
-            *((bad, 0.5, 1.0) for bad in (None, NAN, INF, -INF)),
+            *((bad, 0.5, 1.0) for bad in (INF, -INF)),
             *((0.0, bad, 1.0) for bad in (None, NAN, INF, -INF)),
             *((0.0, 0.5, bad) for bad in (None, NAN, INF, 0.0, -0.5)),
         ],
@@ -197,8 +236,17 @@ class TestSummaryOfOneTarget:
         assert one(bad) == {**one(ctr(labels, predictions)), "invalid": 1}
         assert one(bad, weighted=False)["invalid"] == (rate == 1.0)
 
+    @pytest.mark.parametrize("label", [None, NAN])
+    def test_a_missing_label_is_counted_and_left_out(self, label: float | None) -> None:
+        """Null is what JSON and we write; NaN may come from elsewhere."""
+        labels, predictions = [0.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.25, 0.75]
+        whole = one(ctr(labels, predictions))
+        assert one(ctr([label, *labels], [0.5, *predictions])) == {**whole, "unlabelled": 1}
+        both = one(ctr([label, *labels], [NAN, *predictions]))
+        assert both == {**whole, "invalid": 1}
+
     def test_nothing_valid(self) -> None:
-        assert list(one(ctr([1.0], [NAN])).values()) == ["ctr", 0, 1, 0, *[None] * 6]
+        assert list(one(ctr([1.0], [NAN])).values()) == ["ctr", 0, 0, 1, 0, 0, *[None] * 9]
 
 
 class TestTargetsAndGroups:
@@ -212,7 +260,10 @@ class TestTargetsAndGroups:
     def test_an_example_without_the_target_is_no_example_of_it(self) -> None:
         values = {"a": [1.0, 1.0], "b": [None, 1.0]}
         result = summary(records(values, values, values))
-        assert result.select("target", *COUNTS).rows() == [("a", 2, 0, 2), ("b", 1, 0, 1)]
+        assert result.select("target", *COUNTS).rows() == [
+            ("a", 2, 0, 0, 0, 2),
+            ("b", 1, 0, 0, 0, 1),
+        ]
 
     def test_by_extra_field(self) -> None:
         extras = pl.DataFrame({"carrier": ["UA", "UA", "AA", "AA", None]}).to_struct()
@@ -229,7 +280,7 @@ class TestTargetsAndGroups:
         )
         month = pl.from_epoch("req_time").dt.strftime("%Y-%m").alias("month")
         result = summary(frame.lazy(), ["mode", month])
-        assert result.columns == ["target", "mode", "month", *COUNTS, *MEASURES]
+        assert result.columns == ["target", "mode", "month", *COUNTS, *MEASURES, *ERRORS]
         assert result.select("mode", "month", "examples", "auc").rows() == [
             ("test", "2012-03", 1, None),
             ("train", "2012-02", 1, None),
@@ -239,7 +290,7 @@ class TestTargetsAndGroups:
     def test_a_group_of_invalid_records_is_shown(self) -> None:
         frame = ctr([0, 1], [NAN, 0.5], mode=["test", "train"])
         result = summary(frame, "mode").select("mode", *COUNTS)
-        assert result.rows() == [("test", 0, 1, 0), ("train", 1, 0, 1)]
+        assert result.rows() == [("test", 0, 0, 1, 0, 0), ("train", 1, 0, 0, 0, 1)]
 
     @settings(deadline=None)
     @given(
@@ -272,11 +323,12 @@ class TestTargetsAndGroups:
         hour = random.integers(0, 24, 200_000)
         for row in summary(ctr(y, p, hour=hour), "hour").to_dicts():
             here = hour == row["hour"]
-            assert row["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(y[here], p[here]))
+            area = sklearn_metrics.roc_auc_score(y[here], p[here])
+            assert row["auc"] == pytest.approx(area, rel=1e-9)
 
     def test_no_rows(self) -> None:
         result = summary(ctr([1.0], [0.5]).clear(), "uid").to_dict(as_series=False)
-        assert result == {name: [] for name in ["target", "uid", *COUNTS, *MEASURES]}
+        assert result == {name: [] for name in ["target", "uid", *COUNTS, *MEASURES, *ERRORS]}
 
 
 @pytest.mark.parametrize(
@@ -295,5 +347,5 @@ def test_bad_groups(by: Any, error: str) -> None:
 
 
 def test_not_records() -> None:
-    with pytest.raises(ValueError, match=r"`frame` must hold records.*\['clicks'\]"):
+    with pytest.raises(ValueError, match=r"`records` must be.*open_run.*long_form.*\['clicks'\]"):
         summary(pl.DataFrame({"clicks": [1]}))

@@ -1,0 +1,84 @@
+"""Which records are of an example's first visit.
+
+A model that sees an example again has learned its label: what it predicts then tells how well it
+remembers. So measures take first visits alone, unless they are asked for all.
+
+- An example is visited again in a later epoch. Where records carry an `example_id`, that is an
+  epoch after the first in which this example was seen; else any but epoch 0.
+- A training that was restored, or started anew, visits examples that an earlier attempt has
+  recorded: then the last attempt's record is the first visit, since the model that was restored
+  had not learned from the others. Such records agree in run, worker, mode and model, and in
+  `example_id`; where they have none, in uid, `req_time` and all extra fields. (Not in `position`:
+  each attempt counts from 0, wherever in the data it was restored.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from monolith_keras_metrics.insight.columns import COLUMNS, STRUCTS
+
+FIRST = "\nfirst"  # nobody else's name
+_OF_THE_TRAINING = ("model_name", "mode", "run", "target")
+_OF_THE_EXAMPLE = ("worker", "uid", "req_time")
+_NOT_EXTRA = {*COLUMNS, *STRUCTS, "target"}
+
+
+class FirstVisits(NamedTuple):
+    """How first visits are told.
+
+    Attributes:
+        expression: True for a record that is of an example's first visit.
+        columns: The columns that it looks at.
+    """
+
+    expression: pl.Expr
+    columns: Sequence[str]
+
+    @classmethod
+    def of(cls, records: pl.LazyFrame, extras: Sequence[str] = ()) -> FirstVisits:
+        """Make it for a frame of records, or of rows of `long_form`.
+
+        Args:
+            records: The frame; its attempts are read.
+            extras: The columns that the extra fields of records will have.
+        """
+        plain = records.collect_schema().names()
+        key = [name for name in _OF_THE_TRAINING if name in plain]
+        has_id = "example_id" in plain
+        first = pl.lit(True)
+        if "epoch" in plain:
+            epoch = pl.col("epoch").fill_null(0)
+            first = epoch == 0
+            if has_id:
+                lowest = epoch.min().over(*key, "example_id")
+                named = pl.col("example_id").is_not_null()
+                first = pl.when(named).then(epoch == lowest).otherwise(first)
+        if not _has_several_attempts(records):
+            columns = [*key, "example_id"] if has_id and "epoch" in plain else []
+            return cls(first, [*columns, *(["epoch"] if "epoch" in plain else [])])
+        # In rows of the long form extra fields are columns like others.
+        extras = extras or [name for name in plain if name not in _NOT_EXTRA]
+        by_value = [*(name for name in _OF_THE_EXAMPLE if name in plain), *extras]
+        same: list[pl.Expr | str] = [*key, *by_value]
+        if has_id:
+            without_id = pl.col("example_id").is_null()
+            same = [*key, "example_id", *(pl.when(without_id).then(name) for name in by_value)]
+        attempt = pl.col("attempt")
+        last = pl.when(first).then(attempt).max().over(same)
+        expression = first & (attempt == last).fill_null(True)
+        seen = [name for name in ("epoch", "example_id", "attempt") if name in plain]
+        return cls(expression, [*key, *by_value, *seen])
+
+
+def _has_several_attempts(records: pl.LazyFrame) -> bool:
+    """Return True if a worker has started more than once."""
+    names = records.collect_schema().names()
+    if "attempt" not in names:
+        return False
+    origin = [name for name in ("run", "worker") if name in names]
+    attempts = records.select(*origin, "attempt").unique().collect()
+    return attempts.height > (attempts.select(origin).unique().height if origin else 1)
