@@ -52,7 +52,8 @@ def pair_targets(y: Any, y_pred: Any, output_names: Sequence[str] | None, target
     """Pairs a step's labels with its predictions.
 
     Args:
-        y: Labels as the dataset has them: a tensor, or a list or dict of tensors.
+        y: Labels as the dataset has them: a tensor, or a list or dict of tensors. Outputs without
+            a label are left out.
         y_pred: The model's outputs: a tensor, or a list or dict of tensors, each of shape
             `(batch,)`, `(batch, 1)` or `(batch, k)`.
         output_names: Names of the outputs, in their order, where the model has such.
@@ -65,8 +66,10 @@ def pair_targets(y: Any, y_pred: Any, output_names: Sequence[str] | None, target
         ValueError: If outputs, labels and names do not fit together; the message tells how.
     """
     outputs = _named(y_pred, output_names)
-    labels = _labels(y, outputs)
-    chosen = _chosen(targets, outputs)
+    # Keras flattens a dict in the order of its keys, and pairs a list of labels with that.
+    flat = sorted(outputs) if isinstance(y_pred, Mapping) else list(outputs)
+    labels = _labels(y, flat)
+    chosen = _chosen(targets, outputs, labels)
     pairs = Pairs(
         tuple(name for names in chosen.values() for name in names),
         tuple(labels[output] for output in chosen),
@@ -112,17 +115,16 @@ def _named(y_pred: Any, output_names: Sequence[str] | None) -> dict[str, Any]:
                 ["output"] if len(values) == 1 else [f"output_{i}" for i in range(len(values))]
             )
         outputs = dict(zip(output_names, values, strict=True))
-    for name, value in outputs.items():
-        if getattr(value, "shape", None) is None:
-            raise ValueError(
-                f"Output {name!r} must be a dense tensor of shape (batch,) or (batch, k). "
-                f"Received: {type(value).__name__}"
-            )
     return outputs
 
 
-def _labels(y: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    names = list(outputs)
+def _labels(y: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return the labels by output; an output may have none.
+
+    Args:
+        y: Labels, as the dataset has them.
+        names: The outputs, in Keras's order.
+    """
     if y is None:
         raise ValueError(
             "There are no labels (`y` is None). The callback records labels that fit() or the "
@@ -130,27 +132,31 @@ def _labels(y: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
             "they are a column of `x`, name it with DeepInsightCallback(labels=…)"
         )
     if isinstance(y, Mapping):
-        missing = [name for name in names if name not in y]
-        if missing:
-            raise ValueError(
-                f"Labels must have a key for each output. Outputs: {names}. "
-                f"Received labels for: {sorted(y)}; missing: {missing}"
-            )
-        return {name: y[name] for name in names}
+        if labels := {name: y[name] for name in names if y.get(name) is not None}:
+            return labels
+        raise ValueError(
+            f"Labels must have outputs of the model as keys. Outputs: {list(names)}. "
+            f"Received labels for: {sorted(map(str, y))}"
+        )
     values = list(y) if isinstance(y, (list, tuple)) else [y]
     if len(values) != len(names):
         raise ValueError(
-            f"There must be as many labels as outputs. Outputs: {names}. "
-            f"Received: {len(values)} labels"
+            f"There must be as many labels as outputs, or a dict from outputs to labels, which "
+            f"may leave some out. Outputs: {list(names)}. Received: {len(values)} labels"
         )
-    return dict(zip(names, values, strict=True))
+    labels = dict(zip(names, values, strict=True))
+    return {name: label for name, label in labels.items() if label is not None}
 
 
-def _chosen(targets: Any, outputs: Mapping[str, Any]) -> dict[str, list[str]]:
+def _chosen(
+    targets: Any, outputs: Mapping[str, Any], labels: Mapping[str, Any]
+) -> dict[str, list[str]]:
     """Which outputs are recorded, with the names of their columns."""
     names = list(outputs)
     if targets is None:
-        for name, value in outputs.items():
+        names = [name for name in names if name in labels]
+        for name in names:
+            value = outputs[name]
             if (width := _width(name, value)) not in (1, None):
                 raise ValueError(
                     f"Output {name!r} has {width} columns, which are as many targets: name them, "
@@ -168,6 +174,11 @@ def _chosen(targets: Any, outputs: Mapping[str, Any]) -> dict[str, list[str]]:
         raise ValueError(
             f"`targets` must name outputs of the model, which are {names}. Received: {unknown}. "
             "To give an output's target another name, pass a dict from outputs to names"
+        )
+    if unlabelled := [name for name in chosen if name not in labels]:
+        raise ValueError(
+            f"`targets` must name outputs that have a label, which are {list(labels)}. "
+            f"Received: {unlabelled}. Give `y` a label for each, or leave them out of `targets`"
         )
     for output, columns in chosen.items():
         width = _width(output, outputs[output])
