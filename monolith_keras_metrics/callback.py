@@ -7,17 +7,18 @@ it at each step. While training runs, the callback puts its own in that place (s
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from monolith_keras_metrics.caller import end_of_caller
+from monolith_keras_metrics.caller import EndOfCaller, end_of_caller
 from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.distribution import check_strategy
 from monolith_keras_metrics.model_inputs import InputColumns
 from monolith_keras_metrics.options import absolute_options, sink_list
-from monolith_keras_metrics.recording import Recording, RecordingFunction
+from monolith_keras_metrics.recording import Recorder, Recording, RecordingFunction
 from monolith_keras_metrics.sinks import SinkLike, absolute, shown
 from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.targets import TargetNames, check_target_names
@@ -137,9 +138,13 @@ class DeepInsightCallback(keras.callbacks.Callback):
         self._modes = frozenset(modes)
         self._options = absolute_options(options)
         self._functions: dict[str, RecordingFunction] = {}
+        self._recorders = {
+            mode: Recorder(self._recording, mode, recorded=mode in modes, on_exception=self._abort)
+            for mode in _MODES
+        }
         self._client: DeepInsightClient | None = None
         self._opened_for: str | None = None
-        self._over: Callable[[], bool] | None = None
+        self._over: EndOfCaller | None = None
         self._training = False
         self._last_stats: Stats | None = None
 
@@ -160,19 +165,22 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Opens the sink and begins to record."""
-        self._epoch = None
-        self._open("train")
-        self._training = True
-        self._install_early()
-        self._begin("train")
+        self._check_free()
+        with self._others_ended():
+            self._epoch = None
+            self._open("train")
+            self._training = True
+            self._install_early()
+            self._begin("train")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Writes what waits, and leaves the model as it was."""
-        self._training = False
-        self._epoch = None
-        for mode in _MODES:
-            self._end(mode)
-        self._close("train")
+        with self._others_ended():
+            self._training = False
+            self._epoch = None
+            for mode in _MODES:
+                self._end(mode)
+            self._close("train")
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Notes which pass over the data begins; validation within it is of the same."""
@@ -180,16 +188,38 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begins to take out columns, and to record where `modes` has `"test"`."""
-        if self._training and self._over is not None and self._over():
-            self._abort()  # that training ended with an exception: this is no part of it
-        if self._client is None and "test" in self._modes:
-            self._open("test")
-        self._begin("test")
+        with self._others_ended():
+            if self._training and self._over is not None and self._over():
+                self._abort()  # that training ended with an exception: this is no part of it
+            if self._client is None and "test" in self._modes:
+                self._open("test")
+            self._begin("test")
 
     def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leaves the model's test function as it was."""
-        self._end("test")
-        self._close("test")
+        with self._others_ended():
+            self._end("test")
+            self._close("test")
+
+    def _check_free(self) -> None:
+        """Raises for a `fit` within one that this records: its steps would go on unrecorded."""
+        if self._training and self._over is not None and not self._over():
+            raise RuntimeError(
+                "This DeepInsightCallback still records a call of fit, within which another one "
+                "began with the same object. Give each fit a DeepInsightCallback of its own"
+            )
+
+    @contextlib.contextmanager
+    def _others_ended(self) -> Iterator[None]:
+        """Ends what others record of this call where it fails: Keras tells them nothing."""
+        try:
+            yield
+        except BaseException:
+            for mode in _MODES:
+                function = getattr(self.model, f"{mode}_function", None)
+                if isinstance(function, RecordingFunction):
+                    function.end_call()
+            raise
 
     def _open(self, mode: str) -> None:
         self._abort()  # what an earlier training that ended with an exception may have left
@@ -230,45 +260,42 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def _begin(self, mode: str) -> None:
         check_strategy(self.model.distribute_strategy)
-        function = self._install(mode)
-        function.begin(self._client if mode in self._modes else None, end_of_caller())
+        self._install(mode).attach(self._recorders[mode], self._client, end_of_caller())
 
     def _install_early(self) -> None:
         """Legacy Keras reads the test function before it calls `on_test_begin`."""
         if is_legacy(self.model):
             self.model.make_test_function()
-            self._install("test")
+            self._install("test").hold(self._recorders["test"])
 
     def _install(self, mode: str) -> RecordingFunction:
-        """Puts a function that can record in the place of the model's own."""
+        """Returns the function that records, in the place of the model's own."""
         attribute = f"{mode}_function"
-        plain = getattr(self.model, attribute)
-        if isinstance(plain, RecordingFunction):  # an earlier fit was left by an exception
-            plain = plain.plain
-        function = self._functions.get(mode)
-        # Keras makes a new plain function when the model is compiled, and only then.
-        if function is None or function.plain is not plain or function.model is not self.model:
-            function = RecordingFunction(
-                self.model,
-                mode,
-                plain,
-                self._recording,
-                recorded=mode in self._modes,
-                on_exception=self._abort,
-            )
-            self._functions[mode] = function
-        setattr(self.model, attribute, function)
+        current = getattr(self.model, attribute)
+        if isinstance(current, RecordingFunction):  # of another callback, or left by an exception
+            function: RecordingFunction | None = current
+        else:
+            function = self._functions.get(mode)
+            # Keras makes a new plain function when the model is compiled, and only then.
+            if (
+                function is None
+                or function.plain is not current
+                or function.model is not self.model
+            ):
+                function = RecordingFunction(self.model, mode, current)
+            setattr(self.model, attribute, function)
+        assert function is not None
+        self._functions[mode] = function
         return function
 
     def _end(self, mode: str) -> None:
         function = self._functions.get(mode)
         if function is None:
             return
-        function.end()
-        if mode == "test" and self._training and is_legacy(function.model):
-            return  # the next validation reads it before `on_test_begin`
-        if getattr(function.model, f"{mode}_function") is function:
-            setattr(function.model, f"{mode}_function", function.plain)
+        function.detach(self._recorders[mode])
+        # In legacy Keras, the next validation reads the test function before `on_test_begin`.
+        if mode != "test" or not self._training:
+            function.release(self._recorders[mode])
 
 
 def _summary(stats: Stats, places: Sequence[SinkLike], spool: os.PathLike[str] | None) -> str:

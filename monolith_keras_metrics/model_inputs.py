@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
-from monolith_keras_metrics.versions import keras
+from monolith_keras_metrics.versions import is_legacy, keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,33 +51,38 @@ class InputColumns:
                 f"Received: {names}"
             )
 
-    def take(self, model: Any, data: Any, *, required: bool) -> tuple[dict[str, Any], Any]:
-        """Splits a batch of data into recorded columns and what the model's step gets.
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the columns."""
+        example_id = () if self.example_id is None else (self.example_id,)
+        return frozenset(
+            (self.uid, self.req_time, self.sample_rate, *example_id, *self.extra_fields)
+        )
+
+    def of(self, data: Any) -> dict[str, Any]:
+        """Takes the recorded columns from a batch of data.
 
         Args:
-            model: The model.
             data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; `x` should be a dict.
-            required: Whether to record; else columns are only taken out.
 
         Returns:
-            The columns by name, and `data` without those that the model has no input for.
+            The columns by name.
 
         Raises:
             TypeError: If `x` is no dict, or a column has a wrong dtype.
             ValueError: If a column is missing, or has a wrong shape.
         """
-        rest = list(data) if isinstance(data, (tuple, list)) else [data]
-        x = rest[0] if rest else None
+        x = _x_of(data)
         if not isinstance(x, Mapping):
-            if not required:
-                return {}, data
+            shape = f" of shape {tuple(x.shape)}" if getattr(x, "shape", None) is not None else ""
             raise TypeError(
                 "DeepInsightCallback needs the dataset's `x` as a dict of columns, with "
                 f"{self.uid!r} and {self.req_time!r} among them. Received: {type(x).__name__}"
+                f"{shape}.\nOf an array `x` write fit({{'features': x, {self.uid!r}: …, "
+                f"{self.req_time!r}: …}}, y); of a DataFrame `df`, whose columns are the model's "
+                "inputs, fit(dict(df), y)"
             )
-        columns = self._columns(x) if required else {}
-        inputs = self._model_inputs(model, x)
-        return columns, (inputs, *rest[1:]) if isinstance(data, (tuple, list)) else (inputs,)
+        return self._columns(x)
 
     def _columns(self, x: Mapping[str, Any]) -> dict[str, Any]:
         columns = {}
@@ -95,40 +103,157 @@ class InputColumns:
                 )
         return columns
 
-    def _model_inputs(self, model: Any, x: Mapping[str, Any]) -> Any:
-        """What the model gets, in the structure that its inputs have."""
-        names = {self.uid, self.req_time, self.sample_rate, self.example_id, *self.extra_fields}
-        features = {name: value for name, value in x.items() if name not in names}
-        struct = _input_structure(model)
+
+class ModelInputs:
+    """Takes columns that a model has no input for out of a dataset's `x`.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._takes_array: bool | None = None  # known since it was tried
+        self._warned = False
+
+    def of(self, data: Any, bookkeeping: Collection[str]) -> Any:
+        """Return what the model's step gets of a batch of data.
+
+        Args:
+            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`. An `x` that is no dict stays.
+            bookkeeping: Names of columns that are for the records.
+
+        Returns:
+            The same, with `x` in the structure of the model's inputs.
+
+        Raises:
+            ValueError: If the model has an input without a column.
+        """
+        x = _x_of(data)
+        if not isinstance(x, Mapping):
+            return data
+        if isinstance(data, (tuple, list)):
+            return (self._picked(x, bookkeeping), *data[1:])
+        inputs = self._picked(x, bookkeeping, whole=_has_own_step(self._model))
+        # Keras takes a bare list for (x, y).
+        return (inputs,) if isinstance(inputs, (tuple, list)) else inputs
+
+    def warn_of_positions(self, data: Any) -> None:
+        """Warns once if Keras would give the model other columns than those of its inputs' names.
+
+        Args:
+            data: Like that of `of`.
+        """
+        x, struct = _x_of(data), _input_structure(self._model)
+        if self._warned or not isinstance(x, Mapping) or not isinstance(struct, Mapping):
+            return
+        inputs, given = sorted(map(str, struct)), sorted(map(str, x))
+        if is_legacy(self._model) or given[: len(inputs)] == inputs or _has_own_step(self._model):
+            return
+        self._warned = True
+        logging.warning(
+            "Deep insight: the model's inputs are a dict with the keys %s. Keras pairs them with "
+            "the sorted columns of `x` by position, so without this callback it computes wrong "
+            "numbers from %s. Take the further columns out before evaluate and predict",
+            inputs,
+            given,
+        )
+
+    def _picked(
+        self, x: Mapping[str, Any], bookkeeping: Collection[str], whole: bool = False
+    ) -> Any:
+        features = {name: value for name, value in x.items() if name not in bookkeeping}
+        struct = _input_structure(self._model)
+        if struct is None:
+            return self._unstructured(x, features)
         if isinstance(struct, Mapping):
             wanted = {str(key): str(key) for key in struct}
-        elif isinstance(struct, (list, tuple)) and all(hasattr(i, "name") for i in struct):
-            wanted = {i.name: i.name for i in struct}
-        elif hasattr(struct, "name"):
-            # A model of one input takes the one column that is no bookkeeping, whatever its name.
-            name = struct.name if struct.name in x or len(features) != 1 else next(iter(features))
-            wanted = {struct.name: name}
-        elif isinstance(model, keras.Sequential) and len(features) == 1:
-            return next(iter(features.values()))
         else:
-            return dict(x)  # a subclassed model takes what it wants from the dict
+            tensors = struct if isinstance(struct, (list, tuple)) else [struct]
+            if not all(hasattr(tensor, "name") for tensor in tensors):
+                return dict(x)  # nested lists: nothing tells which column is which
+            wanted = {tensor.name: tensor.name for tensor in tensors}
+            # A model of one input takes the one column that is no bookkeeping, whatever its name.
+            if len(tensors) == 1 and tensors[0].name not in x and len(features) == 1:
+                wanted = {tensors[0].name: next(iter(features))}
         if missing := [name for name in wanted.values() if name not in x]:
+            columns = sorted(map(str, x))
+            example = min(map(str, features), default="features")
             raise ValueError(
                 "The dataset's `x` must have a column for each input of the model. "
-                f"Missing: {missing}; columns: {sorted(map(str, x))}"
+                f"Missing: {missing}; columns: {columns}.\n"
+                f"Give each input its column's name, as in keras.Input(…, name={example!r})"
             )
+        if whole:
+            return {name: x[name] for name in x if name in features or name in wanted}
         if isinstance(struct, Mapping):
             return {key: x[key] for key in struct}
         values = [x[name] for name in wanted.values()]
         return values if isinstance(struct, (list, tuple)) else values[0]
 
+    def _unstructured(self, x: Mapping[str, Any], features: dict[str, Any]) -> Any:
+        """What a model gets that does not say what its inputs are."""
+        if isinstance(self._model, keras.Sequential):
+            if len(features) == 1:
+                return next(iter(features.values()))
+            raise ValueError(
+                "A Sequential model takes one column of the dataset's `x` beside those that are "
+                f"recorded. Received: {sorted(map(str, features))}.\n"
+                "Name its column, as in keras.Sequential([keras.Input(…, name='features'), …]), "
+                "or record the others with DeepInsightCallback(extra_fields=[…])"
+            )
+        if len(features) == 1:
+            column = next(iter(features.values()))
+            if self._takes_array is None:
+                self._takes_array = not _accepts(self._model, x) and _accepts(self._model, column)
+            if self._takes_array:
+                return column
+        return dict(x)  # a subclassed model takes what it wants from the dict
+
+
+def _x_of(data: Any) -> Any:
+    return (data[0] if data else None) if isinstance(data, (tuple, list)) else data
+
+
+def _has_own_step(model: Any) -> bool:
+    """Return True if the model's class defines a `train_step` or `test_step` of its own."""
+    steps = (type(model).train_step, type(model).test_step)
+    return any(step.__module__.partition(".")[0] not in ("keras", "tf_keras") for step in steps)
+
 
 def _input_structure(model: Any) -> Any:
-    """The structure of a functional model's inputs; None for a model that has none."""
+    """The structure of a model's inputs; None for a model that does not say."""
     try:
         return model.input
     except (AttributeError, ValueError, RuntimeError):
-        return None
+        pass
+    if isinstance(model, keras.Sequential):
+        with contextlib.suppress(AttributeError, ValueError, RuntimeError):
+            return model.inputs[0]
+    return None
+
+
+def _accepts(model: Any, x: Any) -> bool:
+    """Return True if the model's `call` can be traced with such an `x`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras's, of a call that it could not trace
+            specs = tf.nest.map_structure(_spec, dict(x) if isinstance(x, Mapping) else x)
+            if is_legacy(model):
+                tf.function(model.__call__, autograph=False).get_concrete_function(specs)
+            else:
+                model.compute_output_spec(
+                    tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), specs)
+                )
+    except Exception:
+        return False
+    return True
+
+
+def _spec(column: Any) -> tf.TensorSpec:
+    if isinstance(column, tf.distribute.DistributedValues):
+        column = column.values[0]
+    return tf.TensorSpec([None, *column.shape[1:]], column.dtype)
 
 
 def _check_column(argument: str, name: str, column: Any, kinds: str) -> None:

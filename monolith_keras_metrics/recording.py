@@ -1,18 +1,28 @@
-"""A model's train or test function while it is recorded."""
+"""A model's train or test function while it is recorded.
+
+A model has at most one such function for each mode, whatever the number of callbacks: each
+attaches a `Recorder` to it, and the step is traced once with the columns of all. A recorder takes
+part in the steps of the call of `fit` or `evaluate` that it was attached in; those of a call that
+has failed are found, and detached, at the next one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from monolith_keras_metrics.caller import EndOfCaller, innermost_call
+from monolith_keras_metrics.captured import StepCall
 from monolith_keras_metrics.client import DeepInsightClient
-from monolith_keras_metrics.model_inputs import InputColumns
+from monolith_keras_metrics.model_inputs import InputColumns, ModelInputs
 from monolith_keras_metrics.record import Batch, Layout
-from monolith_keras_metrics.step_function import Columns, make_step_function
+from monolith_keras_metrics.step_function import make_step_function
 from monolith_keras_metrics.targets import Pairs, TargetNames, label_columns, pair_targets
 
 
@@ -36,6 +46,16 @@ class Recording:
     labels: str | Mapping[str, str] | None
     epoch: Callable[[], int | None] = lambda: None
 
+    def pairs(self, model: Any, call: StepCall) -> Pairs:
+        """Pairs labels and predictions of a step.
+
+        Args:
+            model: The model.
+            call: What the step passed to `compute_metrics` or `compute_loss`.
+        """
+        y = call.y if self.labels is None else label_columns(call.x, self.labels)
+        return pair_targets(y, call.y_pred, output_names(model), self.targets)
+
     def layout(self, targets: tuple[str, ...], mode: str | None = None) -> Layout:
         """The layout of batches with these targets."""
         return Layout(
@@ -49,6 +69,91 @@ class Recording:
         )
 
 
+class Block(NamedTuple):
+    """One recorder's labels and predictions of a step: blocks `(rows,)` or `(rows, k)`."""
+
+    labels: tuple[Any, ...]
+    predictions: tuple[Any, ...]
+
+
+class Recorder:
+    """One callback's part in what is recorded of a mode.
+
+    Args:
+        recording: What is recorded.
+        mode: `"train"` or `"test"`.
+        recorded: Whether this mode is; else bookkeeping columns are only taken out.
+        on_exception: Called when training ends with an exception.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        mode: str,
+        *,
+        recorded: bool,
+        on_exception: Callable[[], None],
+    ) -> None:
+        self.recording = recording
+        self.mode = mode
+        self.recorded = recorded
+        self.on_exception = on_exception
+        self.client: DeepInsightClient | None = None
+        self._over: EndOfCaller | None = None
+        self._model: Any = None
+        self._history: Any = None
+
+    def begin(self, model: Any, client: DeepInsightClient | None, over: EndOfCaller | None) -> None:
+        """Begins to take part in the steps of a call.
+
+        Args:
+            model: The model.
+            client: Where columns go; None only takes them out.
+            over: The end of the call; None where nothing tells.
+        """
+        self.client = client if self.recorded else None
+        self._over = over
+        self._model, self._history = model, getattr(model, "history", None)
+
+    def end(self) -> None:
+        """Takes no more part."""
+        self.client = self._over = self._model = self._history = None
+
+    def is_over(self) -> bool:
+        """Return True if the call has ended."""
+        if self._over is not None:
+            return self._over()
+        # Each fit has its own history.
+        history = getattr(self._model, "history", None)
+        return self.mode == "train" and history is not self._history
+
+    def is_of(self, call: FrameType | None) -> bool:
+        """Return True if this takes part in the steps of `call`, which has not ended."""
+        if self._over is None:
+            return not self.is_over()
+        return self._over.is_end_of(call)
+
+    def batch(self, layout: Layout, bookkeeping: Mapping[str, Any], block: Block) -> Batch:
+        """Makes a batch of a step's columns."""
+        inputs = self.recording.inputs
+        uid = bookkeeping[inputs.uid]
+        return Batch(
+            layout=layout,
+            rows=uid.shape[0],
+            uid=uid,
+            req_time=bookkeeping[inputs.req_time],
+            train_time=int(time.time()),
+            labels=block.labels,
+            predictions=block.predictions,
+            sample_rates=(
+                (bookkeeping[inputs.sample_rate],) if inputs.sample_rate in bookkeeping else ()
+            ),
+            extras=[bookkeeping[name] for name in inputs.extra_fields],
+            epoch=self.recording.epoch(),
+            example_id=None if inputs.example_id is None else bookkeeping[inputs.example_id],
+        )
+
+
 class RecordingFunction:
     """Stands in for a model's train or test function, and hands each step's columns over.
 
@@ -56,114 +161,166 @@ class RecordingFunction:
         model: The model.
         mode: `"train"` or `"test"`.
         plain: The model's own function.
-        recording: What is recorded.
-        recorded: Whether this mode is; else bookkeeping columns are only taken out.
-        on_exception: Called when training ends with an exception.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        mode: str,
-        plain: Callable[[Any], Any],
-        recording: Recording,
-        *,
-        recorded: bool,
-        on_exception: Callable[[], None],
-    ) -> None:
+    def __init__(self, model: Any, mode: str, plain: Callable[[Any], Any]) -> None:
         self.model = model
         self.plain = plain
         self._mode = mode
-        self._recording = recording
-        self._recorded = recorded
-        self._on_exception = on_exception
-        self._layout: Layout | None = None
-        self._client: DeepInsightClient | None = None
-        self._over: Callable[[], bool] | None = None
-        self._active = False
-        self._history: Any = None
+        self._attached: list[Recorder] = []
+        self._holders: list[Recorder] = []
+        self._steps: dict[tuple[Recorder, ...], _Steps] = {}
+
+    def hold(self, recorder: Recorder) -> None:
+        """Stays in its place until this recorder is released, whether it is attached or not."""
+        if recorder not in self._holders:
+            self._holders.append(recorder)
+
+    def attach(
+        self, recorder: Recorder, client: DeepInsightClient | None, over: EndOfCaller | None
+    ) -> None:
+        """Begins to record with a recorder.
+
+        Args:
+            recorder: The recorder.
+            client: Where its columns go; None only takes them out.
+            over: Tells whether what began this has ended; None where nothing tells.
+        """
+        others = [one for one in self._attached if one is not recorder]
+        recorder.begin(self.model, client, over)
+        if recorder not in self._attached:
+            self._attached.append(recorder)
+        for other in others:
+            if other.is_over():
+                other.on_exception()
+
+    def detach(self, recorder: Recorder) -> None:
+        """Ends recording with a recorder."""
+        if recorder in self._attached:
+            self._attached.remove(recorder)
+            recorder.end()
+        self._leave()
+
+    def release(self, recorder: Recorder) -> None:
+        """Ends `hold`."""
+        if recorder in self._holders:
+            self._holders.remove(recorder)
+        self._leave()
+
+    def end_call(self) -> None:
+        """Ends what else is recorded of the call of Keras that we are in, which has failed."""
+        call = innermost_call()
+        with contextlib.ExitStack() as stack:
+            for recorder in self._attached[::-1]:
+                if recorder.is_of(call):
+                    stack.callback(recorder.on_exception)
+
+    def __call__(self, iterator: Any) -> Any:
+        """Runs the next steps of `iterator`, records them, and returns the last one's logs."""
+        recorders = self._of_this_call()
+        if not recorders:
+            return self.plain(iterator)
+        if recorders not in self._steps:
+            if len(self._steps) == _KEPT:
+                del self._steps[next(iter(self._steps))]
+            self._steps[recorders] = _Steps(self.model, self._mode, recorders)
+        try:
+            return self._steps[recorders].run(iterator)
+        except (StopIteration, tf.errors.OutOfRangeError):
+            raise  # the end of the data
+        except BaseException:
+            with contextlib.ExitStack() as stack:
+                for recorder in recorders[::-1]:
+                    stack.callback(recorder.on_exception)
+            raise
+
+    def _of_this_call(self) -> tuple[Recorder, ...]:
+        """The recorders of the call of Keras that we are in, without those that were left over."""
+        call = innermost_call()
+        these = []
+        for recorder in self._attached[:]:
+            if recorder.is_of(call):
+                these.append(recorder)
+            # A callback is not told of an exception that ended its fit; this is another call then.
+            elif recorder.is_over():
+                recorder.on_exception()
+        return tuple(these)
+
+    def _leave(self) -> None:
+        """Puts the model's own function back where nobody needs this one."""
+        attribute = f"{self._mode}_function"
+        unused = not self._attached and not self._holders
+        if unused and getattr(self.model, attribute) is self:
+            setattr(self.model, attribute, self.plain)
+
+
+_KEPT = 4  # sets of recorders whose traced steps are kept
+
+
+class _Steps:
+    """A model's steps with what some recorders record of them."""
+
+    def __init__(self, model: Any, mode: str, recorders: tuple[Recorder, ...]) -> None:
+        self._model = model
+        self._mode = mode
+        self._recorders = recorders
+        self._layouts: list[Layout | None] = []  # known when the step is traced
+        self._inputs = ModelInputs(model)
+        self._names = frozenset().union(*(one.recording.inputs.names for one in recorders))
         self._function = make_step_function(
             model,
             getattr(model, f"{mode}_step"),
             self._take_columns,
-            self._pair_targets,
-            getattr(model, f"_{mode}_counter", None),
+            self._pair_targets if any(one.recorded for one in recorders) else None,
+            outputs=any(one.recorded and one.recording.labels is not None for one in recorders),
+            counter=getattr(model, f"_{mode}_counter", None),
         )
 
-    def begin(self, client: DeepInsightClient | None, over: Callable[[], bool] | None) -> None:
-        """Begins to hand columns over.
-
-        Args:
-            client: Where to; None only takes them out.
-            over: Tells whether what began this has ended; None where nothing tells.
-        """
-        self._client = client
-        self._over = over
-        self._history = getattr(self.model, "history", None)
-        self._active = True
-
-    def _is_over(self) -> bool:
-        if self._over is not None:
-            return self._over()
-        # Each fit has its own history.
-        return self._mode == "train" and getattr(self.model, "history", None) is not self._history
-
-    def end(self) -> None:
-        """Becomes the plain function."""
-        self._client = self._over = None
-        self._active = False
-
-    def __call__(self, iterator: Any) -> Any:
-        """Runs the next steps of `iterator`, records them, and returns the last one's logs."""
-        if not self._active:
-            return self.plain(iterator)
-        # A callback is not told of an exception that ended its fit; this is another call then.
-        if self._is_over():
-            self._on_exception()
-            return self.plain(iterator)
+    def run(self, iterator: Any) -> Any:
+        """Runs steps, hands their columns over, and returns the last one's logs."""
         logs = None
-        try:
-            for step_logs, columns in self._function(iterator):
-                logs = step_logs
-                if self._client is not None:
-                    self._client.write(self._batch(columns))
-        except (StopIteration, tf.errors.OutOfRangeError):
-            raise  # the end of the data
-        except BaseException:
-            self._on_exception()
-            raise
+        for step_logs, columns in self._function(iterator):
+            logs = step_logs
+            blocks = map(Block, columns.labels, columns.predictions)
+            for recorder, layout, block in zip(
+                self._recorders, self._layouts, blocks, strict=False
+            ):
+                if recorder.client is not None and layout is not None:
+                    recorder.client.write(recorder.batch(layout, columns.bookkeeping, block))
         return logs
 
-    def _batch(self, columns: Columns) -> Batch:
-        inputs, bookkeeping = self._recording.inputs, columns.bookkeeping
-        uid = bookkeeping[inputs.uid]
-        assert self._layout is not None  # known since the step was traced
-        return Batch(
-            layout=self._layout,
-            rows=uid.shape[0],
-            uid=uid,
-            req_time=bookkeeping[inputs.req_time],
-            train_time=int(time.time()),
-            labels=columns.labels,
-            predictions=columns.predictions,
-            sample_rates=(
-                (bookkeeping[inputs.sample_rate],) if inputs.sample_rate in bookkeeping else ()
-            ),
-            extras=[bookkeeping[name] for name in inputs.extra_fields],
-            epoch=self._recording.epoch(),
-            example_id=None if inputs.example_id is None else bookkeeping[inputs.example_id],
-        )
-
     def _take_columns(self, data: Any) -> tuple[dict[str, Any], Any]:
-        return self._recording.inputs.take(self.model, data, required=self._recorded)
+        columns: dict[str, Any] = {}
+        for recorder in self._recorders:
+            if recorder.recorded:
+                columns |= recorder.recording.inputs.of(data)
+        if self._mode == "train":
+            self._inputs.warn_of_positions(data)
+        return columns, self._inputs.of(data, self._names)
 
-    def _pair_targets(self, x: Any, y: Any, y_pred: Any) -> Pairs:
+    def _pair_targets(self, call: StepCall) -> tuple[Pairs, ...]:
         """Called when a step is traced: the names of the targets are known from then on."""
-        if not self._recorded:
-            return Pairs((), (), ())
-        if self._recording.labels is not None:
-            y = label_columns(x, self._recording.labels)
-        names = getattr(self.model, "output_names", None)
-        pairs = pair_targets(y, y_pred, names, self._recording.targets)
-        self._layout = self._recording.layout(pairs.names, self._mode)
+        pairs = tuple(
+            one.recording.pairs(self._model, call) if one.recorded else Pairs((), (), ())
+            for one in self._recorders
+        )
+        self._layouts = [
+            one.recording.layout(of_one.names, self._mode) if one.recorded else None
+            for one, of_one in zip(self._recorders, pairs, strict=True)
+        ]
         return pairs
+
+
+def output_names(model: Any) -> list[str] | None:
+    """The names of a model's outputs, each once: a layer that is used twice names two of them."""
+    names = getattr(model, "output_names", None)
+    if names is None:
+        return None
+    unique: list[str] = []
+    for name in map(str, names):
+        new, number = name, 0
+        while new in unique or (number and new in names):
+            number += 1
+            new = f"{name}_{number}"
+        unique.append(new)
+    return unique

@@ -3,9 +3,9 @@
 Keras's own `make_train_function` wraps `train_step` into a function of an iterator that returns
 logs. The one made here does the same, with two additions: bookkeeping columns are taken out of
 `x` before the model sees it, and the function returns, beside the logs, those columns and what
-`compute_metrics(x, y, y_pred)` was given. So a recorded step costs a few more outputs, no call
-into Python from the graph; and since bookkeeping columns never enter the inner step, that one
-can be compiled with XLA, whatever their dtype.
+`compute_metrics(x, y, y_pred)` was given (see `captured`). So a recorded step costs a few more
+outputs, no call into Python from the graph; and since bookkeeping columns never enter the inner
+step, that one can be compiled with XLA, whatever their dtype.
 
 What is taken over from Keras (`keras/src/backend/tensorflow/trainer.py`): the inner step is a
 `tf.function` with the model's `jit_compile`, replicas are run by the model's strategy and their
@@ -15,19 +15,16 @@ end within a call end it there.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from monolith_keras_metrics.targets import Pairs
+from monolith_keras_metrics.captured import Blocks, PairTargets, captured_calls
 from monolith_keras_metrics.versions import steps_per_execution
 
 TakeColumns = Callable[[Any], tuple[dict[str, Any], Any]]
-PairTargets = Callable[[Any, Any, Any], Pairs]  # of compute_metrics' x, y and y_pred
 
 
 class Columns(NamedTuple):
@@ -35,20 +32,22 @@ class Columns(NamedTuple):
 
     Attributes:
         bookkeeping: Columns that were taken from `x`, each `(rows,)`.
-        labels: Blocks `(rows,)` or `(rows, k)`.
+        labels: For each recorder, blocks `(rows,)` or `(rows, k)`.
         predictions: Blocks like `labels`.
     """
 
     bookkeeping: dict[str, Any]
-    labels: tuple[Any, ...]
-    predictions: tuple[Any, ...]
+    labels: Blocks
+    predictions: Blocks
 
 
 def make_step_function(
     model: Any,
     step: Callable[[Any], Any],
     take_columns: TakeColumns,
-    pair_targets: PairTargets,
+    pair_targets: PairTargets | None,
+    *,
+    outputs: bool = False,
     counter: Any = None,
 ) -> Callable[[Any], Iterator[tuple[Any, Columns]]]:
     """Makes a function of an iterator that runs steps and yields logs and columns.
@@ -57,7 +56,8 @@ def make_step_function(
         model: A compiled Keras model.
         step: Its `train_step` or `test_step`.
         take_columns: Splits a batch of data into bookkeeping columns and what the step gets.
-        pair_targets: Pairs the labels and predictions of a step.
+        pair_targets: Pairs the labels and predictions of a step; None to record none.
+        outputs: Whether the model's output may stand for predictions that the step passes nowhere.
         counter: A variable that counts steps, which legacy Keras has.
 
     Returns:
@@ -70,12 +70,19 @@ def make_step_function(
 
     @tf.autograph.experimental.do_not_convert
     def inner_step(data: Any) -> Any:
-        with _captured_outputs(model) as captured:
+        if pair_targets is None:
+
+            def plain_step(data: Any) -> Any:
+                return step(_own(data))
+
+            return _mean(strategy, strategy.run(plain_step, args=(data,))), (), ()
+        with captured_calls(model, outputs=outputs) as captured:
 
             def replica_step(data: Any) -> Any:
-                logs = step(data)
-                labels, predictions = captured.paired(pair_targets)
-                return logs, labels, predictions
+                captured.begin()
+                logs = step(_own(data))
+                x = data[0] if isinstance(data, (tuple, list)) else data
+                return logs, *captured.paired(pair_targets, x)
 
             logs, labels, predictions = strategy.run(replica_step, args=(data,))
         return _mean(strategy, logs), _joined(strategy, labels), _joined(strategy, predictions)
@@ -157,54 +164,13 @@ def _more_steps(
     return logs, tf.nest.pack_sequence_as(columns, [array.concat() for array in arrays])
 
 
-class _Captured(threading.local):
-    """What `compute_metrics` was given; replicas run in threads of their own."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, Any, Any]] = []
-
-    def paired(self, pair_targets: PairTargets) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Pairs what was noted since the last time, and forgets it."""
-        calls, self.calls = self.calls, []
-        if not calls:
-            raise ValueError(
-                "The model's train_step (or test_step) did not call "
-                "self.compute_metrics(x, y, y_pred), which is where DeepInsightCallback sees "
-                "labels and predictions. End the step with `return self.compute_metrics(x, y, "
-                "y_pred, sample_weight)`, or record with DeepInsightLayer or "
-                "write_deep_insight_v2 instead of the callback"
-            )
-        pairs = [pair_targets(*call) for call in calls]
-        for tensor in (tensor for pair in pairs for tensor in (*pair.labels, *pair.predictions)):
-            _check_reachable(tensor)
-        # A step that works through its batch in pieces calls compute_metrics for each of them.
-        return (
-            _rows_joined([pair.labels for pair in pairs]),
-            _rows_joined([pair.predictions for pair in pairs]),
-        )
-
-
-@contextlib.contextmanager
-def _captured_outputs(model: Any) -> Iterator[_Captured]:
-    """Has `model.compute_metrics` note its arguments, for as long as the step is traced or run."""
-    captured = _Captured()
-    original = model.compute_metrics
-
-    def compute_metrics(x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
-        captured.calls.append((x, y, y_pred))
-        return original(x, y, y_pred, *args, **kwargs)
-
-    # Into the instance's dict, past Keras's __setattr__: nothing is to be tracked or saved.
-    attributes = vars(model)
-    before = attributes.get("compute_metrics")
-    attributes["compute_metrics"] = compute_metrics
-    try:
-        yield captured
-    finally:
-        if before is None:
-            del attributes["compute_metrics"]
-        else:
-            attributes["compute_metrics"] = before
+def _own(data: Any) -> Any:
+    """Copies dicts: the step may take labels out of them, with `pop`."""
+    if isinstance(data, dict):
+        return dict(data)
+    if isinstance(data, (tuple, list)) and not hasattr(data, "_fields"):
+        return type(data)(map(_own, data))
+    return data
 
 
 def _without_optionals(data: Any) -> Any:
@@ -234,28 +200,7 @@ def _joined(strategy: Any, columns: Any) -> Any:
         parts = strategy.experimental_local_results(column)
         return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
 
-    if isinstance(columns, dict):
-        return {name: join(column) for name, column in columns.items()}
-    return tuple(join(column) for column in columns)
-
-
-def _rows_joined(blocks: list[tuple[Any, ...]]) -> tuple[Any, ...]:
-    return (
-        blocks[0]
-        if len(blocks) == 1
-        else tuple(tf.concat(b, axis=0) for b in zip(*blocks, strict=True))
-    )
-
-
-def _check_reachable(tensor: Any) -> None:
-    if tf.executing_eagerly() or not isinstance(tensor, tf.Tensor):
-        return
-    if tensor.graph is not tf.compat.v1.get_default_graph():
-        raise ValueError(
-            "compute_metrics was called inside a loop or a branch of the graph, which labels and "
-            "predictions cannot leave. Call it outside of it, or record with "
-            "write_deep_insight_v2 in there"
-        )
+    return tf.nest.map_structure(join, columns)
 
 
 def _owned(value: Any) -> Any:

@@ -196,9 +196,22 @@ def test_own_train_step_in_pieces(tmp_path: pathlib.Path) -> None:
     check_records(read(tmp_path), x, {"ctr": (y, expected)})
 
 
-def test_own_train_step_without_compute_metrics_is_told(tmp_path: pathlib.Path) -> None:
-    net = frozen(OwnStep(call_metrics=False))
-    with pytest.raises(ValueError, match="compute_metrics.*DeepInsightLayer"):
+class OwnLoss(OwnStep):
+    """A subclassed model that computes loss and metrics itself."""
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = tf.reduce_mean((y_pred[:, 0] - y) ** 2)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"loss": loss}
+
+
+def test_own_train_step_that_passes_predictions_nowhere_is_told(tmp_path: pathlib.Path) -> None:
+    net = frozen(OwnLoss())
+    with pytest.raises(ValueError, match="compute_metrics.*compute_loss.*DeepInsightLayer"):
         net.fit(dataset(columns(), labels()), callbacks=[callback(tmp_path)], verbose=0)
     assert not list(tmp_path.glob("*.parquet"))
 
