@@ -69,8 +69,7 @@ def journals(state: pathlib.Path) -> list[pathlib.Path]:
 
 def test_a_message_is_the_record_with_its_user_as_key(broker: Broker, topic: str) -> None:
     with DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}") as client:
-        expected = list(client.messages(batch(rows=500)))
-        client.write(batch(rows=500))
+        expected = list(client.messages(client.accept(batch(rows=500))))
         assert client.flush(30)
         assert client.stats().written == 500
     received = broker.consume(topic)
