@@ -300,7 +300,8 @@ class Broker:
         timeout: float = 30.0,
         seconds_of_silence: float = 0.0,
         isolation: str = "read_committed",
-    ) -> list[Message]:
+        keep: Callable[[Message], Any] = lambda message: message,
+    ) -> list[Any]:
         """Returns all messages of a topic, from the beginning to the end of each partition.
 
         There can be more than `count`: whatever the topic holds at the end is returned, in the
@@ -312,6 +313,7 @@ class Broker:
             timeout: Seconds in which all has to be read.
             seconds_of_silence: How long no message may arrive, before the end is looked up.
             isolation: `"read_uncommitted"` for messages of open and aborted transactions, too.
+            keep: What to return of a message: millions of them do not fit into memory.
 
         Raises:
             TimeoutError: If there are fewer than `count`, or no silence, within `timeout`.
@@ -320,7 +322,7 @@ class Broker:
         from confluent_kafka import TopicPartition as Partition
 
         deadline = time.monotonic() + timeout
-        messages: list[Message] = []
+        messages: list[Any] = []
         positions: dict[int, int] = {}
         consumer = Consumer(
             {
@@ -353,7 +355,7 @@ class Broker:
             assert offset is not None
             positions[partition] = offset if at_end else offset + 1
             if not at_end:
-                messages.append(message)
+                messages.append(keep(message))
             return not at_end
 
         try:
