@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import numbers
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from monolith_keras_metrics.options import absolute_options, sink_list
 from monolith_keras_metrics.recording import Recorder, Recording, RecordingFunction
 from monolith_keras_metrics.sinks import SinkLike, absolute, shown
 from monolith_keras_metrics.stats import Stats
-from monolith_keras_metrics.targets import TargetNames, check_target_names
+from monolith_keras_metrics.targets import Pairs, TargetNames, check_target_names
 from monolith_keras_metrics.versions import is_legacy, keras
 
 _MODES = ("train", "test")
@@ -57,6 +58,9 @@ class DeepInsightCallback(keras.callbacks.Callback):
             dict: from outputs to the name of their target, or to the names of their columns'.
         labels: Where the loss is computed in the model's `call` and `fit` gets no `y`: the column
             of `x` with the labels, or a dict from outputs to such columns. None: `y`.
+        missing_label: The label that stands for "not known", -1 for instance. Such a label is null
+            in the record, and so is one whose weight is 0 where `fit` gets sample weights for
+            single outputs (a dict or list of them). None: every label is one.
         sample_ratio: Share of users to record, from 0 to 1; always the same users.
         modes: `"train"` records `fit`, `"test"` records `evaluate` and validation.
         overflow: When many examples wait to be written: `"block"` has training wait, so that
@@ -97,6 +101,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         example_id: str | None = None,
         targets: TargetNames = None,
         labels: str | Mapping[str, str] | None = None,
+        missing_label: float | None = None,
         sample_ratio: float = 0.01,
         modes: Sequence[str] = ("train",),
         overflow: Literal["block", "drop"] = "block",
@@ -115,6 +120,11 @@ class DeepInsightCallback(keras.callbacks.Callback):
         check_target_names(targets)
         if isinstance(extra_fields, str):
             raise TypeError(f"`extra_fields` must be a list of names. Received: {extra_fields!r}")
+        if missing_label is not None and not _is_number(missing_label):
+            raise TypeError(
+                "`missing_label` must be the number that stands for a missing label, or None. "
+                f"Received: missing_label={missing_label!r}"
+            )
         if isinstance(modes, str) or not modes or not set(modes) <= set(_MODES):
             raise ValueError(f"`modes` must be some of {_MODES}. Received: modes={modes!r}")
         options |= {
@@ -130,9 +140,15 @@ class DeepInsightCallback(keras.callbacks.Callback):
         inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields), example_id)
         self._epoch: int | None = None
         self._recording = Recording(
-            inputs, model_name, sample_ratio, targets, labels, self._running_epoch
+            inputs,
+            model_name,
+            sample_ratio,
+            targets,
+            labels,
+            None if missing_label is None else float(missing_label),
+            self._running_epoch,
         )
-        self._recording.layout(("any",))  # says what is wrong with these arguments
+        self._recording.layout(Pairs(("any",)))  # says what is wrong with these arguments
         self._sink = sink  # as it is shown to people
         self._places = [absolute(place) for place in sink_list(sink)]
         self._modes = frozenset(modes)
@@ -296,6 +312,10 @@ class DeepInsightCallback(keras.callbacks.Callback):
         # In legacy Keras, the next validation reads the test function before `on_test_begin`.
         if mode != "test" or not self._training:
             function.release(self._recorders[mode])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _summary(stats: Stats, places: Sequence[SinkLike], spool: os.PathLike[str] | None) -> str:

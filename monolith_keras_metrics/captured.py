@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from monolith_keras_metrics.blocks import Block
 from monolith_keras_metrics.targets import Pairs
 
 
@@ -37,7 +38,7 @@ class StepCall(NamedTuple):
 
 
 PairTargets = Callable[[StepCall], tuple[Pairs, ...]]  # for each of the recorders
-Blocks = tuple[tuple[Any, ...], ...]  # of each of the recorders
+Blocks = tuple[Block, ...]  # of each of the recorders
 
 
 class Captured(threading.local):
@@ -53,7 +54,7 @@ class Captured(threading.local):
         """Forgets an earlier step."""
         self.metrics, self.losses, self.outputs, self._depth = [], [], [], 0
 
-    def paired(self, pair_targets: PairTargets, x: Any) -> tuple[Blocks, Blocks]:
+    def paired(self, pair_targets: PairTargets, x: Any) -> Blocks:
         """Pairs what was noted.
 
         Args:
@@ -61,7 +62,7 @@ class Captured(threading.local):
             x: What the step got as `x`.
 
         Returns:
-            Labels and predictions: for each recorder, blocks of tensors.
+            A block for each of the recorders.
         """
         calls = self.metrics or _of_different_labels(self.losses)
         # Keras calls an unbuilt model in a graph of its own first.
@@ -79,15 +80,11 @@ class Captured(threading.local):
                 "DeepInsightLayer or write_deep_insight_v2 instead of the callback"
             )
         pairs = [pair_targets(call) for call in calls]
-        for pair in (pair for of_call in pairs for pair in of_call):
-            for tensor in (*pair.labels, *pair.predictions):
-                _check_reachable(tensor)
+        for tensor in tf.nest.flatten([one.block for of_call in pairs for one in of_call]):
+            _check_reachable(tensor)
         # A step that works through its batch in pieces calls compute_metrics for each of them.
-        return (
-            tuple(_rows_joined([p.labels for p in parts]) for parts in zip(*pairs, strict=True)),
-            tuple(
-                _rows_joined([p.predictions for p in parts]) for parts in zip(*pairs, strict=True)
-            ),
+        return tuple(
+            _rows_joined([one.block for one in parts]) for parts in zip(*pairs, strict=True)
         )
 
     @contextlib.contextmanager
@@ -177,12 +174,11 @@ def _of_different_labels(calls: list[StepCall]) -> list[StepCall]:
     return kept
 
 
-def _rows_joined(blocks: list[tuple[Any, ...]]) -> tuple[Any, ...]:
-    return (
-        blocks[0]
-        if len(blocks) == 1
-        else tuple(tf.concat(b, axis=0) for b in zip(*blocks, strict=True))
-    )
+def _rows_joined(blocks: list[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    joined: Block = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *blocks)
+    return joined
 
 
 def _check_reachable(tensor: Any) -> None:

@@ -342,12 +342,14 @@ def write_deep_insight_from_features(
     deep_insight_client_tensor: tf.Tensor | None = None,
     return_msgs: bool | None = None,
     use_zero_train_time: bool = False,
+    example_ids: Any = None,
+    epoch: Any = None,
 ) -> Any:
     """Writes from a dict of features: Monolith's convenience form (`native_training/metric/utils`).
 
     Args:
-        features: Has `uid` and `req_time` (int64) and `sample_rate` (floats), of shape `(batch,)`
-            or `(batch, 1)`, and the extra fields.
+        features: Has `uid` (int64 or text), `req_time` (int64) and `sample_rate` (floats), of shape
+            `(batch,)` or `(batch, 1)`, and the extra fields.
         sample_ratio: Share of users to write, in [0, 1].
         model_name: Name of the model.
         labels: One target: floats, `(batch,)`.
@@ -367,6 +369,8 @@ def write_deep_insight_from_features(
             in a training step belongs outside of the step.
         return_msgs: Whether to return messages; default: if the client is a fake one.
         use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
+        example_ids: int64 or text, `(batch,)` or `(batch, 1)`: what names the examples.
+        epoch: A scalar int64: the pass over the data, 0 for the first.
 
     Returns:
         What `write_deep_insight` or `write_deep_insight_v2` returns; `tf.no_op()` where `features`
@@ -390,6 +394,8 @@ def write_deep_insight_from_features(
         "sample_ratio": sample_ratio,
         "return_msgs": is_fake if return_msgs is None else return_msgs,
         "use_zero_train_time": use_zero_train_time,
+        "example_ids": None if example_ids is None else tf.reshape(example_ids, [-1]),
+        "epoch": epoch,
     }
     flat = {name: tf.reshape(features[name], [-1]) for name in ["req_time", *needed]}
     if not targets:

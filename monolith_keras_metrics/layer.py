@@ -110,23 +110,37 @@ class DeepInsightLayer(keras.layers.Layer):
         sample_rate: Any = None,
         extra_fields: Mapping[str, Any] | None = None,
         training: bool | None = None,
+        example_id: Any = None,
+        epoch: Any = None,
     ) -> Any:
         """Records when `training` is true, and returns `predictions`.
 
         Args:
             predictions: Floats, shape `(batch,)` or `(batch, 1)`.
             labels: Numbers, shape `(batch,)` or `(batch, 1)`.
-            uid: Integers, shape `(batch,)` or `(batch, 1)`.
+            uid: Integers or text (which is hashed), shape `(batch,)` or `(batch, 1)`.
             req_time: Integers, Unix seconds, shape `(batch,)` or `(batch, 1)`.
             sample_rate: Floats, shape `(batch,)` or `(batch, 1)`; default 1.
             extra_fields: Columns to record: floats, integers or strings.
             training: Whether this is a training step.
+            example_id: What names the examples in every training that sees them: integers or text
+                (which is hashed), shape `(batch,)` or `(batch, 1)`.
+            epoch: A scalar integer: the pass over the data, 0 for the first.
 
         Returns:
             `predictions`.
         """
         if training:
-            self.update_state(labels, predictions, uid, req_time, sample_rate, extra_fields)
+            self.update_state(
+                labels,
+                predictions,
+                uid,
+                req_time,
+                sample_rate,
+                extra_fields,
+                example_id=example_id,
+                epoch=epoch,
+            )
         return predictions
 
     @tf.autograph.experimental.do_not_convert
@@ -138,6 +152,8 @@ class DeepInsightLayer(keras.layers.Layer):
         req_time: Any,
         sample_rate: Any = None,
         extra_fields: Mapping[str, Any] | None = None,
+        example_id: Any = None,
+        epoch: Any = None,
     ) -> None:
         """Records a batch. The arguments are those of `call`."""
         predictions = _flat("predictions", predictions, tf.float32)
@@ -150,11 +166,13 @@ class DeepInsightLayer(keras.layers.Layer):
             labels=[_flat("labels", labels, tf.float32)],
             preds=[predictions],
             sample_rates=[_flat("sample_rate", sample_rate, tf.float32)],
-            extra_fields_values=[_flat("uid", uid, tf.int64), *extras.values()],
+            extra_fields_values=[_id("uid", uid), *extras.values()],
             extra_fields_keys=["uid", *extras],
             model_name=self.model_name,
             targets=[self.target],
             sample_ratio=self.sample_ratio,
+            example_ids=None if example_id is None else _id("example_id", example_id),
+            epoch=epoch,
         )
 
     def result(self) -> dict[str, int]:
@@ -286,6 +304,11 @@ def _flat(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
             f"`{name}` must have shape (batch,) or (batch, 1). Received: {tuple(tensor.shape)}"
         )
     return tf.reshape(tf.cast(tensor, dtype), [-1])
+
+
+def _id(name: str, value: Any) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(value)
+    return _flat(name, tensor, tf.string if tensor.dtype == tf.string else tf.int64)
 
 
 def _extra(name: str, value: Any) -> tf.Tensor:

@@ -7,9 +7,10 @@ This is the one place that knows the schema. Every sink writes these frames:
 | `model_name` | String | always |
 | `uid`, `req_time`, `train_time` | Int64 | always; times are Unix seconds; text is hashed (`ids`) |
 | `sample_ratio` | Float64 | always: the share of *users* that is written |
-| `label`, `predict`, `sample_rate` | Struct of Float32, a field a target | always |
+| `label`, `predict`, `sample_rate` | Struct of Float32, a field a target | always; no label: null |
 | `extra_float` | Struct of Float32, or Float64 for a field of float64 | where there is one |
 | `extra_int`, `extra_str` | Struct of Int64, String | where there is one |
+| `from_logits` | Struct of Boolean: `predict` was made of a logit | where there is one |
 | `mode` | String, `"train"` or `"test"` | where the writer knows it |
 | `epoch` | Int64, 0 for the first pass | where the writer knows it |
 | `example_id` | Int64; text is hashed (`ids`) | where examples have one |
@@ -73,6 +74,7 @@ class Layout:
             converted to seconds (see `times`); else it is recorded as it is.
         epochs: Whether records have the column `epoch` though batches may have none: then it is
             null, so that all files of a run have the same columns.
+        from_logits: The targets whose predictions were logits and became probabilities.
         row_bytes: What an example takes in memory, without its text, in bytes.
     """
 
@@ -83,6 +85,7 @@ class Layout:
     mode: str | None = None
     any_time_unit: bool = False
     epochs: bool = False
+    from_logits: tuple[str, ...] = ()
     row_bytes: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -229,6 +232,9 @@ def to_frame(
     ):
         joined = _joined_blocks(field, blocks, batches)
         structs[field] = _columns_of(joined if take_all else [b[:, rows] for b in joined])
+        if field == "label" and any(np.isnan(block).any() for block in joined):
+            # It is missing; in JSON it is null anyway.
+            structs[field] = [column.fill_nan(None) for column in structs[field]]
         if field == "sample_rate" and len(structs[field]) <= 1:
             (one,) = structs[field] or [pl.Series(np.ones(len(rows), np.float32))]
             structs[field] = [one] * len(layout.targets)
@@ -261,6 +267,9 @@ def to_frame(
         pl.lit(layout.sample_ratio, pl.Float64).alias("sample_ratio"),
         *(pl.DataFrame(structs[field]).to_struct(field) for field in order if field in structs),
     ]
+    if layout.from_logits:
+        of_logits = [pl.lit(name in layout.from_logits).alias(name) for name in layout.targets]
+        columns.append(pl.struct(of_logits).alias("from_logits"))
     if layout.mode is not None:
         columns.append(pl.lit(layout.mode).alias("mode"))
     if layout.epochs or any(b.epoch is not None for b in batches):
@@ -315,7 +324,7 @@ def check_frame(frame: pl.DataFrame) -> None:
         **dict.fromkeys(("label", "predict", "sample_rate"), pl.Struct),
     }
     optional: dict[str, type[pl.DataType]] = {
-        **dict.fromkeys(("extra_float", "extra_int", "extra_str"), pl.Struct),
+        **dict.fromkeys(("extra_float", "extra_int", "extra_str", "from_logits"), pl.Struct),
         **dict.fromkeys(("mode", "run"), pl.String),
         **dict.fromkeys(("epoch", "example_id", "attempt", "worker", "position"), pl.Int64),
     }

@@ -13,14 +13,16 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
+from monolith_keras_metrics.blocks import Block
 from monolith_keras_metrics.caller import EndOfCaller, innermost_call
 from monolith_keras_metrics.captured import StepCall
 from monolith_keras_metrics.client import DeepInsightClient
 from monolith_keras_metrics.model_inputs import InputColumns, ModelInputs
+from monolith_keras_metrics.outputs import outputs_of
 from monolith_keras_metrics.record import Batch, Layout
 from monolith_keras_metrics.step_function import make_step_function
 from monolith_keras_metrics.targets import Pairs, TargetNames, label_columns, pair_targets
@@ -36,6 +38,7 @@ class Recording:
         sample_ratio: Share of users.
         targets: Which outputs, under which names.
         labels: Columns of `x` with the labels; None for `y`.
+        missing_label: The label that stands for none; None if there is no such.
         epoch: Returns the running pass over the data; None outside of one.
     """
 
@@ -44,6 +47,7 @@ class Recording:
     sample_ratio: float
     targets: TargetNames
     labels: str | Mapping[str, str] | None
+    missing_label: float | None = None
     epoch: Callable[[], int | None] = lambda: None
 
     def pairs(self, model: Any, call: StepCall) -> Pairs:
@@ -54,26 +58,21 @@ class Recording:
             call: What the step passed to `compute_metrics` or `compute_loss`.
         """
         y = call.y if self.labels is None else label_columns(call.x, self.labels)
-        return pair_targets(y, call.y_pred, output_names(model), self.targets)
+        outputs = outputs_of(model, y, call.y_pred, call.sample_weight)
+        return pair_targets(outputs, self.targets, self.missing_label)
 
-    def layout(self, targets: tuple[str, ...], mode: str | None = None) -> Layout:
+    def layout(self, pairs: Pairs, mode: str | None = None) -> Layout:
         """The layout of batches with these targets."""
         return Layout(
             self.model_name,
-            targets,
-            self.inputs.extra_fields,
+            pairs.names,
+            (*self.inputs.extra_fields, *pairs.class_fields),
             self.sample_ratio,
             mode,
             any_time_unit=True,
             epochs=True,
+            from_logits=pairs.from_logits,
         )
-
-
-class Block(NamedTuple):
-    """One recorder's labels and predictions of a step: blocks `(rows,)` or `(rows, k)`."""
-
-    labels: tuple[Any, ...]
-    predictions: tuple[Any, ...]
 
 
 class Recorder:
@@ -148,7 +147,7 @@ class Recorder:
             sample_rates=(
                 (bookkeeping[inputs.sample_rate],) if inputs.sample_rate in bookkeeping else ()
             ),
-            extras=[bookkeeping[name] for name in inputs.extra_fields],
+            extras=[*(bookkeeping[name] for name in inputs.extra_fields), *block.classes],
             epoch=self.recording.epoch(),
             example_id=None if inputs.example_id is None else bookkeeping[inputs.example_id],
         )
@@ -281,9 +280,8 @@ class _Steps:
         logs = None
         for step_logs, columns in self._function(iterator):
             logs = step_logs
-            blocks = map(Block, columns.labels, columns.predictions)
             for recorder, layout, block in zip(
-                self._recorders, self._layouts, blocks, strict=False
+                self._recorders, self._layouts, columns.blocks, strict=False
             ):
                 if recorder.client is not None and layout is not None:
                     recorder.client.write(recorder.batch(layout, columns.bookkeeping, block))
@@ -301,26 +299,11 @@ class _Steps:
     def _pair_targets(self, call: StepCall) -> tuple[Pairs, ...]:
         """Called when a step is traced: the names of the targets are known from then on."""
         pairs = tuple(
-            one.recording.pairs(self._model, call) if one.recorded else Pairs((), (), ())
+            one.recording.pairs(self._model, call) if one.recorded else Pairs()
             for one in self._recorders
         )
         self._layouts = [
-            one.recording.layout(of_one.names, self._mode) if one.recorded else None
+            one.recording.layout(of_one, self._mode) if one.recorded else None
             for one, of_one in zip(self._recorders, pairs, strict=True)
         ]
         return pairs
-
-
-def output_names(model: Any) -> list[str] | None:
-    """The names of a model's outputs, each once: a layer that is used twice names two of them."""
-    names = getattr(model, "output_names", None)
-    if names is None:
-        return None
-    unique: list[str] = []
-    for name in map(str, names):
-        new, number = name, 0
-        while new in unique or (number and new in names):
-            number += 1
-            new = f"{name}_{number}"
-        unique.append(new)
-    return unique

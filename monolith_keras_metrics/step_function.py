@@ -32,13 +32,11 @@ class Columns(NamedTuple):
 
     Attributes:
         bookkeeping: Columns that were taken from `x`, each `(rows,)`.
-        labels: For each recorder, blocks `(rows,)` or `(rows, k)`.
-        predictions: Blocks like `labels`.
+        blocks: Labels and predictions, for each recorder.
     """
 
     bookkeeping: dict[str, Any]
-    labels: Blocks
-    predictions: Blocks
+    blocks: Blocks
 
 
 def make_step_function(
@@ -75,17 +73,17 @@ def make_step_function(
             def plain_step(data: Any) -> Any:
                 return step(_own(data))
 
-            return _mean(strategy, strategy.run(plain_step, args=(data,))), (), ()
+            return _mean(strategy, strategy.run(plain_step, args=(data,))), ()
         with captured_calls(model, outputs=outputs) as captured:
 
             def replica_step(data: Any) -> Any:
                 captured.begin()
                 logs = step(_own(data))
                 x = data[0] if isinstance(data, (tuple, list)) else data
-                return logs, *captured.paired(pair_targets, x)
+                return logs, captured.paired(pair_targets, x)
 
-            logs, labels, predictions = strategy.run(replica_step, args=(data,))
-        return _mean(strategy, logs), _joined(strategy, labels), _joined(strategy, predictions)
+            logs, blocks = strategy.run(replica_step, args=(data,))
+        return _mean(strategy, logs), _joined(strategy, blocks)
 
     if not model.run_eagerly:
         inner_step = tf.function(
@@ -94,10 +92,10 @@ def make_step_function(
 
     def one_step(data: Any) -> tuple[Any, Columns]:
         bookkeeping, data = take_columns(_without_optionals(data))
-        logs, labels, predictions = inner_step(data)
+        logs, blocks = inner_step(data)
         if counter is not None:
             counter.assign_add(1)
-        return logs, Columns(_joined(strategy, bookkeeping), labels, predictions)
+        return logs, Columns(_joined(strategy, bookkeeping), blocks)
 
     @tf.autograph.experimental.do_not_convert
     def execution(iterator: Any) -> tuple[Any, Columns]:

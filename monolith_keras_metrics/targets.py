@@ -1,9 +1,19 @@
-"""Which outputs of a model are which targets, and which label belongs to which prediction."""
+"""Which outputs of a model are which targets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
+
+from monolith_keras_metrics import losses
+from monolith_keras_metrics.blocks import (
+    MOST_CLASSES,
+    Block,
+    block_of,
+    number_of_classes,
+    width,
+)
+from monolith_keras_metrics.outputs import Output
 
 # None: every output. Names: outputs to record, or the columns of a single output. A mapping: from
 # outputs to the name of their target, or the names of their columns' targets.
@@ -11,17 +21,19 @@ TargetNames: TypeAlias = "Sequence[str] | Mapping[str, str | Sequence[str]] | No
 
 
 class Pairs(NamedTuple):
-    """Blocks of labels and predictions with the names of their columns.
+    """A step's labels and predictions, with the names of their columns.
 
     Attributes:
-        names: A name a column.
-        labels: Tensors `(batch,)` or `(batch, k)`.
-        predictions: Tensors `(batch,)` or `(batch, k)`.
+        names: A name a target.
+        block: The columns.
+        from_logits: The targets whose predictions were logits.
+        class_fields: Names of the columns of `block.classes`.
     """
 
-    names: tuple[str, ...]
-    labels: tuple[Any, ...]
-    predictions: tuple[Any, ...]
+    names: tuple[str, ...] = ()
+    block: Block = Block()
+    from_logits: tuple[str, ...] = ()
+    class_fields: tuple[str, ...] = ()
 
 
 def check_target_names(targets: Any) -> None:
@@ -48,16 +60,15 @@ def check_target_names(targets: Any) -> None:
         raise ValueError(f"`targets` must be different names. Received: targets={targets!r}")
 
 
-def pair_targets(y: Any, y_pred: Any, output_names: Sequence[str] | None, targets: Any) -> Pairs:
-    """Pairs a step's labels with its predictions.
+def pair_targets(
+    outputs: Sequence[Output], targets: TargetNames, missing_label: float | None = None
+) -> Pairs:
+    """Return the labels and predictions of the targets.
 
     Args:
-        y: Labels as the dataset has them: a tensor, or a list or dict of tensors. Outputs without
-            a label are left out.
-        y_pred: The model's outputs: a tensor, or a list or dict of tensors, each of shape
-            `(batch,)`, `(batch, 1)` or `(batch, k)`.
-        output_names: Names of the outputs, in their order, where the model has such.
-        targets: `TargetNames`.
+        outputs: A model's outputs. Those without a label are left out.
+        targets: Which of them, under which names.
+        missing_label: The label that stands for none.
 
     Returns:
         The pairs, in the order of the outputs, or of `targets` where it names some.
@@ -65,21 +76,20 @@ def pair_targets(y: Any, y_pred: Any, output_names: Sequence[str] | None, target
     Raises:
         ValueError: If outputs, labels and names do not fit together; the message tells how.
     """
-    outputs = _named(y_pred, output_names)
-    # Keras flattens a dict in the order of its keys, and pairs a list of labels with that.
-    flat = sorted(outputs) if isinstance(y_pred, Mapping) else list(outputs)
-    labels = _labels(y, flat)
-    chosen = _chosen(targets, outputs, labels)
-    pairs = Pairs(
-        tuple(name for names in chosen.values() for name in names),
-        tuple(labels[output] for output in chosen),
-        tuple(outputs[output] for output in chosen),
-    )
-    if len(set(pairs.names)) < len(pairs.names):
-        raise ValueError(f"Two targets have the same name: {list(pairs.names)}")
-    for output in chosen:
-        _check_columns(output, labels[output], outputs[output])
-    return pairs
+    by_name = {output.name: output for output in outputs}
+    chosen = _chosen(targets, by_name)
+    names = tuple(name for of_one in chosen.values() for name in of_one)
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two targets have the same name: {list(names)}")
+    blocks, from_logits, fields = [], [], []
+    for output, own in ((by_name[key], own) for key, own in chosen.items()):
+        _check_columns(output)
+        blocks.append(block_of(output, own, missing_label))
+        from_logits += own if losses.is_from_logits(output.loss) else []
+        if blocks[-1].classes:
+            fields += [f"{own[0]}_class", f"{own[0]}_predicted"]
+    joined = Block(*(tuple(x for one in blocks for x in one[i]) for i in range(3)))
+    return Pairs(names, joined, tuple(from_logits), tuple(fields))
 
 
 def label_columns(x: Any, names: str | Mapping[str, str]) -> Any:
@@ -105,64 +115,19 @@ def label_columns(x: Any, names: str | Mapping[str, str]) -> Any:
     return x[names] if isinstance(names, str) else {key: x[name] for key, name in names.items()}
 
 
-def _named(y_pred: Any, output_names: Sequence[str] | None) -> dict[str, Any]:
-    if isinstance(y_pred, Mapping):
-        outputs = dict(y_pred)
-    else:
-        values = list(y_pred) if isinstance(y_pred, (list, tuple)) else [y_pred]
-        if output_names is None or len(output_names) != len(values):
-            output_names = (
-                ["output"] if len(values) == 1 else [f"output_{i}" for i in range(len(values))]
-            )
-        outputs = dict(zip(output_names, values, strict=True))
-    return outputs
-
-
-def _labels(y: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Return the labels by output; an output may have none.
-
-    Args:
-        y: Labels, as the dataset has them.
-        names: The outputs, in Keras's order.
-    """
-    if y is None:
-        raise ValueError(
-            "There are no labels (`y` is None). The callback records labels that fit() or the "
-            "model's train_step passes to compute_metrics(x, y, y_pred). Pass them there; or, if "
-            "they are a column of `x`, name it with DeepInsightCallback(labels=…)"
-        )
-    if isinstance(y, Mapping):
-        if labels := {name: y[name] for name in names if y.get(name) is not None}:
-            return labels
-        raise ValueError(
-            f"Labels must have outputs of the model as keys. Outputs: {list(names)}. "
-            f"Received labels for: {sorted(map(str, y))}"
-        )
-    values = list(y) if isinstance(y, (list, tuple)) else [y]
-    if len(values) != len(names):
-        raise ValueError(
-            f"There must be as many labels as outputs, or a dict from outputs to labels, which "
-            f"may leave some out. Outputs: {list(names)}. Received: {len(values)} labels"
-        )
-    labels = dict(zip(names, values, strict=True))
-    return {name: label for name, label in labels.items() if label is not None}
-
-
-def _chosen(
-    targets: Any, outputs: Mapping[str, Any], labels: Mapping[str, Any]
-) -> dict[str, list[str]]:
+def _chosen(targets: TargetNames, outputs: Mapping[str, Output]) -> dict[str, list[str]]:
     """Which outputs are recorded, with the names of their columns."""
     names = list(outputs)
+    labelled = [name for name in names if outputs[name].label is not None]
     if targets is None:
-        names = [name for name in names if name in labels]
-        for name in names:
-            value = outputs[name]
-            if (width := _width(name, value)) not in (1, None):
+        for name in labelled:
+            columns = width(name, outputs[name].prediction)
+            if columns not in (1, None) and not number_of_classes(outputs[name]):
                 raise ValueError(
-                    f"Output {name!r} has {width} columns, which are as many targets: name them, "
+                    f"Output {name!r} has {columns} columns, which are as many targets: name them, "
                     f"as in targets={{{name!r}: ['first', …]}}"
                 )
-        return {name: [name] for name in names}
+        return {name: [name] for name in labelled}
     if isinstance(targets, Mapping):
         chosen = {key: [v] if isinstance(v, str) else list(v) for key, v in targets.items()}
     elif len(names) == 1 and list(targets) != names:
@@ -175,44 +140,43 @@ def _chosen(
             f"`targets` must name outputs of the model, which are {names}. Received: {unknown}. "
             "To give an output's target another name, pass a dict from outputs to names"
         )
-    if unlabelled := [name for name in chosen if name not in labels]:
+    if unlabelled := [name for name in chosen if name not in labelled]:
         raise ValueError(
-            f"`targets` must name outputs that have a label, which are {list(labels)}. "
+            f"`targets` must name outputs that have a label, which are {labelled}. "
             f"Received: {unlabelled}. Give `y` a label for each, or leave them out of `targets`"
         )
-    for output, columns in chosen.items():
-        width = _width(output, outputs[output])
-        if width is not None and width != len(columns):
-            raise ValueError(
-                f"`targets` must name each column of output {output!r}, which has {width}. "
-                f"Received: {len(columns)} names, {columns}"
-            )
+    for output, own in chosen.items():
+        _check_names(outputs[output], own)
     return chosen
 
 
-def _check_columns(output: str, label: Any, prediction: Any) -> None:
-    wanted, found = _width(output, prediction), _width(f"{output} (label)", label)
-    if wanted is not None and found is not None and wanted != found:
+def _check_names(output: Output, names: Sequence[str]) -> None:
+    columns, classes = width(output.name, output.prediction), number_of_classes(output)
+    if classes and len(names) == 1:
+        return
+    if columns is not None and columns != len(names):
         raise ValueError(
-            f"Labels of output {output!r} must have a column for each of its {wanted} columns. "
-            f"Received: labels of shape {tuple(label.shape)}, predictions of shape "
-            f"{tuple(prediction.shape)}. Class indices are no such labels: one-hot them"
+            f"`targets` must name each column of output {output.name!r}, which has {columns}"
+            + (", or give all of these classes one name" if classes else "")
+            + f". Received: {len(names)} names, {list(names)}"
+        )
+    if classes > MOST_CLASSES and width(f"{output.name} (label)", output.label) == 1:
+        raise ValueError(
+            f"`targets` must name at most {MOST_CLASSES} classes whose labels are indices: output "
+            f"{output.name!r} has {classes}. Give them one name, as in "
+            f"targets={{{output.name!r}: {output.name!r}}}, for whether the likeliest is right; or "
+            "one-hot the labels"
         )
 
 
-def _width(name: str, tensor: Any) -> int | None:
-    """Columns of a `(batch,)` or `(batch, k)` tensor; None where the shape is not known."""
-    shape = getattr(tensor, "shape", None)
-    if shape is None:
-        raise ValueError(
-            f"{name!r} must be a dense tensor of shape (batch,) or (batch, k). "
-            f"Received: {type(tensor).__name__}"
-        )
-    if getattr(shape, "rank", len(shape) if isinstance(shape, tuple) else None) is None:
-        return None
-    if not 1 <= len(shape) <= 2:
-        raise ValueError(
-            f"{name!r} must have shape (batch,) or (batch, k). Received: {tuple(shape)}. "
-            "Record sequences with write_deep_insight_v2, a row an example"
-        )
-    return 1 if len(shape) == 1 else shape[1]
+def _check_columns(output: Output) -> None:
+    label, prediction = output.label, output.prediction
+    wanted, found = width(output.name, prediction), width(f"{output.name} (label)", label)
+    if wanted is None or found in (wanted, None) or number_of_classes(output):
+        return
+    raise ValueError(
+        f"Labels of output {output.name!r} must have a column for each of its {wanted} columns, or "
+        "be indices of classes: integers, or of a sparse_categorical_crossentropy. "
+        f"Received: {label.dtype if isinstance(label.dtype, str) else label.dtype.name} labels of "
+        f"shape {tuple(label.shape)}, predictions of shape {tuple(prediction.shape)}"
+    )

@@ -22,6 +22,14 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says what one worker of pytest-xdist runs: a file, but all that share the Kafka broker."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        group = "kafka" if "kafka_jars" in fixtures else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _fresh_process_state() -> None:
     """No test sees the back end or the task context that another has set."""

@@ -45,6 +45,25 @@ def main() -> None:
         np.save(f"{folder}/{name}.npy", model.predict(x["features"], verbose=0).ravel())
         assert type(model.train_function).__module__ != "monolith_keras_metrics.callback"
 
+    classes = rng.integers(0, 4, 300)
+    heads = {
+        "kind": keras.layers.Dense(4, name="kind")(features),
+        "ctr": keras.layers.Dense(1, name="ctr")(features),
+    }
+    model = keras.Model(features, heads)
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        {
+            "kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "ctr": keras.losses.BinaryCrossentropy(from_logits=True),
+        },
+    )
+    both = tf.data.Dataset.from_tensor_slices((x, {"kind": classes, "ctr": y})).batch(64)
+    recorder = DeepInsightCallback(f"{folder}/logits", model_name="m", sample_ratio=1.0)
+    model.fit(both, callbacks=[recorder], verbose=0)
+    logits = model.predict(x["features"], verbose=0)
+    np.savez(f"{folder}/logits.npz", classes=classes, **logits)
+
     label = keras.Input((), name="label")
     uid = keras.Input((), name="uid", dtype="int64")
     layer = DeepInsightLayer(f"{folder}/layer", model_name="m", target="ctr", sample_ratio=1.0)

@@ -155,17 +155,24 @@ def good(uid: int) -> Case:
 
 
 def comparable(message: Message, as_json: bool) -> Message:
-    """Float32s as their bits, so that -0.0 is not 0.0; JSON has null for NaN and infinities."""
+    """Float32s as their bits, so that -0.0 is not 0.0.
 
-    def one(value: Any) -> Any:
+    A label that is NaN is null; JSON has null for every NaN, and for infinities.
+    """
+
+    def one(value: Any, name: str) -> Any:
         if isinstance(value, np.integer):
             return int(value)
+        if name == "label" and value is not None and math.isnan(value):
+            return None
         if isinstance(value, (float, np.floating)) and not math.isfinite(value):
             return None if as_json else str(value)
         return np.float32(value).tobytes() if isinstance(value, (float, np.floating)) else value
 
     return {
-        name: {key: one(leaf) for key, leaf in value.items()} if isinstance(value, dict) else value
+        name: {key: one(leaf, name) for key, leaf in value.items()}
+        if isinstance(value, dict)
+        else value
         for name, value in message.items()
     }
 

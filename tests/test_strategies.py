@@ -116,6 +116,16 @@ def test_legacy_keras(tmp_path: pathlib.Path) -> None:
         np.testing.assert_allclose(predicted, np.load(tmp_path / f"{way}.npy"), atol=1e-6)
         assert trained["req_time"].to_list() == list(range(300))
         assert set(trained["extra_str"].struct.field("carrier")) == {"UA", "DL"}
+    found, made = read(tmp_path / "logits"), np.load(tmp_path / "logits.npz")
+    of_classes = tf.nn.softmax(made["kind"]).numpy()
+    for name, label, prediction in (
+        ("kind", of_classes.argmax(axis=1) == made["classes"], of_classes.max(axis=1)),
+        ("ctr", None, tf.sigmoid(made["ctr"]).numpy().ravel()),
+    ):
+        if label is not None:
+            np.testing.assert_array_equal(found["label"].struct.field(name), label)
+        np.testing.assert_allclose(found["predict"].struct.field(name), prediction, atol=1e-6)
+    assert found["from_logits"].unique().to_list() == [{"kind": True, "ctr": True}]
     layer = read(tmp_path / "layer")["predict"].struct.field("ctr")
     np.testing.assert_allclose(layer, np.load(tmp_path / "layer.npy"), atol=1e-6)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from typing import Any
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from training import check_records, columns, dataset, frozen, labels, read
 
 from monolith_keras_metrics import DeepInsightCallback
+from monolith_keras_metrics.outputs import outputs_of
 from monolith_keras_metrics.targets import pair_targets
 
 NAMES = ("zeta", "alpha", "mid", "beta")
@@ -38,35 +41,132 @@ def two_heads(first: str, second: str) -> keras.Model:
     return keras.Model(features, {name: head(features) for name, head in heads.items()})
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True),
-    st.sampled_from(["list", "tuple", "dict", "reversed dict"]),
-    st.booleans(),
-)
-def test_labels_are_paired_as_the_loss_pairs_them(
-    names: list[str], kind: str, dict_of_outputs: bool
+structures = st.recursive(
+    st.just(0),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3)
+        | st.lists(inner, min_size=1, max_size=3).map(tuple)
+        | st.dictionaries(st.sampled_from(NAMES), inner, min_size=1, max_size=3)
+    ),
+    max_leaves=5,
+).filter(lambda structure: structure != 0)
+
+
+def numbered(structure: Any, first: float) -> Any:
+    """The same structure, each leaf a tensor with a number of its own."""
+    counter = itertools.count(int(first))
+    return map_leaves(structure, lambda _: tf.fill((2, 1), float(next(counter))))
+
+
+def map_leaves(structure: Any, change: Any) -> Any:
+    if isinstance(structure, dict):
+        return {key: map_leaves(part, change) for key, part in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(map_leaves(part, change) for part in structure)
+    return change(structure)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> tuple[Any, Any, Any, bool]:
+    """Outputs, labels and losses as people write them: nested, flat, reversed, partial."""
+    y_pred = numbered(draw(structures), 1)
+    flat = tf.nest.flatten(y_pred)
+    noted = draw(st.lists(st.booleans(), min_size=len(flat), max_size=len(flat)).filter(any))
+    kind = draw(st.sampled_from(["same", "other containers", "flat", "tuple", "partial"]))
+    y: Any = numbered(y_pred, 101)
+    loss: Any = True
+    if kind == "other containers":
+        y = map_containers(y)
+    elif kind in ("flat", "tuple"):
+        y = (list if kind == "flat" else tuple)(tf.nest.flatten(y))
+    elif kind == "partial":
+        loss = tf.nest.pack_sequence_as(y_pred, [one or None for one in noted])
+        given = [label for label, one in zip(tf.nest.flatten(y), noted, strict=True) if one]
+        y = draw(st.sampled_from([given, tuple(given)]))
+    return y_pred, y, loss, draw(st.booleans())
+
+
+def map_containers(structure: Any) -> Any:
+    """Lists as tuples and tuples as lists, dicts in the other order."""
+    if isinstance(structure, dict):
+        return {key: map_containers(structure[key]) for key in reversed(list(structure))}
+    if isinstance(structure, (list, tuple)):
+        return (tuple if isinstance(structure, list) else list)(map(map_containers, structure))
+    return structure
+
+
+@settings(max_examples=60, deadline=None)
+@given(programs())
+def test_labels_are_paired_as_the_loss_pairs_them(program: tuple[Any, Any, Any, bool]) -> None:
+    """Whatever the structures: nobody may learn from a label and record another one."""
+    y_pred, y, losses, named = program
+    noted: dict[float, float] = {}
+    if losses is True:
+        loss: Any = Noting(noted)
+    else:
+        loss = tf.nest.map_structure(lambda one: Noting(noted) if one else None, losses)
+    features = keras.Input((1,))
+    names = itertools.count()
+    heads = map_leaves(
+        y_pred,
+        lambda _: keras.layers.Dense(1, name=f"head_{next(names)}" if named else None)(features),
+    )
+    model = keras.Model(features, heads)
+    model.compile(loss=loss)
+    try:
+        model.compute_loss(None, y, y_pred)
+    except Exception:
+        hypothesis.assume(False)  # Keras does not take it
+    found = pair_targets(outputs_of(model, y, y_pred), None)
+    assert len(set(found.names)) == len(found.names)
+    paired = {
+        float(prediction[0, 0]): float(label[0, 0])
+        for label, prediction in zip(found.block.labels, found.block.predictions, strict=True)
+    }
+    assert {key: paired.get(key) for key in noted} == noted
+    if losses is True:
+        assert paired == noted
+
+
+@settings(max_examples=60, deadline=None)
+@given(programs())
+def test_where_no_loss_is_compiled_they_are_paired_alike(
+    program: tuple[Any, Any, Any, bool],
 ) -> None:
-    values = {name: tf.fill((2, 1), float(1 + i)) for i, name in enumerate(names)}
-    truths = [tf.fill((2, 1), float(100 + i)) for i in range(len(names))]
-    y: Any = tuple(truths) if kind == "tuple" else truths
-    if "dict" in kind:
-        pairs = list(zip(names, truths, strict=True))
-        y = dict(reversed(pairs) if kind == "reversed dict" else pairs)
+    """A model whose own step computes the loss has its labels paired by the same rule."""
+    y_pred, y, losses, _ = program
+    hypothesis.assume(losses is True)
     noted: dict[float, float] = {}
     features = keras.Input((1,))
-    heads = {name: keras.layers.Dense(1, name=name)(features) for name in names}
-    model = keras.Model(features, heads if dict_of_outputs else list(heads.values()))
-    losses = {name: Noting(noted) for name in names}
-    model.compile(loss=losses if dict_of_outputs else list(losses.values()))
-    y_pred: Any = values if dict_of_outputs else list(values.values())
-    model.compute_loss(None, y, y_pred)
-    found = pair_targets(y, y_pred, model.output_names, None)
-    assert found.names == tuple(names)
-    assert {
+    model = keras.Model(features, map_leaves(y_pred, lambda _: keras.layers.Dense(1)(features)))
+    model.compile(loss=Noting(noted))
+    try:
+        model.compute_loss(None, y, y_pred)
+    except Exception:
+        hypothesis.assume(False)
+    model.compile(loss=None)
+    found = pair_targets(outputs_of(model, y, y_pred), None)
+    assert noted == {
         float(prediction[0, 0]): float(label[0, 0])
-        for label, prediction in zip(found.labels, found.predictions, strict=True)
-    } == noted
+        for label, prediction in zip(found.block.labels, found.block.predictions, strict=True)
+    }
+
+
+def test_the_names_of_nested_outputs_are_their_paths() -> None:
+    features = keras.Input((4,))
+    head = keras.layers.Dense(1, name="head")
+    model = keras.Model(
+        features,
+        {
+            "buy": [head(features), head(features)],
+            "click": keras.layers.Dense(1, name="other")(features),
+        },
+    )
+    y_pred = model(np.zeros((2, 4)))
+    y = tf.nest.map_structure(tf.zeros_like, y_pred)
+    assert [one.name for one in outputs_of(model, y, y_pred)] == ["buy/head", "buy/head_1", "click"]
+    bare = keras.Model()  # tells no names
+    assert [one.name for one in outputs_of(bare, y, y_pred)] == ["buy/0", "buy/1", "click"]
 
 
 @pytest.mark.parametrize("as_tuple", [False, True])
@@ -105,7 +205,9 @@ def test_outputs_without_a_label_are_left_out(tmp_path: pathlib.Path) -> None:
 
 def test_targets_without_a_label_are_an_error_that_says_which_have_one() -> None:
     y_pred = {"ctr": tf.zeros((2, 1)), "other": tf.zeros((2, 1))}
+    outputs = outputs_of(keras.Model(), {"ctr": tf.zeros(2)}, y_pred)
+    assert [one.label is None for one in outputs] == [False, True]
     with pytest.raises(ValueError, match=r"that have a label, which are \['ctr'\]"):
-        pair_targets({"ctr": np.zeros(2)}, y_pred, None, ["ctr", "other"])
+        pair_targets(outputs, ["ctr", "other"])
     with pytest.raises(ValueError, match="Outputs: .*'ctr', 'other'.*labels for: .*'typo'"):
-        pair_targets({"typo": np.zeros(2)}, y_pred, None, None)
+        outputs_of(keras.Model(), {"typo": tf.zeros(2)}, y_pred)

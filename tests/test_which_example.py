@@ -17,9 +17,11 @@ from training import ROWS, columns, dataset, frozen, labels, model, read
 
 from monolith_keras_metrics import (
     DeepInsightCallback,
+    DeepInsightLayer,
     deep_insight_client,
     insight,
     write_deep_insight,
+    write_deep_insight_from_features,
     write_deep_insight_v2,
 )
 from monolith_keras_metrics.deep_insight_ops import client_of
@@ -236,6 +238,40 @@ def test_the_operations_take_them_too(call: Any, way: str) -> None:
     assert (first["example_id"], second["example_id"], second["epoch"]) == (5, 6, 0)
     first, _ = messages_of(call, way)
     assert not {"epoch", "example_id"} & set(first)
+
+
+@pytest.mark.parametrize("way", ["eager", "graph"])
+def test_the_layer_and_the_features_take_them_too(way: str, tmp_path: pathlib.Path) -> None:
+    texts, times = tf.constant([["user-1234567"], ["é"]]), tf.constant([7, 8], tf.int64)
+    hashes = hashed_ids(["user-1234567", "é"]).tolist()
+    layer = DeepInsightLayer(tmp_path, model_name="m", sample_ratio=1.0)
+
+    def through_layer() -> Any:
+        return layer(
+            tf.constant([0.5, 0.25]), tf.constant([1.0, 0.0]), texts, times, training=True,
+            example_id=texts, epoch=3,
+        )  # fmt: skip
+
+    (through_layer if way == "eager" else tf.function(through_layer))()
+    layer.close()
+    records = read(tmp_path)
+    assert records["uid"].to_list() == records["example_id"].to_list() == hashes
+    assert records["epoch"].to_list() == [3, 3]
+    handle = deep_insight_client(is_fake=True)
+    features = {"uid": texts, "req_time": times, "sample_rate": tf.ones(2)}
+
+    def from_features() -> Any:
+        return write_deep_insight_from_features(
+            features, 1.0, "m", tf.zeros(2), tf.zeros(2), deep_insight_client_tensor=handle,
+            return_msgs=True, example_ids=texts, epoch=2,
+        )  # fmt: skip
+
+    told = (from_features if way == "eager" else tf.function(from_features))().numpy()
+    client_of(handle).close()
+    assert [json.loads(text)["example_id"] for text in told] == hashes
+    assert [(json.loads(text)["uid"], json.loads(text)["epoch"]) for text in told] == [
+        (hashes[0], 2), (hashes[1], 2)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""What a compiled loss says of an output: are its labels classes, are its predictions logits?"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any, Literal
+
+Classes = Literal["indices", "one-hot", "either"]
+
+
+def classes_of(loss: Any) -> Classes | None:
+    """Return how labels name classes where the loss is one over classes, else None.
+
+    Args:
+        loss: As `compile` takes it: a name, a function or a `Loss`.
+    """
+    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+        return "either"  # Keras chooses by the labels' shape
+    names = _names(loss)
+    if any("sparsecategorical" in name for name in names):
+        return "indices"
+    if any("categorical" in name for name in names):
+        return "one-hot"
+    return None
+
+
+def is_from_logits(loss: Any) -> bool:
+    """Return True if the loss takes predictions for logits."""
+    return bool(_option(loss, "from_logits"))
+
+
+def ignored_class(loss: Any) -> int | None:
+    """Return the class that the loss leaves out, Keras's `ignore_class`; None for none."""
+    ignored = _option(loss, "ignore_class")
+    return None if ignored is None else int(ignored)
+
+
+def _names(loss: Any) -> set[str]:
+    """The names of a loss, of its function and of its classes, in small letters."""
+    function = getattr(loss, "fn", loss)  # of a function that Keras has wrapped
+    if isinstance(function, functools.partial):
+        function = function.func
+    names = [loss] if isinstance(loss, str) else [getattr(function, "__name__", "")]
+    if not isinstance(loss, str):
+        names += [one.__name__ for one in type(loss).__mro__]
+    return {str(name).lower().replace("_", "") for name in names}
+
+
+def _option(loss: Any, name: str) -> Any:
+    """What a loss was made with."""
+    found = getattr(loss, name, None)
+    for function in (loss, getattr(loss, "fn", None)):
+        if found is None and isinstance(function, functools.partial):
+            found = function.keywords.get(name)
+    if found is None and hasattr(loss, "get_config"):
+        # A loss of the user's own may not support it.
+        with contextlib.suppress(Exception):
+            found = loss.get_config().get(name)
+    return found
