@@ -17,12 +17,10 @@ from absl import logging
 
 from monolith_keras_metrics.sinks import kafka_errors
 from monolith_keras_metrics.sinks.kafka_messages import FORMAT, Outgoing
-from monolith_keras_metrics.sinks.kafka_topic import TopicReader, wanted_of
 from monolith_keras_metrics.sinks.kafka_transaction import (
     AbortedError,
     RefusedError,
     Transactions,
-    UnsettledError,
 )
 from monolith_keras_metrics.sinks.kafka_uri import (
     KafkaAddress,
@@ -103,7 +101,6 @@ class KafkaSink:
         self._in_producer = 0  # the index of the first message that the producer does not have
         self._rows = _MOST_ROWS
         self._writer: tuple[int, int] | None = None
-        self._reader: TopicReader | None = None  # while the ledger cannot be read
         self._transactions = self._new_transactions(journal)
         try:
             self._check()
@@ -156,7 +153,6 @@ class KafkaSink:
     def close(self) -> None:
         """Disconnect. What was not committed is aborted."""
         self._transactions.close()
-        self._end_reading()
         self._frame = self._outgoing = None
         if not self._is_named:  # whoever uses it again begins to count anew
             self._switch(secrets.token_hex(8))
@@ -170,7 +166,6 @@ class KafkaSink:
 
     def _switch(self, journal: str) -> None:
         self._transactions.close()
-        self._end_reading()
         self._frame = self._outgoing = self._writer = None
         self._transactions, self._opened = self._new_transactions(journal), 0
 
@@ -189,14 +184,10 @@ class KafkaSink:
     def _step(self, action: Callable[[Outgoing], None]) -> None:
         """Open the journal, and do the next thing for the frame."""
         try:
-            if self._reader is not None:
-                self._look(self._reader)
             try:
                 self._transactions.open()
             except ValueError as error:  # an option; records wait until it is corrected
                 raise ConnectionError(str(error)) from None
-            except UnsettledError as error:
-                self._look(self._new_reader(error.position))
             action(self._divided())
         except RefusedError as error:
             if self._transactions.is_alone() and not error.messages:
@@ -210,54 +201,6 @@ class KafkaSink:
             if self._outgoing is not None:
                 self._outgoing.halve(_LEAST_ROWS)
             raise
-
-    def _new_reader(self, position: int | None) -> TopicReader:
-        """Return what finds out which of the frame's records the topic has.
-
-        Raises:
-            ConnectionError: If they do not say whose they are.
-        """
-        assert self._frame is not None
-        wanted = wanted_of(self._frame, position or 0)
-        if wanted is None:
-            raise ConnectionError(
-                f"{self._address!r} does not tell how an earlier transaction ended, and its "
-                "messages do not either: these records have no attempt, worker and position"
-            )
-        self._reader = self._transactions.reader(wanted)
-        return self._reader
-
-    def _look(self, reader: TopicReader) -> None:
-        """Go on from what the topic has, since the ledger is not told any more.
-
-        Raises:
-            ConnectionError: If the topic is not read yet; the next call goes on.
-        """
-        try:
-            is_read = reader.go_on()
-        except self._kafka.KafkaException as error:
-            self._end_reading()
-            raise kafka_errors.explained(error.args[0], self._address) from None
-        if not is_read:
-            raise ConnectionError(
-                f"{self._address!r} does not tell how an earlier transaction ended, so the topic "
-                f"is read for what it has: {reader.read:,} messages so far"
-            )
-        logging.warning(
-            "Deep insight: %r never told how an earlier transaction ended, which brokers that die "
-            "in its midst may forget. %d messages of the topic were read to know what it has: "
-            "delivery goes on from position %d",
-            self,
-            reader.read,
-            reader.position,
-        )
-        self._end_reading()
-        self._transactions.settle(reader.position)
-
-    def _end_reading(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
 
     def _divided(self) -> Outgoing:
         """Return what is left of the frame, according to the ledger."""
@@ -394,10 +337,7 @@ class KafkaSink:
 
     def _open_once(self) -> None:
         """Open the journal, and commit where it stands, which takes every right."""
-        try:
-            self._transactions.open()
-        except UnsettledError as error:  # the first write finds out
-            raise ConnectionError(str(error)) from None
+        self._transactions.open()
         if not self._transactions.is_committing() and not self._transactions.is_begun():
             self._transactions.begin()
         self._transactions.commit(self._transactions.position or 0)

@@ -25,19 +25,6 @@ class NoAnswerError(Exception):
         self.reason = reason
 
 
-class PendingError(NoAnswerError):
-    """The brokers know of a commit of which they do not know the end.
-
-    Args:
-        reason: What is known of why.
-        position: What was committed before; None if nothing.
-    """
-
-    def __init__(self, reason: Any, position: int | None) -> None:
-        super().__init__(reason)
-        self.position = position
-
-
 class KafkaClients:
     """Makes producers, and asks the brokers questions.
 
@@ -92,15 +79,19 @@ class KafkaClients:
         """Return the offset that a group has committed for partition 0; None without one.
 
         Raises:
-            PendingError: If they wait for the end of a transaction; ask again.
             NoAnswerError: If the brokers do not answer; ask again.
             PermissionError: If a right is missing.
         """
         # Not by an AdminClient: librdkafka 2.16 crashes in its `list_consumer_group_offsets` while
         # the coordinator of the group changes.
         if self._consumer is None:
-            # Committed: it waits for what is pending.
-            self._consumer = self._asking(name, "read_committed")
+            config = {
+                **self._common(),
+                "group.id": name,  # never joined
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",  # waits for what is pending
+            }
+            self._consumer = self._made(self._kafka.Consumer, config)
         asked = [self._kafka.TopicPartition(self._address.topic, 0)]
         try:
             (found,) = self._consumer.committed(asked, timeout=ANSWER_SECONDS)
@@ -117,12 +108,7 @@ class KafkaClients:
         if kafka_errors.is_refusal(reason):
             self.disconnect()
             raise kafka_errors.explained(reason, self._address)
-        self._check_pending(name, asked, reason)
         raise NoAnswerError(reason)
-
-    def reader(self) -> Any:
-        """Return a consumer that reads committed messages; the caller closes it."""
-        return self._asking("monolith-keras-metrics", "read_committed")
 
     def rights(self) -> set[str] | None:
         """Return what the user may do with the topic, such as "WRITE"; None if not known."""
@@ -149,30 +135,6 @@ class KafkaClients:
         consumer, self._consumer, self._admin = self._consumer, None, None
         if consumer is not None:
             consumer.close()
-
-    def _check_pending(self, name: str, asked: list[Any], reason: Any) -> None:
-        """Raise PendingError if the brokers answer whoever does not wait for what is pending."""
-        consumer = self._asking(name, "read_uncommitted")
-        try:
-            (found,) = consumer.committed(asked, timeout=ANSWER_SECONDS)
-        except self._kafka.KafkaException:
-            return
-        finally:
-            consumer.close()
-        if found.error is None:
-            raise PendingError(reason, int(found.offset) if found.offset >= 0 else None)
-
-    def _asking(self, group: str, isolation: str) -> Any:
-        """Return a consumer that never joins its group."""
-        config = {
-            **self._common(),
-            "group.id": group,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-            "isolation.level": isolation,
-        }
-        return self._made(self._kafka.Consumer, config)
 
     def _asked(self) -> Any:
         if self._admin is None:

@@ -23,18 +23,14 @@ from monolith_keras_metrics.sinks.kafka_clients import (
     ANSWER_SECONDS,
     KafkaClients,
     NoAnswerError,
-    PendingError,
     ThreadedCall,
 )
-from monolith_keras_metrics.sinks.kafka_topic import TopicReader, Wanted
 from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress, transactional_id
 
 _CLOSE_SECONDS = 1.0
 # librdkafka 2.16 sends requests to coordinators of which it knows that they are gone: then only a
 # new producer gets an answer.
 _PATIENCE_SECONDS = 5.0
-# Once earlier producers are fenced, no transaction is open: its end comes in moments, or never.
-_PENDING_SECONDS = 10.0
 # librdkafka's defaults.
 _TRANSACTION_MS = 60_000
 _BATCH_BYTES = 1_000_000
@@ -51,18 +47,6 @@ class RefusedError(Exception):
     def __init__(self, messages: dict[int, Any]) -> None:
         super().__init__(f"{len(messages)} messages")
         self.messages = messages
-
-
-class UnsettledError(Exception):
-    """The brokers never tell how an earlier transaction ended: the topic has to.
-
-    Args:
-        position: What the ledger said before; None if nothing.
-    """
-
-    def __init__(self, position: int | None) -> None:
-        super().__init__("an earlier transaction has no end")
-        self.position = position
 
 
 class AbortedError(ConnectionError):
@@ -127,7 +111,6 @@ class Transactions:
         self._is_alone = False
         self._batch_bytes: int | None = None  # what is known to be small enough
         self._silent_since: float | None = None
-        self._pending_since: float | None = None
         timeout = str(address.options.get("transaction.timeout.ms", _TRANSACTION_MS))
         self._patience = (int(timeout) if timeout.isdecimal() else _TRANSACTION_MS) / 1000
 
@@ -188,7 +171,6 @@ class Transactions:
             ConnectionError: If the brokers do not answer.
             PermissionError: If they refuse credentials, or a right is missing.
             RefusedError, AbortedError: If a transaction had to be aborted, and now is.
-            UnsettledError: If the ledger cannot be read any more; `settle` goes on.
         """
         if self._state is _State.ABORTING:
             self._abort()
@@ -198,31 +180,11 @@ class Transactions:
             self._state, self._silent_since = _State.FENCED, None
         if self._state is _State.FENCED:
             try:
-                position = self._clients.committed(self._name)
-            except PendingError as error:
-                now = self._clock()
-                self._pending_since = now if self._pending_since is None else self._pending_since
-                if now - self._pending_since > _PENDING_SECONDS:
-                    raise UnsettledError(error.position) from None
-                raise ConnectionError(
-                    f"{self._address!r} has not told yet how an earlier transaction ended"
-                ) from None
+                self.position = self._clients.committed(self._name)
             except NoAnswerError as error:
                 raise self.no_answer(error.reason) from None
-            self.settle(position)
-
-    def settle(self, position: int | None) -> None:
-        """Go on from a position: what the ledger says or, if it cannot, what the topic has.
-
-        The next commit, or abort, has the ledger tell it, too.
-        """
-        self.position, self._pending_since = position, None
-        self.opened += 1
-        self._state = _State.READY
-
-    def reader(self, wanted: Wanted) -> TopicReader:
-        """Return what looks for records in the topic."""
-        return TopicReader(self._kafka, self._clients, self._address.topic, wanted)
+            self.opened += 1
+            self._state = _State.READY
 
     def begin(self) -> None:
         """Begin a transaction."""
