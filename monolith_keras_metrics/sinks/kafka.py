@@ -17,10 +17,12 @@ from absl import logging
 
 from monolith_keras_metrics.sinks import kafka_errors
 from monolith_keras_metrics.sinks.kafka_messages import FORMAT, Outgoing
+from monolith_keras_metrics.sinks.kafka_topic import TopicSearch
 from monolith_keras_metrics.sinks.kafka_transaction import (
     AbortedError,
     RefusedError,
     Transactions,
+    UnsettledError,
 )
 from monolith_keras_metrics.sinks.kafka_uri import (
     KafkaAddress,
@@ -101,6 +103,7 @@ class KafkaSink:
         self._in_producer = 0  # the index of the first message that the producer does not have
         self._rows = _MOST_ROWS
         self._writer: tuple[int, int] | None = None
+        self._search: TopicSearch | None = None
         self._transactions = self._new_transactions(journal)
         try:
             self._check()
@@ -152,6 +155,7 @@ class KafkaSink:
 
     def close(self) -> None:
         """Disconnect. What was not committed is aborted."""
+        self._end_search()
         self._transactions.close()
         self._frame = self._outgoing = None
         if not self._is_named:  # whoever uses it again begins to count anew
@@ -165,6 +169,7 @@ class KafkaSink:
         return Transactions(self._kafka, self._address, name, self._clock)
 
     def _switch(self, journal: str) -> None:
+        self._end_search()
         self._transactions.close()
         self._frame = self._outgoing = self._writer = None
         self._transactions, self._opened = self._new_transactions(journal), 0
@@ -185,7 +190,7 @@ class KafkaSink:
         """Open the journal, and do the next thing for the frame."""
         try:
             try:
-                self._transactions.open()
+                self._open()
             except ValueError as error:  # an option; records wait until it is corrected
                 raise ConnectionError(str(error)) from None
             action(self._divided())
@@ -201,6 +206,37 @@ class KafkaSink:
             if self._outgoing is not None:
                 self._outgoing.halve(_LEAST_ROWS)
             raise
+
+    def _open(self) -> None:
+        """Open the journal; if its ledger is not settled, find in the topic what that has."""
+        transactions, frame = self._transactions, self._frame
+        if self._search is None:
+            try:
+                transactions.open()
+            except UnsettledError as error:
+                if frame is None or frame.is_empty():  # nothing says what to search for
+                    raise
+                journal, unsettled = transactions.journal, error.position
+                self._search = TopicSearch(self._kafka, self._address, journal, frame, unsettled)
+            else:
+                return
+        position = self._search.delivered_up_to()
+        logging.warning(
+            "Deep insight: %r: the brokers never settled an earlier transaction of this journal. "
+            "%d messages of the topic were read to find what it has; delivery goes on from "
+            "position %d",
+            self,
+            self._search.messages,
+            position,
+        )
+        self._end_search()
+        transactions.settle(position)
+        transactions.open()
+
+    def _end_search(self) -> None:
+        search, self._search = self._search, None
+        if search is not None:
+            search.close()
 
     def _divided(self) -> Outgoing:
         """Return what is left of the frame, according to the ledger."""
@@ -280,7 +316,7 @@ class KafkaSink:
                 try:
                     self._open_once()
                     return
-                except (PermissionError, FileNotFoundError):
+                except (PermissionError, FileNotFoundError, UnsettledError):
                     raise
                 except ConnectionError:
                     if self._clock() > deadline:

@@ -25,6 +25,19 @@ class NoAnswerError(Exception):
         self.reason = reason
 
 
+class PendingError(NoAnswerError):
+    """The brokers answer, but have not settled a transaction that committed an offset.
+
+    Args:
+        position: The offset that was committed before it; None without one.
+        reason: As for `NoAnswerError`.
+    """
+
+    def __init__(self, position: int | None, reason: Any = None) -> None:
+        super().__init__(reason)
+        self.position = position
+
+
 class KafkaClients:
     """Makes producers, and asks the brokers questions.
 
@@ -37,7 +50,7 @@ class KafkaClients:
         self._kafka = kafka
         self._address = address
         self._admin: Any = None
-        self._consumer: Any = None
+        self._consumers: dict[str, Any] = {}  # by their isolation level
 
     def producer(self, name: str, changes: dict[str, Any]) -> Any:
         """Return a new producer, which connects in the background.
@@ -79,31 +92,102 @@ class KafkaClients:
         """Return the offset that a group has committed for partition 0; None without one.
 
         Raises:
+            PendingError: If a transaction may still change it; ask again.
             NoAnswerError: If the brokers do not answer; ask again.
             PermissionError: If a right is missing.
         """
+        try:
+            # It waits for what is pending, in vain where nothing settles it.
+            position = self._committed(name, "read_committed", ANSWER_SECONDS)
+        except NoAnswerError as error:
+            reason = error.reason
+            if reason is None or reason.code() != self._kafka.KafkaError._TIMED_OUT:
+                raise
+        else:
+            self.disconnect()
+            return position
+        try:
+            position = self._committed(name, "read_uncommitted", ANSWER_SECONDS / 2)
+        except NoAnswerError:
+            raise NoAnswerError(reason) from None
+        raise PendingError(position, reason)
+
+    def consumer(self, group: str, isolation: str, changes: dict[str, Any] | None = None) -> Any:
+        """Return a new consumer, which joins no group and commits nothing.
+
+        Args:
+            group: A group that the user may read.
+            isolation: `"read_committed"` or `"read_uncommitted"`.
+            changes: Further properties.
+
+        Raises:
+            ValueError: If librdkafka does not take the options.
+        """
+        return self._made(
+            self._kafka.Consumer,
+            {
+                **self._common(),
+                "group.id": group,
+                "enable.auto.commit": False,
+                "isolation.level": isolation,
+                **(changes or {}),
+            },
+        )
+
+    def offsets(self, milliseconds: int | None = None) -> dict[int, int]:
+        """Return an offset of each partition of the topic, whatever transactions are open.
+
+        Args:
+            milliseconds: Of the first message that is not older, since 1970; partitions without
+                such a message are left out. Default: the offset that the next message gets.
+
+        Raises:
+            NoAnswerError: If the brokers do not answer; ask again.
+            PermissionError: If a right is missing.
+            FileNotFoundError: If there is no such topic.
+        """
+        from confluent_kafka.admin import OffsetSpec
+
+        spec = (
+            OffsetSpec.latest() if milliseconds is None else OffsetSpec.for_timestamp(milliseconds)
+        )
+        topic, admin = self._address.topic, self._asked()
+        try:
+            known = admin.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic]
+            reason = known.error
+            if reason is None:
+                asked = {self._kafka.TopicPartition(topic, id_): spec for id_ in known.partitions}
+                answers = admin.list_offsets(asked, request_timeout=ANSWER_SECONDS)
+                found = {
+                    partition.partition: answer.result(ANSWER_SECONDS + 1.0).offset
+                    for partition, answer in answers.items()
+                }
+        except FutureTimeoutError:
+            raise NoAnswerError from None
+        except self._kafka.KafkaException as error:
+            reason = kafka_errors.cause(error)
+        if reason is None:
+            return {id_: offset for id_, offset in found.items() if offset >= 0}
+        said = kafka_errors.explained(reason, self._address)
+        raise NoAnswerError(reason) if isinstance(said, ConnectionError) else said
+
+    def _committed(self, name: str, isolation: str, timeout: float) -> int | None:
         # Not by an AdminClient: librdkafka 2.16 crashes in its `list_consumer_group_offsets` while
         # the coordinator of the group changes.
-        if self._consumer is None:
-            config = {
-                **self._common(),
-                "group.id": name,  # never joined
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",  # waits for what is pending
-            }
-            self._consumer = self._made(self._kafka.Consumer, config)
+        consumer = self._consumers.get(isolation)
+        if consumer is None:
+            consumer = self._consumers[isolation] = self.consumer(name, isolation)
         asked = [self._kafka.TopicPartition(self._address.topic, 0)]
         try:
-            (found,) = self._consumer.committed(asked, timeout=ANSWER_SECONDS)
+            (found,) = consumer.committed(asked, timeout=timeout)
             reason = found.error
         except self._kafka.KafkaException as error:
             reason = kafka_errors.cause(error)
             # Why a group's coordinator cannot be found is only said here.
-            for message in self._consumer.consume(10, timeout=0.0):
+            for message in consumer.consume(10, timeout=0.0):
                 if message.error() is not None and kafka_errors.is_refusal(message.error()):
                     reason = message.error()
         if reason is None:
-            self.disconnect()
             return int(found.offset) if found.offset >= 0 else None
         if kafka_errors.is_refusal(reason):
             self.disconnect()
@@ -132,8 +216,8 @@ class KafkaClients:
 
     def disconnect(self) -> None:
         """Drop the connections for questions; the next question makes a new one."""
-        consumer, self._consumer, self._admin = self._consumer, None, None
-        if consumer is not None:
+        consumers, self._consumers, self._admin = self._consumers, {}, None
+        for consumer in consumers.values():
             consumer.close()
 
     def _asked(self) -> Any:

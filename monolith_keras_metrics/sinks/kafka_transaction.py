@@ -9,6 +9,9 @@ had it open can add to the topic, whatever it has already handed to the network.
 
 After any trouble that a retry or an abort does not heal, the producer is dropped. A new one fences
 the old one, ends its transaction and reads the ledger. Nothing is ever guessed.
+
+Brokers that were killed while a transaction committed may never settle its part of the ledger: then
+the topic itself must say what it has (see `kafka_topic`), and `settle` goes on from there.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from monolith_keras_metrics.sinks.kafka_clients import (
     ANSWER_SECONDS,
     KafkaClients,
     NoAnswerError,
+    PendingError,
     ThreadedCall,
 )
 from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress, transactional_id
@@ -31,6 +35,8 @@ _CLOSE_SECONDS = 1.0
 # librdkafka 2.16 sends requests to coordinators of which it knows that they are gone: then only a
 # new producer gets an answer.
 _PATIENCE_SECONDS = 5.0
+# Once earlier producers are fenced, what is pending is settled within moments, or never.
+_PENDING_SECONDS = 10.0
 # librdkafka's defaults.
 _TRANSACTION_MS = 60_000
 _BATCH_BYTES = 1_000_000
@@ -51,6 +57,19 @@ class RefusedError(Exception):
 
 class AbortedError(ConnectionError):
     """A transaction has ended without a commit, and may succeed when it is repeated."""
+
+
+class UnsettledError(ConnectionError):
+    """The brokers do not settle the ledger; see `Transactions.settle`.
+
+    Args:
+        said: What to tell.
+        position: What the ledger said before the transaction that is not settled; None if nothing.
+    """
+
+    def __init__(self, said: str, position: int | None) -> None:
+        super().__init__(said)
+        self.position = position
 
 
 class _State(enum.Enum):
@@ -111,6 +130,8 @@ class Transactions:
         self._is_alone = False
         self._batch_bytes: int | None = None  # what is known to be small enough
         self._silent_since: float | None = None
+        self._pending_since: float | None = None
+        self._found: int | None = None  # what `settle` was given, until that is committed
         timeout = str(address.options.get("transaction.timeout.ms", _TRANSACTION_MS))
         self._patience = (int(timeout) if timeout.isdecimal() else _TRANSACTION_MS) / 1000
 
@@ -170,6 +191,7 @@ class Transactions:
         Raises:
             ConnectionError: If the brokers do not answer.
             PermissionError: If they refuse credentials, or a right is missing.
+            UnsettledError: If they have not settled an earlier transaction for long.
             RefusedError, AbortedError: If a transaction had to be aborted, and now is.
         """
         if self._state is _State.ABORTING:
@@ -179,12 +201,23 @@ class Transactions:
             self._call(producer.init_transactions, ANSWER_SECONDS)
             self._state, self._silent_since = _State.FENCED, None
         if self._state is _State.FENCED:
-            try:
-                self.position = self._clients.committed(self._name)
-            except NoAnswerError as error:
-                raise self.no_answer(error.reason) from None
-            self.opened += 1
-            self._state = _State.READY
+            self._go_on_from(self._ledger())
+        if self._found is not None:
+            # Alone: an abort for the sake of a message would take what is pending with it.
+            if self._state is _State.READY:
+                self.begin()
+            self.commit(self._found)
+            self._found = None
+
+    def settle(self, position: int) -> None:
+        """Go on from a position after an UnsettledError; the next `open` commits it.
+
+        Args:
+            position: From which on the topic has none of the journal's messages.
+        """
+        self._found, self._pending_since = position, None
+        if self._state is _State.FENCED:
+            self._go_on_from(position)
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -276,8 +309,13 @@ class Transactions:
         self._drop()
         return self._ended(reason)
 
-    def no_answer(self, reason: Any = None) -> Exception:
-        """Return the error for brokers that stay silent; drop the producer if they do for long."""
+    def no_answer(self, reason: Any = None, why: str = "") -> Exception:
+        """Return the error for brokers that stay silent; drop the producer if they do for long.
+
+        Args:
+            reason: What librdkafka says, a KafkaError; None if nothing.
+            why: What is known better than by that.
+        """
         said = self.last_error
         waiting = len(self._producer) if self._producer is not None else 0
         if said is not None and kafka_errors.is_refusal(said):
@@ -290,7 +328,7 @@ class Transactions:
             self._drop()
             self._clients.disconnect()
         self.last_error = None
-        why = next((one.str() for one in (said, reason) if one is not None), "")
+        why = why or next((one.str() for one in (said, reason) if one is not None), "")
         return ConnectionError(
             (
                 f"{waiting} messages wait for {self._address!r}, which"
@@ -300,6 +338,34 @@ class Transactions:
             + " does not answer"
             + (f": {kafka_errors.without_values(why, self._address)}" if why else "")
         )
+
+    def _ledger(self) -> int | None:
+        try:
+            position = self._clients.committed(self._name)
+        except PendingError as error:
+            pending = error
+        except NoAnswerError as error:
+            raise self.no_answer(error.reason) from None
+        else:
+            self._pending_since = None
+            # It may say less than the topic, once what was pending is aborted.
+            return position if self._found is None else max(position or 0, self._found)
+        now = self._clock()
+        self._pending_since = now if self._pending_since is None else self._pending_since
+        if now - self._pending_since < _PENDING_SECONDS:
+            raise self.no_answer(
+                pending.reason, "the brokers have not settled an earlier transaction yet"
+            )
+        raise UnsettledError(
+            f"{self._address!r}: the brokers have not settled an earlier transaction for "
+            f"{now - self._pending_since:.0f} s",
+            pending.position,
+        )
+
+    def _go_on_from(self, position: int | None) -> None:
+        self.position = position
+        self.opened += 1
+        self._state = _State.READY
 
     def _abort(self) -> None:
         """Abort the transaction; always raises."""
