@@ -206,7 +206,7 @@ class Transactions:
             # Alone: an abort for the sake of a message would take what is pending with it.
             if self._state is _State.READY:
                 self.begin()
-            self.commit(self._found)
+            self.commit(self.position or 0)  # what was found, or what another process has added
             self._found = None
 
     def settle(self, position: int) -> None:
