@@ -23,7 +23,7 @@ from monolith_keras_metrics.recording import Recorder, Recording, RecordingFunct
 from monolith_keras_metrics.sinks import SinkLike, absolute, shown
 from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.targets import Pairs, TargetNames, check_target_names
-from monolith_keras_metrics.versions import is_legacy, keras
+from monolith_keras_metrics.versions import check_keras, is_legacy, keras
 
 _MODES = ("train", "test")
 
@@ -176,6 +176,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         """Sets the model."""
+        check_keras(model)
         super().set_model(model)
         self._install_early()
 
