@@ -11,19 +11,19 @@ import contextlib
 import inspect
 import numbers
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from monolith_keras_metrics.caller import EndOfCaller, end_of_caller
 from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.distribution import check_strategy
-from monolith_keras_metrics.model_inputs import InputColumns
+from monolith_keras_metrics.model_inputs import InputColumns, ModelInputs
 from monolith_keras_metrics.options import absolute_options, sink_list
 from monolith_keras_metrics.recording import Recorder, Recording, RecordingFunction
 from monolith_keras_metrics.sinks import SinkLike, absolute, shown
 from monolith_keras_metrics.stats import Stats
 from monolith_keras_metrics.targets import Pairs, TargetNames, check_target_names
-from monolith_keras_metrics.versions import is_legacy, keras
+from monolith_keras_metrics.versions import check_keras, is_legacy, keras
 
 _MODES = ("train", "test")
 
@@ -174,8 +174,36 @@ class DeepInsightCallback(keras.callbacks.Callback):
         if self._client is not None:
             self._client.flush()
 
+    def model_inputs(self, model: Any) -> Callable[..., Any]:
+        """Return a function that takes out what is no input of the model.
+
+        `evaluate` and `predict` without this callback need it: Keras pairs a dict of inputs with
+        the columns of `x` by their position, and computes wrong numbers where there are more.
+
+        Args:
+            model: The model.
+
+        Returns:
+            A function of `x`, `(x, y)` or `(x, y, sample_weight)`, where `x` is a dict of tensors
+            or arrays. It returns the same with `x` as the model takes it, and can be mapped over a
+            `tf.data.Dataset`. A list of inputs becomes a tuple.
+
+        Raises:
+            TypeError: If this is a model of the other Keras than `tf.keras` is. The function
+                raises a ValueError if the model has an input without a column.
+
+        Example:
+        ```python
+        model.evaluate(dataset.map(recorder.model_inputs(model)))
+        model.predict(recorder.model_inputs(model)(x))
+        ```
+        """
+        check_keras(model)
+        return ModelInputs(model).function(self._recording.inputs.names)
+
     def set_model(self, model: Any) -> None:
         """Sets the model."""
+        check_keras(model)
         super().set_model(model)
         self._install_early()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
+import textwrap
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -74,15 +76,25 @@ class InputColumns:
         """
         x = _x_of(data)
         if not isinstance(x, Mapping):
-            shape = f" of shape {tuple(x.shape)}" if getattr(x, "shape", None) is not None else ""
             raise TypeError(
                 "DeepInsightCallback needs the dataset's `x` as a dict of columns, with "
-                f"{self.uid!r} and {self.req_time!r} among them. Received: {type(x).__name__}"
-                f"{shape}.\nOf an array `x` write fit({{'features': x, {self.uid!r}: …, "
-                f"{self.req_time!r}: …}}, y); of a DataFrame `df`, whose columns are the model's "
-                "inputs, fit(dict(df), y)"
+                f"{self.uid!r} and {self.req_time!r} among them. Received: {_described(x)}.\n"
+                + self._as_dict(x)
             )
         return self._columns(x)
+
+    def _as_dict(self, x: Any) -> str:
+        """What to write instead of an `x` that is no dict."""
+        others = f"{self.uid!r}: …, {self.req_time!r}: …"
+        if isinstance(x, (tuple, list)):
+            return (
+                f"Instead of a list [a, b] write fit({{'a': a, 'b': b, {others}}}, y), where 'a' "
+                "and 'b' are the names of the model's keras.Inputs"
+            )
+        return (
+            f"Instead of an array `x` write fit({{'features': x, {others}}}, y); instead of a "
+            "DataFrame `df` whose columns are the model's inputs, fit(dict(df), y)"
+        )
 
     def _columns(self, x: Mapping[str, Any]) -> dict[str, Any]:
         columns = {}
@@ -115,6 +127,32 @@ class ModelInputs:
         self._model = model
         self._takes_array: bool | None = None  # known since it was tried
         self._warned = False
+        self._given: tuple[dict[str, Any], list[str]] | None = None  # x, and its features
+
+    def function(self, bookkeeping: Collection[str]) -> Callable[..., Any]:
+        """Return a function of `x`, `(x, y)` or `(x, y, sample_weight)` that does what `of` does.
+
+        The function can be mapped over a `tf.data.Dataset`: it gives tuples where the model has a
+        list of inputs, of which `tf.data` would make one tensor.
+
+        Args:
+            bookkeeping: Names of columns that are for the records.
+        """
+
+        def taken(x: Any, *others: Any) -> Any:
+            inputs = x
+            if isinstance(x, Mapping):
+                data = self.of((x, *others) if others else x, bookkeeping)
+                inputs = data[0] if isinstance(data, tuple) else data
+                inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+            if others:
+                return (inputs, *others)
+            # Keras takes an element (a, b) of a dataset for (x, y), but not what `predict` gets.
+            in_dataset = not tf.executing_eagerly()
+            return (inputs,) if isinstance(inputs, tuple) and in_dataset else inputs
+
+        taken_as_it_is: Callable[..., Any] = tf.autograph.experimental.do_not_convert(taken)
+        return taken_as_it_is
 
     def of(self, data: Any, bookkeeping: Collection[str]) -> Any:
         """Return what the model's step gets of a batch of data.
@@ -138,6 +176,38 @@ class ModelInputs:
         # Keras takes a bare list for (x, y).
         return (inputs,) if isinstance(inputs, (tuple, list)) else inputs
 
+    def check_call(self, error: Exception) -> None:
+        """Raises an error that says what to write if a subclassed model's `call` took no dict.
+
+        Args:
+            error: What the step raised.
+        """
+        if self._given is None or _has_own_step(self._model):
+            return
+        x, features = self._given
+        if _refusal(self._model, x) is None:
+            return  # it was something else
+        # With the traceback, since Keras drops the cause: it has the line of `call`.
+        if len(features) == 1:
+            of_array = _refusal(self._model, x[features[0]]) or error
+            raise ValueError(
+                "A subclassed model gets the dict of all columns or, if its `call` takes an array, "
+                f"the column {features[0]!r}. It took neither. Received: `call` with the dict: "
+                f"{_essence(error)}; with the column: {_essence(of_array)}.\n"
+                "Call the model to see all of the error: "
+                f"model(x[{features[0]!r}][:2]) if it takes an array; if it takes a dict, "
+                f"its columns are {sorted(map(str, x))}"
+            ).with_traceback(error.__traceback__) from error
+        raise ValueError(
+            "A subclassed model gets the dict of all columns or, if its `call` takes an array, the "
+            f"one column beside those that are recorded. Received: {features} beside those; "
+            f"`call` with the dict: {_essence(error)}.\n"
+            "If `call` takes an array, join what it needs into one column, as in x['features'] = "
+            "np.concatenate([…], axis=1), and record the others with "
+            "DeepInsightCallback(extra_fields=[…]), or drop them. If it takes a dict, read columns "
+            "by name, as in x['features']"
+        ).with_traceback(error.__traceback__) from error
+
     def warn_of_positions(self, data: Any) -> None:
         """Warns once if Keras would give the model other columns than those of its inputs' names.
 
@@ -154,7 +224,8 @@ class ModelInputs:
         logging.warning(
             "Deep insight: the model's inputs are a dict with the keys %s. Keras pairs them with "
             "the sorted columns of `x` by position, so without this callback it computes wrong "
-            "numbers from %s. Take the further columns out before evaluate and predict",
+            "numbers from %s. For evaluate and predict write "
+            "dataset.map(recorder.model_inputs(model)), where `recorder` is this callback",
             inputs,
             given,
         )
@@ -205,9 +276,12 @@ class ModelInputs:
         if len(features) == 1:
             column = next(iter(features.values()))
             if self._takes_array is None:
-                self._takes_array = not _accepts(self._model, x) and _accepts(self._model, column)
+                self._takes_array = (
+                    _refusal(self._model, x) is not None and _refusal(self._model, column) is None
+                )
             if self._takes_array:
                 return column
+        self._given = (dict(x), sorted(map(str, features)))
         return dict(x)  # a subclassed model takes what it wants from the dict
 
 
@@ -233,8 +307,8 @@ def _input_structure(model: Any) -> Any:
     return None
 
 
-def _accepts(model: Any, x: Any) -> bool:
-    """Return True if the model's `call` can be traced with such an `x`."""
+def _refusal(model: Any, x: Any) -> Exception | None:
+    """Return what the model's `call` raises when it is traced with such an `x`, or None."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras's, of a call that it could not trace
@@ -245,15 +319,37 @@ def _accepts(model: Any, x: Any) -> bool:
                 model.compute_output_spec(
                     tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), specs)
                 )
-    except Exception:
-        return False
-    return True
+    except Exception as error:
+        return error
+    return None
+
+
+def _essence(error: Exception) -> str:
+    """The line of an error's text that says what was wrong, without colours."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = re.sub(r"\x1b\[\d*m", "", text).rpartition("Error encountered:")[2]
+    text = text.partition("Inputs received:")[0].replace("Exception encountered: ", "")
+    lines = [line.strip(" '") for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("Exception encountered when")]
+    essence = textwrap.shorten(lines[0] if lines else "without a text", 200, placeholder=" …")
+    return f"{type(error).__name__}: {essence.rstrip('.')}"
+
+
+def _described(x: Any) -> str:
+    """What a user would call an `x` that is no dict."""
+    if isinstance(x, (tuple, list)):
+        return f"a list of {len(x)} arrays"
+    shape = getattr(x, "shape", None)
+    if shape is None:
+        return type(x).__name__
+    rows = ", ".join(["batch", *map(str, tuple(shape)[1:])]) if len(shape) > 1 else "batch,"
+    return f"an array or a DataFrame of shape ({rows})"
 
 
 def _spec(column: Any) -> tf.TensorSpec:
     if isinstance(column, tf.distribute.DistributedValues):
         column = column.values[0]
-    return tf.TensorSpec([None, *column.shape[1:]], column.dtype)
+    return tf.TensorSpec(column.shape, column.dtype)
 
 
 def _check_column(argument: str, name: str, column: Any, kinds: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -24,7 +24,7 @@ from monolith_keras_metrics.client import DeepInsightClient
 from monolith_keras_metrics.model_inputs import InputColumns, ModelInputs
 from monolith_keras_metrics.outputs import outputs_of
 from monolith_keras_metrics.record import Batch, Layout
-from monolith_keras_metrics.step_function import make_step_function
+from monolith_keras_metrics.step_function import Columns, make_step_function
 from monolith_keras_metrics.targets import Pairs, TargetNames, label_columns, pair_targets
 
 
@@ -278,7 +278,7 @@ class _Steps:
     def run(self, iterator: Any) -> Any:
         """Runs steps, hands their columns over, and returns the last one's logs."""
         logs = None
-        for step_logs, columns in self._function(iterator):
+        for step_logs, columns in self._checked(iterator):
             logs = step_logs
             for recorder, layout, block in zip(
                 self._recorders, self._layouts, columns.blocks, strict=False
@@ -286,6 +286,16 @@ class _Steps:
                 if recorder.client is not None and layout is not None:
                     recorder.client.write(recorder.batch(layout, columns.bookkeeping, block))
         return logs
+
+    def _checked(self, iterator: Any) -> Iterator[tuple[Any, Columns]]:
+        """Runs steps; raises an error of the user's own terms if the model takes no dict."""
+        try:
+            yield from self._function(iterator)
+        except (StopIteration, tf.errors.OutOfRangeError):
+            raise  # the end of the data
+        except Exception as error:
+            self._inputs.check_call(error)
+            raise
 
     def _take_columns(self, data: Any) -> tuple[dict[str, Any], Any]:
         columns: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -40,6 +41,43 @@ if hasattr(keras, "__version__"):  # legacy Keras goes with its TensorFlow, and 
 def is_legacy(model: Any) -> bool:
     """Whether this is a model of legacy Keras."""
     return hasattr(model, "_test_counter")
+
+
+def check_keras(model: Any) -> None:
+    """Raises for a model of the other Keras than `tf.keras` is.
+
+    Args:
+        model: The model. One of neither Keras passes.
+
+    Raises:
+        TypeError: With the environment variable that decides, and what to write.
+    """
+    made_with = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+    name = type(model).__name__
+    if isinstance(model, keras.Model) or not made_with & {"keras", "tf_keras"}:
+        return
+    if "tf_keras" in made_with:
+        raise TypeError(
+            f"DeepInsightCallback must get a model of the Keras that `tf.keras` is, Keras "
+            f"{keras.__version__}. Received: {name}, a model of legacy Keras (tf_keras); "
+            f"TF_USE_LEGACY_KERAS is {_variable()}.\n"
+            "Set the environment variable TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, as "
+            "in os.environ['TF_USE_LEGACY_KERAS'] = '1' above all imports; or make the model with "
+            "`import keras`"
+        )
+    raise TypeError(
+        "DeepInsightCallback must get a model of the Keras that `tf.keras` is, legacy Keras "
+        f"(tf_keras). Received: {name}, a model of Keras 3; TF_USE_LEGACY_KERAS is "
+        f"{_variable()}.\n"
+        "Unset the environment variable TF_USE_LEGACY_KERAS before TensorFlow is imported, as in "
+        "os.environ.pop('TF_USE_LEGACY_KERAS', None) above all imports; or make the model with "
+        "`import tf_keras`"
+    )
+
+
+def _variable() -> str:
+    value = os.environ.get("TF_USE_LEGACY_KERAS")
+    return "not set" if value is None else f"{value!r}"
 
 
 def steps_per_execution(model: Any) -> Any:
