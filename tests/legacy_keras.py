@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import numpy as np
@@ -77,6 +78,33 @@ def main() -> None:
     loaded = keras.models.load_model(f"{folder}/model.keras")
     assert any(isinstance(part, DeepInsightLayer) for part in loaded.layers)
     np.save(f"{folder}/layer.npy", loaded.predict(inputs, verbose=0).ravel())
+    check_model_inputs(folder, {**x, "a": x["features"] + 1}, y)
+
+
+def check_model_inputs(folder: str, x: dict[str, np.ndarray], y: np.ndarray) -> None:
+    """Evaluates and predicts with what `model_inputs` leaves; legacy Keras pairs by name."""
+    warnings: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())
+    logging.getLogger("absl").addHandler(handler)
+    features, more = keras.Input((4,), name="features"), keras.Input((4,), name="more")
+    x["more"] = x["features"] - 1
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
+    for inputs in ({"features": features, "more": more}, [features, more]):
+        joined = keras.layers.Concatenate()([features, more])
+        model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(joined))
+        model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
+        recorder = DeepInsightCallback(f"{folder}/inputs", model_name="m")
+        model.fit(data, callbacks=[recorder], verbose=0)
+        take = recorder.model_inputs(model)
+        clean = {"features": x["features"], "more": x["more"]}
+        clean = clean if isinstance(inputs, dict) else list(clean.values())
+        predicted = model.predict(clean, verbose=0)
+        for given in (take(x), tf.data.Dataset.from_tensor_slices(x).batch(64).map(take)):
+            np.testing.assert_allclose(model.predict(given, verbose=0), predicted, atol=1e-6)
+        loss = model.evaluate(clean, y, verbose=0)
+        np.testing.assert_allclose(model.evaluate(data.map(take), verbose=0), loss, atol=1e-6)
+    assert not [text for text in warnings if "position" in text]
 
 
 if __name__ == "__main__":
