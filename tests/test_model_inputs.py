@@ -147,11 +147,13 @@ def test_an_input_without_a_column_is_an_error() -> None:
         batches({"b": np.zeros((ROWS, 2)), "uid": np.zeros(ROWS)}, np.zeros(ROWS)).map(take)
 
 
+@pytest.mark.parametrize("eagerly", [False, True])
 def test_the_warning_names_the_helper_once(
-    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+    eagerly: bool, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     net = dict_model()
-    data = batches(three_and_ten(), np.zeros(ROWS, np.float32))  # the last batch is traced anew
+    net.run_eagerly = eagerly  # where it is looked at in each step
+    data = batches(three_and_ten(), np.zeros(ROWS, np.float32))
     with caplog.at_level(logging.WARNING, "absl"):
         net.fit(data, epochs=2, validation_data=data, callbacks=[recorder(tmp_path)], verbose=0)
     (message,) = [one.getMessage() for one in caplog.records if "position" in one.getMessage()]
