@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from confluent_kafka import Message
+    from confluent_kafka import Message, TopicPartition
     from confluent_kafka.admin import AdminClient, ClusterMetadata
 
 _ROOT = Path(__file__).parent.parent
@@ -37,6 +37,7 @@ JAVA_OPTIONS = [
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
 ]
+MARKER_SECONDS = 2.0  # for the markers of transactions to arrive
 
 PROPERTIES = """\
 process.roles=broker,controller
@@ -374,7 +375,32 @@ class Broker:
                 _, end = consumer.get_watermark_offsets(partition, timeout=timeout, cached=False)
                 while positions.get(partition.partition, -1) < end:
                     read(deadline)
+            # Markers of transactions that are committed may be on their way: until they arrive, a
+            # partition seems to end before them.
+            settled = min(deadline, time.monotonic() + MARKER_SECONDS)
+            ends = self._ends(partitions)
+            while time.monotonic() < settled and any(positions[p] < ends[p] for p in ends):
+                read(settled)
             return messages
+        finally:
+            consumer.close()
+
+    def _ends(self, partitions: list[TopicPartition]) -> dict[int, int]:
+        """Returns where partitions end, with the messages of open transactions."""
+        from confluent_kafka import Consumer
+
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "tests",
+                "isolation.level": "read_uncommitted",
+            }
+        )
+        try:
+            return {
+                one.partition: consumer.get_watermark_offsets(one, timeout=30, cached=False)[1]
+                for one in partitions
+            }
         finally:
             consumer.close()
 

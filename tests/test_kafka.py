@@ -24,7 +24,7 @@ from training import columns, dataset, frozen, labels, model
 from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, command, recovery
 from monolith_keras_metrics.record import Batch, Layout
 
-KILLS = int(os.environ.get("KILLS_WITH_KAFKA", "8"))  # CI's time is bounded; the README has 100
+KILLS = int(os.environ.get("KILLS_WITH_KAFKA", "4"))  # CI's time is bounded; the README has 100
 
 LAYOUT = Layout("ctr", ("click",), ("text",), 1.0)
 Message = dict[str, Any]
