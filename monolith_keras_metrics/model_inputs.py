@@ -329,7 +329,8 @@ def _essence(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = re.sub(r"\x1b\[\d*m", "", text).rpartition("Error encountered:")[2]
     text = text.partition("Inputs received:")[0].replace("Exception encountered: ", "")
-    lines = [line.strip(" '") for line in text.splitlines()]
+    # Keras quotes a KeyError's text three times.
+    lines = [line.strip().removeprefix("'''").removesuffix("'''") for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("Exception encountered when")]
     essence = textwrap.shorten(lines[0] if lines else "without a text", 200, placeholder=" …")
     return f"{type(error).__name__}: {essence.rstrip('.')}"

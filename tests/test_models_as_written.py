@@ -151,6 +151,7 @@ def test_a_call_with_a_mistake_of_its_own(tmp_path: pathlib.Path) -> None:
     one = told(Broken(), tmp_path, X)
     assert "if its `call` takes an array, the column 'features'. It took neither" in one
     assert "`call` with the dict: KeyError: colour; with the column: TypeError: Only" in one
+    assert ", got 'colour'.\n" in one
     assert "\nCall the model to see all of the error: model(x['features'][:2]) if it ta" in one
 
 
