@@ -17,7 +17,8 @@ from typing import Any, Literal
 from monolith_keras_metrics.caller import EndOfCaller, end_of_caller
 from monolith_keras_metrics.client import DeepInsightClient, check_options
 from monolith_keras_metrics.distribution import check_strategy
-from monolith_keras_metrics.model_inputs import InputColumns, ModelInputs
+from monolith_keras_metrics.input_columns import InputColumns
+from monolith_keras_metrics.model_inputs import ModelInputs
 from monolith_keras_metrics.options import absolute_options, sink_list
 from monolith_keras_metrics.recording import Recorder, Recording, RecordingFunction
 from monolith_keras_metrics.sinks import SinkLike, absolute, shown

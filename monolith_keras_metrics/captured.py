@@ -111,10 +111,12 @@ def captured_calls(model: Any, *, outputs: bool) -> Iterator[Captured]:
     captured = Captured()
     with contextlib.ExitStack() as stack:
         for name in ("compute_metrics", "compute_loss"):
-            stack.enter_context(_replaced(model, name, functools.partial(_noting, captured, name)))
+            stack.enter_context(
+                replaced_method(model, name, functools.partial(_noting, captured, name))
+            )
         if outputs:
             output = functools.partial(_noting_output, captured)
-            stack.enter_context(_replaced(model, "call", output))
+            stack.enter_context(replaced_method(model, "call", output))
         yield captured
 
 
@@ -147,7 +149,7 @@ def _noting_output(captured: Captured, original: Callable[..., Any]) -> Callable
 
 
 @contextlib.contextmanager
-def _replaced(model: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+def replaced_method(model: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
     """Puts a wrapper in the place of one of the model's methods."""
     # Into the instance's dict, past Keras's __setattr__: nothing is to be tracked or saved.
     attributes = vars(model)

@@ -1,11 +1,12 @@
-"""Which columns of a dataset's `x` are bookkeeping, and which are the model's inputs."""
+"""What a model and its steps get of a dataset's `x`."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import re
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -13,107 +14,9 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from monolith_keras_metrics.captured import replaced_method
+from monolith_keras_metrics.input_columns import x_of
 from monolith_keras_metrics.versions import is_legacy, keras
-
-
-@dataclasses.dataclass(frozen=True)
-class InputColumns:
-    """The columns of `x` that go into the records.
-
-    Attributes:
-        uid: Name of the column of user ids.
-        req_time: Name of the column of request times.
-        sample_rate: Name of the column of sample rates, which a dataset may lack.
-        extra_fields: Names of the columns that are recorded as they are.
-        example_id: Name of the column of examples' ids; None for none.
-    """
-
-    uid: str
-    req_time: str
-    sample_rate: str
-    extra_fields: tuple[str, ...]
-    example_id: str | None = None
-
-    def __post_init__(self) -> None:
-        arguments = ["uid", "req_time", "sample_rate"]
-        arguments += [] if self.example_id is None else ["example_id"]
-        names = [getattr(self, argument) for argument in arguments]
-        for argument, name in zip(arguments, names, strict=True):
-            if not isinstance(name, str) or not name:
-                raise ValueError(
-                    f"`{argument}` must be the name of a column. Received: {argument}={name!r}"
-                )
-        if again := [name for name in self.extra_fields if name in names]:
-            raise ValueError(
-                f"`extra_fields` must not repeat {again}, recorded as {', '.join(arguments)}"
-            )
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"{', '.join(f'`{one}`' for one in arguments)} must be different columns. "
-                f"Received: {names}"
-            )
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Names of the columns."""
-        example_id = () if self.example_id is None else (self.example_id,)
-        return frozenset(
-            (self.uid, self.req_time, self.sample_rate, *example_id, *self.extra_fields)
-        )
-
-    def of(self, data: Any) -> dict[str, Any]:
-        """Takes the recorded columns from a batch of data.
-
-        Args:
-            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; `x` should be a dict.
-
-        Returns:
-            The columns by name.
-
-        Raises:
-            TypeError: If `x` is no dict, or a column has a wrong dtype.
-            ValueError: If a column is missing, or has a wrong shape.
-        """
-        x = _x_of(data)
-        if not isinstance(x, Mapping):
-            raise TypeError(
-                "DeepInsightCallback needs the dataset's `x` as a dict of columns, with "
-                f"{self.uid!r} and {self.req_time!r} among them. Received: {_described(x)}.\n"
-                + self._as_dict(x)
-            )
-        return self._columns(x)
-
-    def _as_dict(self, x: Any) -> str:
-        """What to write instead of an `x` that is no dict."""
-        others = f"{self.uid!r}: …, {self.req_time!r}: …"
-        if isinstance(x, (tuple, list)):
-            return (
-                f"Instead of a list [a, b] write fit({{'a': a, 'b': b, {others}}}, y), where 'a' "
-                "and 'b' are the names of the model's keras.Inputs"
-            )
-        return (
-            f"Instead of an array `x` write fit({{'features': x, {others}}}, y); instead of a "
-            "DataFrame `df` whose columns are the model's inputs, fit(dict(df), y)"
-        )
-
-    def _columns(self, x: Mapping[str, Any]) -> dict[str, Any]:
-        columns = {}
-        for argument, name, kinds in (
-            ("uid", self.uid, "id"),
-            ("req_time", self.req_time, "time"),
-            ("sample_rate", self.sample_rate, "number"),
-            *([("example_id", self.example_id, "id")] if self.example_id is not None else []),
-            *(("extra_fields", name, "any") for name in self.extra_fields),
-        ):
-            if name in x:
-                _check_column(argument, name, x[name], kinds)
-                columns[name] = x[name]
-            elif argument != "sample_rate":
-                raise ValueError(
-                    f"`{argument}` must name a column of the dataset's `x`. "
-                    f"Received: {argument}={name!r}; columns: {sorted(map(str, x))}"
-                )
-        return columns
 
 
 class ModelInputs:
@@ -126,6 +29,8 @@ class ModelInputs:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._takes_array: bool | None = None  # known since it was tried
+        self._step: Callable[[Any], Any] | None = None
+        self._step_takes_all = False  # known since the step was tried with less
         self._warned = False
         self._given: tuple[dict[str, Any], list[str]] | None = None  # x, and its features
 
@@ -167,7 +72,7 @@ class ModelInputs:
         Raises:
             ValueError: If the model has an input without a column.
         """
-        x = _x_of(data)
+        x = x_of(data)
         if not isinstance(x, Mapping):
             return data
         if isinstance(data, (tuple, list)):
@@ -176,13 +81,79 @@ class ModelInputs:
         # Keras takes a bare list for (x, y).
         return (inputs,) if isinstance(inputs, (tuple, list)) else inputs
 
+    def run(
+        self, make_step: Callable[[], Callable[[Any], Any]], data: Any, bookkeeping: Collection[str]
+    ) -> Any:
+        """Call a model's step with what `of` returns of a batch.
+
+        A custom step may read columns by name, as in `self(x["features"])`, where the model
+        itself takes an array. So a custom step that fails with what the model takes is called
+        with the dict of all columns, and gets it from then on.
+
+        Args:
+            make_step: Makes the step: once, and again where the first one fails, since a
+                `tf.function` may create variables only in its first call.
+            data: Like that of `of`.
+            bookkeeping: Names of columns that are for the records.
+
+        Returns:
+            What the step returns.
+
+        Raises:
+            Exception: What the step raised where it got further, if it fails both ways.
+        """
+        if self._step_takes_all:
+            return self._run_with_all(data)
+        self._step = self._step or make_step()
+        try:
+            return self._step(self.of(data, bookkeeping))
+        except tf.errors.OpError:
+            raise
+        except Exception as error:
+            if not _has_own_step(self._model) or not isinstance(x_of(data), Mapping):
+                raise
+            first_error = error
+        self._step = make_step()
+        try:
+            result = self._run_with_all(data)
+        except Exception as error:
+            if _lines_of_step(self._model, error) > _lines_of_step(self._model, first_error):
+                raise error from None
+            raise first_error from error
+        self._step_takes_all = True
+        return result
+
+    def _run_with_all(self, data: Any) -> Any:
+        x = dict(x_of(data))
+        assert self._step is not None
+        with replaced_method(self._model, "call", self._without_further_keys):
+            return self._step((x, *data[1:]) if isinstance(data, (tuple, list)) else x)
+
+    def _without_further_keys(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a functional model's `call`, which pairs further keys with inputs by position."""
+        struct = _input_structure(self._model)
+        if is_legacy(self._model) or not isinstance(struct, Mapping):
+            return call
+
+        @functools.wraps(call)
+        def picked(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(inputs, Mapping) and struct.keys() < inputs.keys():
+                inputs = {key: inputs[key] for key in struct}
+            return call(inputs, *args, **kwargs)
+
+        return picked
+
     def check_call(self, error: Exception) -> None:
         """Raises an error that says what to write if a subclassed model's `call` took no dict.
 
         Args:
             error: What the step raised.
         """
-        if self._given is None or _has_own_step(self._model):
+        if self._given is None:
+            return
+        # A custom step may have failed before or after the call of the model.
+        call = f"{type(self._model).__name__}.call()"
+        if _has_own_step(self._model) and call not in str(error):
             return
         x, features = self._given
         if _refusal(self._model, x) is None:
@@ -214,7 +185,7 @@ class ModelInputs:
         Args:
             data: Like that of `of`.
         """
-        x, struct = _x_of(data), _input_structure(self._model)
+        x, struct = x_of(data), _input_structure(self._model)
         if self._warned or not isinstance(x, Mapping) or not isinstance(struct, Mapping):
             return
         inputs, given = sorted(map(str, struct)), sorted(map(str, x))
@@ -285,14 +256,18 @@ class ModelInputs:
         return dict(x)  # a subclassed model takes what it wants from the dict
 
 
-def _x_of(data: Any) -> Any:
-    return (data[0] if data else None) if isinstance(data, (tuple, list)) else data
-
-
 def _has_own_step(model: Any) -> bool:
     """Return True if the model's class defines a `train_step` or `test_step` of its own."""
     steps = (type(model).train_step, type(model).test_step)
     return any(step.__module__.partition(".")[0] not in ("keras", "tf_keras") for step in steps)
+
+
+def _lines_of_step(model: Any, error: Exception) -> tuple[int, ...]:
+    """Return the lines, from the model's own step inwards, in which an error was raised."""
+    steps = [type(model).train_step.__code__, type(model).test_step.__code__]
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    begun = next((i for i, (code, _) in enumerate(frames) if code in steps), len(frames))
+    return tuple(line for _, line in frames[begun:])
 
 
 def _input_structure(model: Any) -> Any:
@@ -302,7 +277,8 @@ def _input_structure(model: Any) -> Any:
     except (AttributeError, ValueError, RuntimeError):
         pass
     if isinstance(model, keras.Sequential):
-        with contextlib.suppress(AttributeError, ValueError, RuntimeError):
+        # Before it is built, legacy Keras has None.
+        with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):
             return model.inputs[0]
     return None
 
@@ -336,64 +312,7 @@ def _essence(error: Exception) -> str:
     return f"{type(error).__name__}: {essence.rstrip('.')}"
 
 
-def _described(x: Any) -> str:
-    """What a user would call an `x` that is no dict."""
-    if isinstance(x, (tuple, list)):
-        return f"a list of {len(x)} arrays"
-    shape = getattr(x, "shape", None)
-    if shape is None:
-        return type(x).__name__
-    rows = ", ".join(["batch", *map(str, tuple(shape)[1:])]) if len(shape) > 1 else "batch,"
-    return f"an array or a DataFrame of shape ({rows})"
-
-
 def _spec(column: Any) -> tf.TensorSpec:
     if isinstance(column, tf.distribute.DistributedValues):
         column = column.values[0]
     return tf.TensorSpec(column.shape, column.dtype)
-
-
-def _check_column(argument: str, name: str, column: Any, kinds: str) -> None:
-    if isinstance(column, tf.distribute.DistributedValues):
-        column = column.values[0]  # of this process's first replica: the others are like it
-    if isinstance(column, (tf.SparseTensor, tf.RaggedTensor)) or not hasattr(column, "dtype"):
-        raise TypeError(
-            f"`{argument}`: column {name!r} must be a dense tensor of shape (batch,). "
-            f"Received: {type(column).__name__}"
-        )
-    dtype = tf.as_dtype(column.dtype)
-    fits = {
-        "id": dtype.is_integer or dtype == tf.string,
-        "time": dtype.is_integer,
-        "number": dtype.is_integer or dtype.is_floating,
-        "any": dtype.is_integer or dtype.is_floating or dtype in (tf.string, tf.bool),
-    }[kinds]
-    if not fits:
-        wanted = {
-            "id": "integers or text",
-            "time": "integers, Unix seconds",
-            "number": "numbers",
-            "any": "floats, integers or strings",
-        }[kinds]
-        raise TypeError(
-            f"`{argument}`: column {name!r} must be {wanted}. Received: dtype {dtype.name}"
-            + (_about_floats(name, kinds) if dtype.is_floating else "")
-        )
-    shape = tf.TensorShape(column.shape)
-    if shape.rank is not None and not (shape.rank == 1 or (shape.rank == 2 and shape[1] == 1)):
-        raise ValueError(
-            f"`{argument}`: column {name!r} must have shape (batch,) or (batch, 1). "
-            f"Received: {tuple(shape)}"
-        )
-
-
-def _about_floats(name: str, kinds: str) -> str:
-    """Tell what became of a column of floats on its way, and what to write."""
-    lost = {
-        "id": "which rounds ids above 16,777,216",
-        "time": "which rounds today's times to multiples of 128 s",
-    }[kinds]
-    return (
-        f", floats.\nKeras makes float32 of a float64 column of NumPy or pandas, {lost}. Write "
-        f"x[{name!r}].astype('int64') before it is handed to fit"
-    )

@@ -10,6 +10,7 @@ of Keras's flattening, in which a dict's keys are sorted.
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -58,7 +59,7 @@ def outputs_of(model: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> li
     Raises:
         ValueError: If there is no label, or nothing tells which output it belongs to.
     """
-    names = _named_paths(y_pred, getattr(model, "output_names", None))
+    names = _named_paths(y_pred, _output_names(model))
     outputs = {path: Output(names[path], value) for path, value in _leaves(y_pred)}
     weights = sample_weight if _is_nested(sample_weight) else None
     paired = _paired_by_keras(model, outputs, y, y_pred, weights)
@@ -197,6 +198,17 @@ def _paired_by_place(
         ordered = [path for path, _ in _leaves(y_pred, in_order=True)]
         leaves = dict(zip(ordered, leaves.values(), strict=True))
     return {path: leaves[path] for path in outputs if leaves[path] is not None}
+
+
+def _output_names(model: Any) -> Sequence[str] | None:
+    """Return the names of a model's outputs in Keras's order; None if it does not tell them."""
+    if isinstance(model, keras.Sequential) and model.layers:
+        last = model.layers[-1]
+        # A name that Keras made up depends on what else the process has made.
+        made_up = re.sub(r"(?<!^)(?=[A-Z])", "_", type(last).__name__).lower()
+        return ["output" if re.fullmatch(rf"{made_up}(_\d+)?", last.name) else last.name]
+    names: Sequence[str] | None = getattr(model, "output_names", None)
+    return names
 
 
 def _named_paths(y_pred: Any, output_names: Sequence[str] | None) -> dict[_Path, str]:

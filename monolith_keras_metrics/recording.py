@@ -21,10 +21,11 @@ from monolith_keras_metrics.blocks import Block
 from monolith_keras_metrics.caller import EndOfCaller, innermost_call
 from monolith_keras_metrics.captured import StepCall
 from monolith_keras_metrics.client import DeepInsightClient
-from monolith_keras_metrics.model_inputs import InputColumns, ModelInputs
+from monolith_keras_metrics.input_columns import InputColumns
+from monolith_keras_metrics.model_inputs import ModelInputs
 from monolith_keras_metrics.outputs import outputs_of
 from monolith_keras_metrics.record import Batch, Layout
-from monolith_keras_metrics.step_function import Columns, make_step_function
+from monolith_keras_metrics.step_function import Columns, Step, make_step_function
 from monolith_keras_metrics.targets import Pairs, TargetNames, label_columns, pair_targets
 
 
@@ -270,6 +271,7 @@ class _Steps:
             model,
             getattr(model, f"{mode}_step"),
             self._take_columns,
+            self._run_step,
             self._pair_targets if any(one.recorded for one in recorders) else None,
             outputs=any(one.recorded and one.recording.labels is not None for one in recorders),
             counter=getattr(model, f"_{mode}_counter", None),
@@ -297,14 +299,17 @@ class _Steps:
             self._inputs.check_call(error)
             raise
 
-    def _take_columns(self, data: Any) -> tuple[dict[str, Any], Any]:
+    def _take_columns(self, data: Any) -> dict[str, Any]:
         columns: dict[str, Any] = {}
         for recorder in self._recorders:
             if recorder.recorded:
                 columns |= recorder.recording.inputs.of(data)
         if self._mode == "train":
             self._inputs.warn_of_positions(data)
-        return columns, self._inputs.of(data, self._names)
+        return columns
+
+    def _run_step(self, make_step: Callable[[], Step], data: Any) -> Any:
+        return self._inputs.run(make_step, data, self._names)
 
     def _pair_targets(self, call: StepCall) -> tuple[Pairs, ...]:
         """Called when a step is traced: the names of the targets are known from then on."""

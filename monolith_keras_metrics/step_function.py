@@ -24,7 +24,9 @@ import tensorflow as tf
 from monolith_keras_metrics.captured import Blocks, PairTargets, captured_calls
 from monolith_keras_metrics.versions import steps_per_execution
 
-TakeColumns = Callable[[Any], tuple[dict[str, Any], Any]]
+TakeColumns = Callable[[Any], dict[str, Any]]
+Step = Callable[[Any], Any]
+RunStep = Callable[[Callable[[], Step], Any], Any]
 
 
 class Columns(NamedTuple):
@@ -43,6 +45,7 @@ def make_step_function(
     model: Any,
     step: Callable[[Any], Any],
     take_columns: TakeColumns,
+    run_step: RunStep,
     pair_targets: PairTargets | None,
     *,
     outputs: bool = False,
@@ -53,7 +56,8 @@ def make_step_function(
     Args:
         model: A compiled Keras model.
         step: Its `train_step` or `test_step`.
-        take_columns: Splits a batch of data into bookkeeping columns and what the step gets.
+        take_columns: Returns the bookkeeping columns of a batch of data.
+        run_step: Calls the step, which its first argument makes, with what it gets of a batch.
         pair_targets: Pairs the labels and predictions of a step; None to record none.
         outputs: Whether the model's output may stand for predictions that the step passes nowhere.
         counter: A variable that counts steps, which legacy Keras has.
@@ -85,14 +89,18 @@ def make_step_function(
             logs, blocks = strategy.run(replica_step, args=(data,))
         return _mean(strategy, logs), _joined(strategy, blocks)
 
-    if not model.run_eagerly:
-        inner_step = tf.function(
-            inner_step, reduce_retracing=True, jit_compile=model.jit_compile or None
-        )
+    def make_inner_step() -> Step:
+        made: Step = inner_step
+        if not model.run_eagerly:
+            made = tf.function(
+                inner_step, reduce_retracing=True, jit_compile=model.jit_compile or None
+            )
+        return made
 
     def one_step(data: Any) -> tuple[Any, Columns]:
-        bookkeeping, data = take_columns(_without_optionals(data))
-        logs, blocks = inner_step(data)
+        data = _without_optionals(data)
+        bookkeeping = take_columns(data)
+        logs, blocks = run_step(make_inner_step, data)
         if counter is not None:
             counter.assign_add(1)
         return logs, Columns(_joined(strategy, bookkeeping), blocks)

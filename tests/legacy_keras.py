@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -78,7 +79,33 @@ def main() -> None:
     loaded = keras.models.load_model(f"{folder}/model.keras")
     assert any(isinstance(part, DeepInsightLayer) for part in loaded.layers)
     np.save(f"{folder}/layer.npy", loaded.predict(inputs, verbose=0).ravel())
+    check_steps(folder, {name: x[name] for name in ("features", "uid", "req_time")}, y)
     check_model_inputs(folder, {**x, "a": x["features"] + 1}, y)
+
+
+class OwnStep(keras.Model):
+    """A model that takes an array, with a step that reads the column by its name."""
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        with tf.GradientTape() as tape:
+            y_pred = self(x["features"], training=True)
+            loss = self.compute_loss(x, y, y_pred)
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        return self.compute_metrics(x, y, y_pred, None)
+
+
+def check_steps(folder: str, x: dict[str, np.ndarray], y: np.ndarray) -> None:
+    """Records a step that reads columns by name, and a Sequential model that is not built yet."""
+    features = keras.Input((4,), name="features")
+    own = OwnStep(features, keras.layers.Dense(1, "sigmoid", name="ctr")(features))
+    unbuilt = keras.Sequential([keras.layers.Dense(1, "sigmoid", name="ctr")])
+    for name, model in {"own_step": own, "sequential": unbuilt}.items():
+        model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
+        recorder = DeepInsightCallback(f"{folder}/{name}", model_name="m", sample_ratio=1.0)
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
+        model.fit(data, callbacks=[recorder], verbose=0)
+        np.save(f"{folder}/{name}.npy", model.predict(x["features"], verbose=0).ravel())
 
 
 def check_model_inputs(folder: str, x: dict[str, np.ndarray], y: np.ndarray) -> None:

@@ -180,6 +180,22 @@ def test_sequential_with_further_columns(jit_compile: bool, tmp_path: pathlib.Pa
     check_fit(net, tmp_path, MORE, options={"jit_compile": jit_compile})
 
 
+@pytest.mark.parametrize(
+    ("last", "target"),
+    [
+        (lambda: keras.layers.Dense(1, "sigmoid", name="click"), "click"),
+        (lambda: keras.layers.Dense(1, "sigmoid"), "output"),
+    ],
+)
+def test_the_target_of_sequential_is_its_last_layers_name(
+    last: Any, target: str, tmp_path: pathlib.Path
+) -> None:
+    """Not the name that Keras makes up, which counts the layers of the process."""
+    net = frozen(keras.Sequential([last()]))
+    net.fit(dataset(X, Y), callbacks=[callback(tmp_path)], verbose=0)
+    check_records(read(tmp_path), X, {target: (Y, net.predict(X["features"], verbose=0))}, 1e-5)
+
+
 @pytest.mark.parametrize("inputs", [(), (keras.Input((FEATURES,)),)], ids=["none", "unnamed"])
 def test_sequential_without_a_name_of_its_input(inputs: Any, tmp_path: pathlib.Path) -> None:
     check_fit(sequential(*inputs), tmp_path / "one")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training import BATCH, ROWS, check_records, columns, dataset, frozen, labels, read
+from training import BATCH, FEATURES, ROWS, check_records, columns, dataset, frozen, labels, read
 
 from monolith_keras_metrics import DeepInsightCallback
 
@@ -155,3 +156,106 @@ def test_bare_tensors_stay_what_they_are(tmp_path: pathlib.Path) -> None:
     recorder = callback(tmp_path, extra_fields=["price", "carrier"])
     net.fit(bare(x, y), validation_data=validation, callbacks=[recorder], verbose=0)
     assert read(tmp_path).height == ROWS
+
+
+def own_step(look: Callable[[Any, Any], Any]) -> type[keras.Model]:
+    """Make a class of models whose steps predict with `look(model, x)`."""
+
+    class OwnStep(keras.Model):
+        def train_step(self, data: Any) -> Any:
+            x, y = data
+            with tf.GradientTape() as tape:
+                y_pred = look(self, x)
+                loss = self.compute_loss(x, y, y_pred)
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply(gradients, self.trainable_variables)
+            return self.compute_metrics(x, y, y_pred)
+
+        def test_step(self, data: Any) -> Any:
+            x, y = data
+            return self.compute_metrics(x, y, look(self, x))
+
+    return OwnStep
+
+
+def of_kind(kind: str, base: type[keras.Model]) -> keras.Model:
+    """Make a model that takes `features` in one of the ways there are."""
+    head = keras.layers.Dense(1, "sigmoid", name="ctr")
+    features = keras.Input((FEATURES,), name="features")
+    if kind == "array":
+
+        class TakesArray(base):  # type: ignore[valid-type,misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.head = head
+
+            def call(self, inputs: Any, training: bool = False) -> Any:
+                return self.head(inputs)
+
+        return TakesArray()
+    if kind == "sequential":
+        return type("Own", (base, keras.Sequential), {})([features, head])
+    inputs = {"one": features, "list": [features], "dict": {"features": features}}[kind]
+    return base(inputs, head(features))
+
+
+LOOKS: dict[str, Callable[[Any, Any], Any]] = {
+    "all": lambda model, x: model(x, training=True),
+    "column": lambda model, x: model(x["features"], training=True),
+    "dict": lambda model, x: model({"features": x["features"]}, training=True),
+    # All of `x`, which Keras would pair with a dict of inputs by position.
+    "both": lambda model, x: model(x) * x["one"] + 0 * x["price"][:, None],
+}
+ONES = {**columns(), "one": np.ones((ROWS, 1), np.float32)}
+
+
+@pytest.mark.filterwarnings("ignore:[^$]*The structure of `inputs` doesn't match")
+@pytest.mark.parametrize(
+    "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]
+)
+@pytest.mark.parametrize(
+    ("kind", "look"),
+    [
+        *(("array", look) for look in ("all", "column")),
+        *((kind, look) for kind in ("one", "list", "sequential", "dict") for look in LOOKS),
+    ],
+)
+def test_what_a_step_reads_of_x(
+    kind: str, look: str, options: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    """It gets what the model takes or, if it reads columns by their names, all of them."""
+    x = {name: column for name, column in ONES.items() if name != "carrier"}
+    extra = ["price", "hour"]
+    if kind == "array":
+        del x["one"]
+    else:
+        extra = [*extra, "one"] if look in ("all", "column") else extra
+    net = frozen(of_kind(kind, own_step(LOOKS[look])), **options)
+    y = labels()[:, None]
+    recorder = callback(tmp_path, targets=["ctr"], modes=("train", "test"), extra_fields=extra)
+    net.fit(dataset(x, y), validation_data=dataset(x, y), callbacks=[recorder], verbose=0)
+    predicted = net.predict(x["features"], verbose=0)
+    records = read(tmp_path)
+    for mode in ("train", "test"):
+        check_records(records.filter(mode=mode), x, {"ctr": (y, predicted)}, 1e-5)
+    assert "call" not in vars(net)
+
+
+def test_the_error_of_a_step_that_fails_both_ways(tmp_path: pathlib.Path) -> None:
+    """The one of the way in which the step got further."""
+
+    def mistaken(model: Any, x: Any) -> Any:
+        y_pred = model(x["features"])
+        return y_pred + x["colour"]
+
+    def own_mistake(model: Any, x: Any) -> Any:
+        rows = tf.shape(x)
+        return model(x) + rows["rows"]
+
+    for look, error, text in (
+        (mistaken, KeyError, "colour"),
+        (own_mistake, TypeError, "rows"),
+    ):
+        net = frozen(of_kind("one", own_step(look)))
+        with pytest.raises(error, match=text):
+            net.fit(dataset(ONES, labels()), callbacks=[callback(tmp_path)], verbose=0)

@@ -116,6 +116,9 @@ def test_legacy_keras(tmp_path: pathlib.Path) -> None:
         np.testing.assert_allclose(predicted, np.load(tmp_path / f"{way}.npy"), atol=1e-6)
         assert trained["req_time"].to_list() == list(range(300))
         assert set(trained["extra_str"].struct.field("carrier")) == {"UA", "DL"}
+    for way in ("own_step", "sequential"):
+        predicted = read(tmp_path / way)["predict"].struct.field("ctr")
+        np.testing.assert_allclose(predicted, np.load(tmp_path / f"{way}.npy"), atol=1e-6)
     found, made = read(tmp_path / "logits"), np.load(tmp_path / "logits.npz")
     of_classes = tf.nn.softmax(made["kind"]).numpy()
     for name, label, prediction in (
