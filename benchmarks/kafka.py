@@ -30,8 +30,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from kafka_broker import Broker, find_jars
 from throughput import BATCH, make_batches
 
-from monolith_keras_metrics import DeepInsightClient, record
-from monolith_keras_metrics.record import Batch, Origin
+from monolith_keras_metrics import DeepInsightClient
+from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.frame import Batch, Origin
 
 HEADERS = [("model_name", b"ctr"), ("format", b"1")]
 

@@ -19,13 +19,15 @@ import time
 import numpy as np
 
 from monolith_keras_metrics import DeepInsightClient
-from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics.records.frame import Batch, Layout
 
 # Dies as a killed process does, with one step in its journal. Forked, since starting takes longer.
 _CRASHES = """
 import os, sys
-from monolith_keras_metrics import claims, journal, stems
-from monolith_keras_metrics.record import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.journal import claims
+from monolith_keras_metrics.journal import format as journal
+from monolith_keras_metrics.records import stems
+from monolith_keras_metrics.records.frame import Batch, Layout, Origin, to_frame
 import numpy as np, pathlib
 place = pathlib.Path(sys.argv[1], ".spool")
 place.mkdir(parents=True)

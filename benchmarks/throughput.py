@@ -25,8 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from monolith_keras_metrics import DeepInsightClient, record
-from monolith_keras_metrics.record import Batch, Layout, Origin
+from monolith_keras_metrics import DeepInsightClient
+from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.frame import Batch, Layout, Origin
 
 BATCH = 512
 TARGETS = ("click", "like", "buy")

@@ -11,26 +11,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from monolith_keras_metrics.callback import DeepInsightCallback as DeepInsightCallback
-    from monolith_keras_metrics.client import DeepInsightClient as DeepInsightClient
-    from monolith_keras_metrics.deep_insight_ops import (
-        deep_insight_client as deep_insight_client,
-    )
-    from monolith_keras_metrics.deep_insight_ops import (
-        write_deep_insight as write_deep_insight,
-    )
+    from monolith_keras_metrics.capture.callback import DeepInsightCallback as DeepInsightCallback
+    from monolith_keras_metrics.capture.layer import DeepInsightLayer as DeepInsightLayer
+    from monolith_keras_metrics.deep_insight_ops import deep_insight_client as deep_insight_client
+    from monolith_keras_metrics.deep_insight_ops import write_deep_insight as write_deep_insight
     from monolith_keras_metrics.deep_insight_ops import (
         write_deep_insight_from_features as write_deep_insight_from_features,
     )
     from monolith_keras_metrics.deep_insight_ops import (
         write_deep_insight_v2 as write_deep_insight_v2,
     )
-    from monolith_keras_metrics.layer import DeepInsightLayer as DeepInsightLayer
+    from monolith_keras_metrics.pipeline.client import DeepInsightClient as DeepInsightClient
 
 _HOMES = {
-    "DeepInsightCallback": "callback",
-    "DeepInsightClient": "client",
-    "DeepInsightLayer": "layer",
+    "DeepInsightCallback": "capture.callback",
+    "DeepInsightClient": "pipeline.client",
+    "DeepInsightLayer": "capture.layer",
     "deep_insight_client": "deep_insight_ops",
     "write_deep_insight": "deep_insight_ops",
     "write_deep_insight_from_features": "deep_insight_ops",

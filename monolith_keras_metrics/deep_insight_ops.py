@@ -22,8 +22,7 @@ import tensorflow as tf
 from absl import logging
 
 from monolith_keras_metrics import task_context
-from monolith_keras_metrics.client import DeepInsightClient, open_client
-from monolith_keras_metrics.op_arguments import (
+from monolith_keras_metrics.ops.arguments import (
     Argument,
     extra_field,
     floats,
@@ -32,8 +31,9 @@ from monolith_keras_metrics.op_arguments import (
     scalar,
     write_examples,
 )
-from monolith_keras_metrics.options import sink_list
-from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics.pipeline.client import DeepInsightClient, open_client
+from monolith_keras_metrics.pipeline.options import sink_list
+from monolith_keras_metrics.records.frame import Batch, Layout
 from monolith_keras_metrics.sinks import SinkLike
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
 

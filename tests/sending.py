@@ -16,9 +16,9 @@ import time
 import polars as pl
 import writing
 
-from monolith_keras_metrics.record import Origin, to_frame
+from monolith_keras_metrics.records.frame import Origin, to_frame
 from monolith_keras_metrics.sinks import RejectedError
-from monolith_keras_metrics.sinks.kafka import KafkaSink
+from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 
 
 def frame(attempt: int, number: int) -> pl.DataFrame:

@@ -18,8 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from writing import batch
 
-from monolith_keras_metrics import DeepInsightClient, attempts
-from monolith_keras_metrics.attempts import largest_attempt, largest_seen, new_attempt, remember
+from monolith_keras_metrics import DeepInsightClient
+from monolith_keras_metrics.pipeline import attempts
+from monolith_keras_metrics.pipeline.attempts import (
+    largest_attempt,
+    largest_seen,
+    new_attempt,
+    remember,
+)
 
 TOPIC = "kafka://127.0.0.1:9/t"
 NOW = 1_790_000_000_000_000

@@ -49,7 +49,7 @@ def test_unknown_names() -> None:
     [
         "monolith_keras_metrics",
         "monolith_keras_metrics.cli, monolith_keras_metrics.exit_hook",
-        "monolith_keras_metrics.client, monolith_keras_metrics.sinks.parquet",
+        "monolith_keras_metrics.pipeline.client, monolith_keras_metrics.sinks.parquet",
         "monolith_keras_metrics.insight",
     ],
 )

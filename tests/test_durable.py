@@ -14,7 +14,8 @@ import pytest
 from absl import logging as absl_logging
 from writing import ROWS, batch, check_records
 
-from monolith_keras_metrics import DeepInsightClient, durable, insight
+from monolith_keras_metrics import DeepInsightClient, insight
+from monolith_keras_metrics.records import durable
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
 
 REFUSALS = [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF]
@@ -100,7 +101,7 @@ def test_a_folder_that_may_be_written_but_not_read(tmp_path: pathlib.Path) -> No
     folder.chmod(0o333)
     code = f"""
         import os, pathlib
-        from monolith_keras_metrics import durable
+        from monolith_keras_metrics.records import durable
         if os.geteuid() == 0:
             os.setgroups([]); os.setegid(65534); os.seteuid(65534)
         folder = pathlib.Path({str(folder)!r})

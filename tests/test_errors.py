@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from test_sinks import ORIGIN, every_format, names
 
-from monolith_keras_metrics.errors import may_pass
-from monolith_keras_metrics.record import Batch, Layout, to_frame
+from monolith_keras_metrics.records.frame import Batch, Layout, to_frame
 from monolith_keras_metrics.sinks import RejectedError, open_sink
+from monolith_keras_metrics.sinks.errors import may_pass
 
 ROWS = 1 << 16
 
@@ -47,7 +47,7 @@ def test_a_limit_on_the_size_of_files_may_pass(scheme: str, tmp_path: pathlib.Pa
         import resource, signal, sys
         sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
         import test_errors
-        from monolith_keras_metrics.errors import may_pass
+        from monolith_keras_metrics.sinks.errors import may_pass
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         sink = test_errors.open_sink("{scheme}:{tmp_path}", test_errors.ORIGIN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))

@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_journal import FRAMES, ORIGIN, STEM, decoder, kept, written
 
-from monolith_keras_metrics import claims, journal, record, regular
-from monolith_keras_metrics.decoder import Decoder
+from monolith_keras_metrics.journal import claims, regular
+from monolith_keras_metrics.journal import format as journal
+from monolith_keras_metrics.journal.decoder import Decoder
+from monolith_keras_metrics.records import frame as record
 
 __all__ = ["decoder"]
 

@@ -12,8 +12,8 @@ import xxhash
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monolith_keras_metrics import ids
-from monolith_keras_metrics.ids import hashed_ids
+from monolith_keras_metrics.records import ids
+from monolith_keras_metrics.records.ids import hashed_ids
 
 VECTORS = {
     "": -1205034819632174695,
@@ -86,7 +86,7 @@ def test_a_lone_surrogate_is_an_error() -> None:
 
 def test_it_needs_neither_tensorflow_nor_polars() -> None:
     code = (
-        "import sys; import monolith_keras_metrics.ids; "
+        "import sys; import monolith_keras_metrics.records.ids; "
         "print([name for name in ('tensorflow', 'keras', 'polars') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

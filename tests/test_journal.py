@@ -15,17 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writing import batch
 
-from monolith_keras_metrics import (
-    DeepInsightClient,
-    claims,
-    command,
-    insight,
-    journal,
-    recovery,
-    stems,
-)
-from monolith_keras_metrics.decoder import Decoder
-from monolith_keras_metrics.record import Origin, to_frame
+from monolith_keras_metrics import DeepInsightClient, command, insight
+from monolith_keras_metrics.journal import claims
+from monolith_keras_metrics.journal import format as journal
+from monolith_keras_metrics.journal.decoder import Decoder
+from monolith_keras_metrics.pipeline import recovery
+from monolith_keras_metrics.records import stems
+from monolith_keras_metrics.records.frame import Origin, to_frame
 
 ORIGIN = Origin("run", 1_790_000_000_000_000, 3)
 

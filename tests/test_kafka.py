@@ -21,8 +21,9 @@ from kafka_broker import Broker
 from kills import Killed
 from training import columns, dataset, frozen, labels, model
 
-from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, command, recovery
-from monolith_keras_metrics.record import Batch, Layout
+from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, command
+from monolith_keras_metrics.pipeline import recovery
+from monolith_keras_metrics.records.frame import Batch, Layout
 
 KILLS = int(os.environ.get("KILLS_WITH_KAFKA", "4"))  # CI's time is bounded; the README has 100
 
@@ -289,8 +290,8 @@ def leave_journal(uri: str, sent: int, batches: int) -> None:
 import os, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 from writing import ROWS, batch
-from monolith_keras_metrics.client import DeepInsightClient
-from monolith_keras_metrics.spool_files import SpoolFiles
+from monolith_keras_metrics.pipeline.client import DeepInsightClient
+from monolith_keras_metrics.journal.files import SpoolFiles
 def down(*_):
     raise OSError("down")
 SpoolFiles.remove = lambda *_: False  # killed before that

@@ -23,7 +23,7 @@ from sending import deliver, frame
 from tcp_proxy import TcpProxy
 from writing import ROWS
 
-from monolith_keras_metrics.sinks.kafka import KafkaSink
+from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 
 ATTEMPT = 1_700_000_000_000_000
 # A call waits for 2 s without progress, and may come to one further step: see `Transactions`.

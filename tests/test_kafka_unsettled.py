@@ -21,12 +21,14 @@ from sending import deliver, frame
 from test_kafka_transactions import LONGEST_CALL_SECONDS, deliver_all, numbered
 from writing import ROWS
 
-from monolith_keras_metrics.sinks import kafka_clients, kafka_topic, kafka_transaction
-from monolith_keras_metrics.sinks.kafka import KafkaSink
-from monolith_keras_metrics.sinks.kafka_messages import Outgoing
-from monolith_keras_metrics.sinks.kafka_topic import TopicSearch, from_time
-from monolith_keras_metrics.sinks.kafka_transaction import Transactions
-from monolith_keras_metrics.sinks.kafka_uri import KafkaAddress, transactional_id
+from monolith_keras_metrics.sinks.kafka import clients as kafka_clients
+from monolith_keras_metrics.sinks.kafka import topic as kafka_topic
+from monolith_keras_metrics.sinks.kafka import transaction as kafka_transaction
+from monolith_keras_metrics.sinks.kafka.messages import Outgoing
+from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
+from monolith_keras_metrics.sinks.kafka.topic import TopicSearch, from_time
+from monolith_keras_metrics.sinks.kafka.transaction import Transactions
+from monolith_keras_metrics.sinks.kafka.uri import KafkaAddress, transactional_id
 
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
 Partition = confluent_kafka.TopicPartition

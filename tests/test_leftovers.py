@@ -19,17 +19,11 @@ from absl import logging as absl_logging
 from test_journal import FRAMES, ORIGIN, STEM, frame, left_by_a_killed_process, written
 from writing import ROWS, batch, check_records
 
-from monolith_keras_metrics import (
-    DeepInsightClient,
-    claims,
-    command,
-    insight,
-    journal,
-    locks,
-    recovery,
-    regular,
-    stems,
-)
+from monolith_keras_metrics import DeepInsightClient, command, insight
+from monolith_keras_metrics.journal import claims, locks, regular
+from monolith_keras_metrics.journal import format as journal
+from monolith_keras_metrics.pipeline import recovery
+from monolith_keras_metrics.records import stems
 
 OTHER = stems.stem_of(7, 1_780_000_000_000_000)
 

@@ -16,7 +16,9 @@ import threading
 import pytest
 from writing import ROWS, batch, check_records
 
-from monolith_keras_metrics import DeepInsightClient, insight, recovery, spool
+from monolith_keras_metrics import DeepInsightClient, insight
+from monolith_keras_metrics.journal import spool
+from monolith_keras_metrics.pipeline import recovery
 
 DESCRIPTORS = pathlib.Path("/proc/self/fd")
 STEPS = 16

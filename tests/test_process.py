@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from training import BATCH, columns, read
 
-from monolith_keras_metrics import recovery
+from monolith_keras_metrics.pipeline import recovery
 
 Start = Callable[..., subprocess.Popen[str]]
 _SCRIPT = pathlib.Path(__file__).with_name("process.py")

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from polars.testing import assert_frame_equal
 
-from monolith_keras_metrics import ids, record
-from monolith_keras_metrics.record import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records import ids
+from monolith_keras_metrics.records.frame import Batch, Layout, Origin, to_frame
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 # Surrogates are no characters of a text that UTF-8 can hold.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monolith_keras_metrics.sampling import check_sample_ratio, sampled
+from monolith_keras_metrics.records.sampling import check_sample_ratio, sampled
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 # Thousandths, millionths, and whatever a float can be.

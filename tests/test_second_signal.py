@@ -12,7 +12,7 @@ import pytest
 from test_faults import read
 from writing import ROWS, check_records
 
-from monolith_keras_metrics import recovery
+from monolith_keras_metrics.pipeline import recovery
 
 _SCRIPT = pathlib.Path(__file__).with_name("signalled.py")
 

@@ -23,7 +23,7 @@ from training import (
 )
 
 from monolith_keras_metrics import DeepInsightCallback
-from monolith_keras_metrics.recording import RecordingFunction
+from monolith_keras_metrics.capture.train_function import RecordingFunction
 
 
 def callback(folder: Any, **options: Any) -> DeepInsightCallback:

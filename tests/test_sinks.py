@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_keras_metrics import record
-from monolith_keras_metrics.record import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.frame import Batch, Layout, Origin, to_frame
 from monolith_keras_metrics.sinks import Sink, check_sink, open_sink, part_files, run_name
 from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
 from monolith_keras_metrics.sinks.parquet import ParquetSink

@@ -12,12 +12,14 @@ import polars as pl
 import pytest
 from writing import ROWS, batch
 
-from monolith_keras_metrics import claims, journal, spool, stems
-from monolith_keras_metrics.record import Origin, to_frame
-from monolith_keras_metrics.regular import probe
-from monolith_keras_metrics.row_queue import ClosedError, RowQueue
-from monolith_keras_metrics.spool import ENCODER, Spool
-from monolith_keras_metrics.spool_files import SpoolFiles
+from monolith_keras_metrics.journal import claims, spool
+from monolith_keras_metrics.journal import format as journal
+from monolith_keras_metrics.journal.files import SpoolFiles
+from monolith_keras_metrics.journal.regular import probe
+from monolith_keras_metrics.journal.spool import ENCODER, Spool
+from monolith_keras_metrics.pipeline.queue import ClosedError, RowQueue
+from monolith_keras_metrics.records import stems
+from monolith_keras_metrics.records.frame import Origin, to_frame
 
 DESCRIPTORS = pathlib.Path("/proc/self/fd")
 STEM = stems.stem_of(0, 1_790_000_000_000_000)

@@ -158,7 +158,7 @@ def test_resumed_after_a_kill(tmp_path: pathlib.Path) -> None:
 
 
 def test_tensorflow_that_is_too_old() -> None:
-    from monolith_keras_metrics.versions import check_version
+    from monolith_keras_metrics.capture.compat import check_version
 
     check_version("TensorFlow", tf.__version__)
     with pytest.raises(ImportError, match=r"needs TensorFlow 2.16 or newer. Found: 2.15.1"):

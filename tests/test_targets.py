@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from training import check_records, columns, dataset, frozen, labels, read
 
 from monolith_keras_metrics import DeepInsightCallback
-from monolith_keras_metrics.outputs import outputs_of
-from monolith_keras_metrics.targets import pair_targets
+from monolith_keras_metrics.capture.outputs import outputs_of
+from monolith_keras_metrics.capture.targets import pair_targets
 
 NAMES = ("zeta", "alpha", "mid", "beta")
 

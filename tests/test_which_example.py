@@ -25,7 +25,7 @@ from monolith_keras_metrics import (
     write_deep_insight_v2,
 )
 from monolith_keras_metrics.deep_insight_ops import client_of
-from monolith_keras_metrics.ids import hashed_ids
+from monolith_keras_metrics.records.ids import hashed_ids
 
 NAMES = np.array([f"user-{number}" for number in range(ROWS)], object)
 

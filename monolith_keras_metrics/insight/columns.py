@@ -1,4 +1,4 @@
-"""The columns that records have, for those who read them: see `monolith_keras_metrics.record`."""
+"""The columns that records have, for those who read them: see `records.frame`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Opens what the sinks wrote: a run's folder becomes one lazy Polars frame.
 
-The three formats give the same frame, with the schema that `monolith_keras_metrics.record`
+The three formats give the same frame, with the schema that `monolith_keras_metrics.records.frame`
 describes. Parquet is opened lazily, so that a question reads only the columns it needs; JSON
 messages, in JSON Lines or TFRecord files, are read into memory at once.
 """
@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics import claims
 from monolith_keras_metrics.insight.columns import COLUMNS, ORDER, STRUCTS, fields_of
+from monolith_keras_metrics.journal import claims
 
 # As a column's or field's name: Polars takes it for a pattern, and panics.
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)

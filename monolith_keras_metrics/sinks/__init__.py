@@ -22,9 +22,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from monolith_keras_metrics.record import Origin
-from monolith_keras_metrics.sinks import kafka_uri
-from monolith_keras_metrics.sinks.protocol import RejectedError, Sink
+from monolith_keras_metrics.records.frame import Origin
+from monolith_keras_metrics.sinks.kafka import uri as kafka_uri
+from monolith_keras_metrics.sinks.sink import RejectedError, Sink
 
 __all__ = [
     "FOLDER_FORMATS",
@@ -70,7 +70,7 @@ def _tfrecord(path: str, origin: Origin) -> Sink:
 
 
 def _kafka(rest: str, journal: str | None) -> Sink:
-    from monolith_keras_metrics.sinks.kafka import KafkaSink
+    from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 
     address = kafka_uri.parse(rest)
     return KafkaSink(address.brokers, address.topic, address.options, journal=journal)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from monolith_keras_metrics import parquet_messages
+from monolith_keras_metrics.sinks import parquet_messages
 from monolith_keras_metrics.sinks.part_contents import DamagedError, split_lines
 from monolith_keras_metrics.sinks.part_files import PartFileSink
 

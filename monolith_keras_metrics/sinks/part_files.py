@@ -37,12 +37,12 @@ from typing import BinaryIO
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics import record
-from monolith_keras_metrics.durable import make_durable, publish
-from monolith_keras_metrics.record import Origin
+from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.durable import make_durable, publish
+from monolith_keras_metrics.records.frame import Origin
+from monolith_keras_metrics.records.stems import stem_of
 from monolith_keras_metrics.sinks import part_contents, part_names
 from monolith_keras_metrics.sinks.part_contents import Contents
-from monolith_keras_metrics.stems import stem_of
 
 
 class PartFileSink(abc.ABC):

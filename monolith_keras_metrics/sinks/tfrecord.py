@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from monolith_keras_metrics import record
-from monolith_keras_metrics.durable import make_durable, publish
+from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.durable import make_durable, publish
 from monolith_keras_metrics.sinks.part_contents import DamagedError
 from monolith_keras_metrics.sinks.part_files import PartFileSink, create
 

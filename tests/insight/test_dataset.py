@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from monolith_keras_metrics import record
 from monolith_keras_metrics.insight import long_form, open_run
+from monolith_keras_metrics.records import frame as record
 from monolith_keras_metrics.sinks import open_sink
 
 Messages = list[dict[str, Any]]

@@ -73,7 +73,7 @@ def test_locks_without_posix_are_an_error_that_says_so() -> None:
     code = (
         WITHOUT_POSIX
         + """
-from monolith_keras_metrics import locks
+from monolith_keras_metrics.journal import locks
 try:
     locks.take(0)
 except OSError as error:

@@ -1,0 +1,1 @@
+"""Where Keras gives up its columns. The only family that knows Keras."""

@@ -1,0 +1,317 @@
+"""`DeepInsightLayer`: records from inside a model or a `train_step`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from monolith_keras_metrics.capture.compat import keras
+from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
+from monolith_keras_metrics.pipeline import lifecycle
+from monolith_keras_metrics.pipeline.client import DeepInsightClient, check_options
+from monolith_keras_metrics.pipeline.options import absolute_options, sink_list
+from monolith_keras_metrics.records.frame import Layout
+from monolith_keras_metrics.sinks import SinkLike, absolute, shown, without_secrets
+
+
+@keras.utils.register_keras_serializable("monolith_keras_metrics")
+class DeepInsightLayer(keras.layers.Layer):
+    """Writes down each example that passes through; predictions pass through unchanged.
+
+    It has the manners of `keras.metrics`: `update_state` records, `result` tells what was seen,
+    `reset_state` begins to count anew. Called as a layer it records when `training` is true. The
+    client is opened at the first record and closed by `close`, or when the process exits. The next
+    record after `close` opens another one, in a function that was traced before, too.
+
+    The write is a `tf.py_function`, which XLA cannot compile: the layer says so
+    (`supports_jit = False`), and Keras then does not compile the model by itself.
+
+    Args:
+        sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
+            `"kafka://HOST:PORT/TOPIC"`, or a list of these. A relative folder is resolved when the
+            layer is made; a saved model keeps it as it was written, and resolves it where it is
+            loaded. A URI's secrets (`sasl.password=…`) are not saved: after loading, set `sink`
+            again.
+        model_name: Name of the model in the records.
+        target: Name of the target.
+        sample_ratio: Share of users to record, from 0 to 1.
+        client_options: Further arguments of `DeepInsightClient`.
+        **kwargs: `name`, `dtype` and the like, as for every layer.
+
+    Raises:
+        TypeError, ValueError: If an argument makes no sense.
+
+    Example:
+    >>> import tempfile, tensorflow as tf
+    >>> layer = DeepInsightLayer(tempfile.mkdtemp(), model_name="ctr", sample_ratio=1.0)
+    >>> predictions = layer(tf.constant([[0.5], [0.25]]), labels=tf.constant([1.0, 0.0]),
+    ...                     uid=tf.constant([3, 4]), req_time=tf.constant([7, 8]), training=True)
+    >>> predictions.numpy().ravel()
+    array([0.5 , 0.25], dtype=float32)
+    >>> layer.close()
+    >>> layer.result()
+    {'seen': 2, 'sampled': 2, 'written': 2}
+    """
+
+    def __init__(
+        self,
+        sink: Any,
+        *,
+        model_name: str,
+        target: str = "ctr_head",
+        sample_ratio: float = 0.01,
+        client_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"trainable": False, **kwargs})
+        self.supports_jit = False
+        self.model_name = model_name
+        self.target = target
+        self.sample_ratio = Layout(model_name, (target,), (), sample_ratio).sample_ratio
+        self.client_options = dict(client_options or {})
+        if "uid_hash_key" in self.client_options:
+            raise ValueError(
+                "`client_options` must not have 'uid_hash_key': it is a secret, and a layer's "
+                "arguments are saved with the model. Hash uids with DeepInsightCallback, or with "
+                "deep_insight_client(uid_hash_key=…) and the write operations"
+            )
+        check_options(sink, **self.client_options)
+        self._clients = _Clients(_places(sink), absolute_options(self.client_options))
+        # `sink` and `client_options` stay as they came: a saved model may be loaded elsewhere.
+        self._sink = _as_given(sink)
+        self._has_warned = False
+        self.built = True
+        self._before = self._clients.totals()
+
+    @property
+    def sink(self) -> Any:
+        """Where to write. When it is set, what waits is written to the sink before."""
+        return self._sink if not isinstance(self._sink, (list, tuple)) else list(self._sink)
+
+    @sink.setter
+    def sink(self, sink: Any) -> None:
+        check_options(sink, **self.client_options)
+        places = _places(sink)
+        self._clients.close()
+        self._clients.places = places
+        self._sink = _as_given(sink)
+
+    def call(
+        self,
+        predictions: Any,
+        labels: Any,
+        uid: Any,
+        req_time: Any,
+        sample_rate: Any = None,
+        extra_fields: Mapping[str, Any] | None = None,
+        training: bool | None = None,
+        example_id: Any = None,
+        epoch: Any = None,
+    ) -> Any:
+        """Records when `training` is true, and returns `predictions`.
+
+        Args:
+            predictions: Floats, shape `(batch,)` or `(batch, 1)`.
+            labels: Numbers, shape `(batch,)` or `(batch, 1)`.
+            uid: Integers or text (which is hashed), shape `(batch,)` or `(batch, 1)`.
+            req_time: Integers, Unix seconds, shape `(batch,)` or `(batch, 1)`.
+            sample_rate: Floats, shape `(batch,)` or `(batch, 1)`; default 1.
+            extra_fields: Columns to record: floats, integers or strings.
+            training: Whether this is a training step.
+            example_id: What names the examples in every training that sees them: integers or text
+                (which is hashed), shape `(batch,)` or `(batch, 1)`.
+            epoch: A scalar integer: the pass over the data, 0 for the first.
+
+        Returns:
+            `predictions`.
+        """
+        if training:
+            self.update_state(
+                labels,
+                predictions,
+                uid,
+                req_time,
+                sample_rate,
+                extra_fields,
+                example_id=example_id,
+                epoch=epoch,
+            )
+        return predictions
+
+    @tf.autograph.experimental.do_not_convert
+    def update_state(
+        self,
+        labels: Any,
+        predictions: Any,
+        uid: Any,
+        req_time: Any,
+        sample_rate: Any = None,
+        extra_fields: Mapping[str, Any] | None = None,
+        example_id: Any = None,
+        epoch: Any = None,
+    ) -> None:
+        """Records a batch. The arguments are those of `call`."""
+        predictions = _flat("predictions", predictions, tf.float32)
+        if sample_rate is None:
+            sample_rate = tf.ones_like(predictions)
+        extras = {name: _extra(name, value) for name, value in (extra_fields or {}).items()}
+        write_deep_insight_v2(
+            tf.constant(self._clients.number, tf.int64),
+            req_times=_flat("req_time", req_time, tf.int64),
+            labels=[_flat("labels", labels, tf.float32)],
+            preds=[predictions],
+            sample_rates=[_flat("sample_rate", sample_rate, tf.float32)],
+            extra_fields_values=[_id("uid", uid), *extras.values()],
+            extra_fields_keys=["uid", *extras],
+            model_name=self.model_name,
+            targets=[self.target],
+            sample_ratio=self.sample_ratio,
+            example_ids=None if example_id is None else _id("example_id", example_id),
+            epoch=epoch,
+        )
+
+    def result(self) -> dict[str, int]:
+        """Returns how many examples were seen, sampled and written since `reset_state`."""
+        now = self._clients.totals()
+        return {name: now[name] - self._before[name] for name in now}
+
+    def reset_state(self) -> None:
+        """Has `result` count from here on."""
+        self._before = self._clients.totals()
+
+    def flush(self) -> None:
+        """Waits until what was recorded is durable."""
+        self._clients.flush()
+
+    def close(self) -> None:
+        """Writes what waits. The next record opens the sink again."""
+        self._clients.close()
+
+    def compute_output_shape(self, predictions_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        """The shape of `predictions`."""
+        return predictions_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make this layer again, without secrets.
+
+        Raises:
+            TypeError: If a sink is an object, which cannot be saved.
+        """
+        return {
+            **super().get_config(),
+            "sink": self._sink_to_save(),
+            "model_name": self.model_name,
+            "target": self.target,
+            "sample_ratio": self.sample_ratio,
+            "client_options": dict(self.client_options),
+        }
+
+    def _sink_to_save(self) -> Any:
+        places, secrets = [], []
+        for place in sink_list(self.sink):
+            if not isinstance(place, (str, os.PathLike)):
+                raise TypeError(
+                    "`sink` must be a folder or a URI, or a list of these, for a layer that is "
+                    f"saved or cloned. Received: {place!r}. Give a URI, or have a subclass of "
+                    "DeepInsightLayer whose get_config leaves `sink` out"
+                )
+            kept, names = without_secrets(place)
+            places.append(os.fspath(kept) if isinstance(kept, os.PathLike) else kept)
+            if names:
+                secrets.append((shown(place), names))
+        if secrets and not self._has_warned:
+            self._has_warned = True
+            told = "; ".join(f"{', '.join(names)} of {uri}" for uri, names in secrets)
+            logging.warning(
+                "DeepInsightLayer %r: secrets are not saved with a model, nor cloned: %s. After "
+                "loading or cloning give the whole sink again, before training: "
+                "layer.sink = 'kafka://HOST:PORT/TOPIC?…'",
+                self.name,
+                told,
+            )
+        return places if isinstance(self.sink, list) else places[0]
+
+
+class _Clients:
+    """The clients that a layer has one after another: each open until `close`.
+
+    Graphs hold `number`, which stands for whichever is open, and not a client's own.
+
+    Args:
+        places: Where to write.
+        options: Further arguments of `DeepInsightClient`.
+    """
+
+    def __init__(self, places: Sequence[SinkLike], options: Mapping[str, Any]) -> None:
+        self.places = places
+        self._options = options
+        self._changing = threading.RLock()  # replicas record from several threads
+        self._client: DeepInsightClient | None = None
+        self._closed = dict.fromkeys(("seen", "sampled", "written"), 0)
+        self.number = lifecycle.add_opener(self._open)
+
+    def _open(self) -> DeepInsightClient:
+        with self._changing:
+            if self._client is None:
+                self._client = DeepInsightClient(list(self.places), **self._options)
+            return self._client
+
+    def totals(self) -> dict[str, int]:
+        """Return how many examples all of them have seen, sampled and written."""
+        with self._changing:
+            if self._client is None:
+                return dict(self._closed)
+            stats = self._client.stats()
+        now = {"seen": stats.accepted, "sampled": stats.sampled, "written": stats.written}
+        return {name: count + now[name] for name, count in self._closed.items()}
+
+    def flush(self) -> None:
+        """Wait until what was recorded is durable."""
+        client = self._client
+        if client is not None:
+            client.flush()
+
+    def close(self) -> None:
+        """Close the one that is open."""
+        with self._changing:
+            if self._client is None:
+                return
+            try:
+                self._client.close()
+            finally:
+                self._closed, self._client = self.totals(), None
+
+
+def _places(sink: Any) -> list[SinkLike]:
+    return [absolute(place) for place in sink_list(sink)]
+
+
+def _as_given(sink: Any) -> Any:
+    return os.fspath(sink) if isinstance(sink, os.PathLike) else sink
+
+
+def _flat(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(value)
+    if dtype.is_integer and not tensor.dtype.is_integer:
+        raise TypeError(f"`{name}` must be integers. Received: {tensor.dtype.name}")
+    if tensor.shape.rank is not None and tensor.shape.rank > 1 and tensor.shape[1:] != [1]:
+        raise ValueError(
+            f"`{name}` must have shape (batch,) or (batch, 1). Received: {tuple(tensor.shape)}"
+        )
+    return tf.reshape(tf.cast(tensor, dtype), [-1])
+
+
+def _id(name: str, value: Any) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(value)
+    return _flat(name, tensor, tf.string if tensor.dtype == tf.string else tf.int64)
+
+
+def _extra(name: str, value: Any) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(value)
+    dtype = tf.int64 if tensor.dtype.is_integer or tensor.dtype == tf.bool else tensor.dtype
+    return _flat(name, tensor, tf.float32 if tensor.dtype.is_floating else dtype)

@@ -1,0 +1,258 @@
+"""A model's outputs, each with the label, the weight and the loss that Keras gives it.
+
+Which label belongs to which output is Keras's to say, and its rules differ between its versions.
+So Keras is asked: its own compiled loss is made once more, of losses that only note what they are
+called with (see `_noted`). Where there is no compiled loss, or it does not fit what the step
+passed, labels are paired by their place in the structure, by the outputs' names, or in the order
+of Keras's flattening, in which a dict's keys are sorted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from monolith_keras_metrics.capture.compat import is_legacy, keras
+
+_Path: TypeAlias = "tuple[Any, ...]"  # keys and indices
+
+
+@dataclasses.dataclass
+class Output:
+    """One output of a model, in one step.
+
+    Attributes:
+        name: Its name.
+        prediction: What the model returned.
+        label: What Keras compares it with; None if nothing.
+        weight: Weights of the examples that are for this output alone; None if there are none.
+        loss: The loss that was compiled for it, as `compile` got it; None if none is known.
+    """
+
+    name: str
+    prediction: Any
+    label: Any = None
+    weight: Any = None
+    loss: Any = None
+
+
+def outputs_of(model: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> list[Output]:
+    """Return a model's outputs, in their own order, with what belongs to them.
+
+    Args:
+        model: The model.
+        y: Labels as the step passes them on: a tensor, or any structure of tensors.
+        y_pred: The model's outputs, in any structure.
+        sample_weight: Weights. Those in a structure are for single outputs; a tensor is for all,
+            and says nothing of one.
+
+    Returns:
+        The outputs. Those without a label have None.
+
+    Raises:
+        ValueError: If there is no label, or nothing tells which output it belongs to.
+    """
+    names = _named_paths(y_pred, _output_names(model))
+    outputs = {path: Output(names[path], value) for path, value in _leaves(y_pred)}
+    weights = sample_weight if _is_nested(sample_weight) else None
+    paired = _paired_by_keras(model, outputs, y, y_pred, weights)
+    try:
+        labels = _paired_by_place("labels", y, y_pred, outputs)
+    except ValueError:
+        if not paired:
+            raise
+    else:
+        for path, label in labels.items():
+            outputs[path].label = label if outputs[path].label is None else outputs[path].label
+    if weights is not None and not any(one.weight is not None for one in outputs.values()):
+        try:
+            for path, weight in _paired_by_place(
+                "sample weights", weights, y_pred, outputs
+            ).items():
+                outputs[path].weight = weight
+        except ValueError as error:
+            logging.warning("Deep insight: sample weights mask nothing in the records. %s", error)
+    return list(outputs.values())
+
+
+def _paired_by_keras(
+    model: Any, outputs: Mapping[_Path, Output], y: Any, y_pred: Any, weights: Any
+) -> bool:
+    """Give outputs what Keras's compiled loss gives them; return True if it gave any label."""
+    if is_legacy(model):
+        losses = getattr(getattr(model, "compiled_loss", None), "_losses", None)
+        ordered = [outputs[path] for path, _ in _leaves(y_pred, in_order=True)]
+        if isinstance(losses, list) and len(losses) == len(ordered):
+            for output, loss in zip(ordered, losses, strict=True):
+                output.loss = loss
+        return False
+    compiled = getattr(model, "_compile_loss", None)
+    if compiled is None or y is None:
+        return False
+    by_marker: dict[int, Any] = {}
+
+    def marked(structure: Any) -> Any:
+        def mark(leaf: Any) -> Any:
+            if leaf is None:
+                return None
+            marker = np.zeros((1, 1), np.float32)
+            by_marker[id(marker)] = (marker, leaf)
+            return marker
+
+        return None if structure is None else tf.nest.map_structure(mark, structure)
+
+    of_prediction: dict[int, Output] = {}
+    markers = marked(y_pred)
+    for path, marker in _leaves(markers):
+        of_prediction[id(marker)] = outputs[path]
+    found = False
+    for label, prediction, weight, loss in _noted(compiled, marked(y), markers, marked(weights)):
+        if id(prediction) not in of_prediction:
+            continue  # one loss of several outputs
+        output = of_prediction[id(prediction)]
+        output.loss = loss
+        if id(label) in by_marker:
+            output.label, found = by_marker[id(label)][1], True
+        if id(weight) in by_marker:
+            output.weight = by_marker[id(weight)][1]
+    return found
+
+
+def _noted(compiled: Any, y: Any, y_pred: Any, weights: Any) -> list[tuple[Any, Any, Any, Any]]:
+    """Return what Keras calls which loss with: label, prediction, weight, loss.
+
+    Args:
+        compiled: The model's `CompileLoss`.
+        y: Stand-ins for the labels.
+        y_pred: Stand-ins for the predictions.
+        weights: Stand-ins for the weights, or None.
+    """
+    noted: list[tuple[Any, Any, Any, Any]] = []
+
+    class Noting(keras.losses.Loss):
+        def __init__(self, loss: Any) -> None:
+            super().__init__()
+            self.noted_for = loss
+
+        def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
+            noted.append((y_true, y_pred, sample_weight, self.noted_for))
+            return 0.0
+
+    def ask() -> None:
+        try:
+            losses = tf.nest.map_structure(
+                lambda loss: None if loss is None else Noting(loss), compiled._user_loss
+            )
+            type(compiled)(losses, output_names=compiled.output_names)(y, y_pred, weights)
+        except Exception as error:
+            # The step passes something else to compute_metrics than to the compiled loss.
+            logging.debug(
+                "Deep insight: Keras's loss cannot tell which labels are whose: %r", error
+            )
+            noted.clear()
+
+    # A thread of its own has neither the graph nor the replica that is being traced here, in which
+    # Keras would make variables for its mean losses.
+    thread = threading.Thread(target=ask, name="deep-insight-pairing")
+    thread.start()
+    thread.join()
+    return noted
+
+
+def _paired_by_place(
+    what: str, y: Any, y_pred: Any, outputs: Mapping[_Path, Output]
+) -> dict[_Path, Any]:
+    """Pair labels (or weights) with outputs by paths, by names, or in Keras's order."""
+    names = [output.name for output in outputs.values()]
+    if y is None:
+        raise ValueError(
+            "There are no labels (`y` is None). The callback records labels that fit() or the "
+            "model's train_step passes to compute_metrics(x, y, y_pred). Pass them there; or, if "
+            "they are a column of `x`, name it with DeepInsightCallback(labels=…)"
+        )
+    leaves = dict(_leaves(y, in_order=True))
+    if isinstance(y, Mapping):
+        paired = {path: leaves[path] for path in outputs if leaves.get(path) is not None}
+        for path, output in outputs.items():
+            if leaves.get((output.name,)) is not None:
+                paired[path] = leaves[(output.name,)]
+        if not paired:
+            raise ValueError(
+                f"Labels must have outputs of the model as keys. Outputs: {names}. "
+                f"Received {what} for: {sorted(map(str, y))}"
+            )
+        return paired
+    if set(leaves) != set(outputs):
+        if len(leaves) != len(outputs):
+            raise ValueError(
+                "There must be as many labels as outputs, or a dict from outputs to labels, which "
+                f"may leave some out. Outputs: {names}. Received: {len(leaves)} {what}"
+            )
+        ordered = [path for path, _ in _leaves(y_pred, in_order=True)]
+        leaves = dict(zip(ordered, leaves.values(), strict=True))
+    return {path: leaves[path] for path in outputs if leaves[path] is not None}
+
+
+def _output_names(model: Any) -> Sequence[str] | None:
+    """Return the names of a model's outputs in Keras's order; None if it does not tell them."""
+    if isinstance(model, keras.Sequential) and model.layers:
+        last = model.layers[-1]
+        # A name that Keras made up depends on what else the process has made.
+        made_up = re.sub(r"(?<!^)(?=[A-Z])", "_", type(last).__name__).lower()
+        return ["output" if re.fullmatch(rf"{made_up}(_\d+)?", last.name) else last.name]
+    names: Sequence[str] | None = getattr(model, "output_names", None)
+    return names
+
+
+def _named_paths(y_pred: Any, output_names: Sequence[str] | None) -> dict[_Path, str]:
+    """Name the leaves of a model's outputs: by the keys of dicts, else as the model does."""
+    paths = [path for path, _ in _leaves(y_pred)]
+    ordered = [path for path, _ in _leaves(y_pred, in_order=True)]
+    known: dict[_Path, str] = {}
+    if output_names is not None and len(output_names) == len(paths):
+        known = dict(zip(ordered, map(str, output_names), strict=True))
+    names = {}
+    for path in paths:
+        last = path[-1] if path else 0
+        own = str(last) if isinstance(last, str) else known.get(path)
+        if own is None:
+            own = "output" if len(paths) == 1 else f"output_{last}" if len(path) == 1 else str(last)
+        names[path] = "/".join([*map(str, path[:-1]), own])
+    return dict(zip(names, _unique(list(names.values())), strict=True))
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Each name once: a layer that is used twice names two outputs."""
+    unique: list[str] = []
+    for name in names:
+        new, number = name, 0
+        while new in unique or (number and new in names):
+            number += 1
+            new = f"{name}_{number}"
+        unique.append(new)
+    return unique
+
+
+def _is_nested(structure: Any) -> bool:
+    return isinstance(structure, (Mapping, list, tuple))
+
+
+def _leaves(
+    structure: Any, path: _Path = (), *, in_order: bool = False
+) -> Iterator[tuple[_Path, Any]]:
+    """Yield the leaves of a structure with their paths; `in_order` of Keras's flattening."""
+    if isinstance(structure, Mapping):
+        for key in sorted(structure) if in_order else structure:
+            yield from _leaves(structure[key], (*path, key), in_order=in_order)
+    elif isinstance(structure, (list, tuple)):
+        for index, part in enumerate(structure):
+            yield from _leaves(part, (*path, index), in_order=in_order)
+    else:
+        yield path, structure

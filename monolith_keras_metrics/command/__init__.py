@@ -1,0 +1,90 @@
+"""The command `deep-insight`.
+
+deep-insight recover RUN [--sink URI ...] [--redirect] [--timeout SECONDS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from monolith_keras_metrics import sinks
+from monolith_keras_metrics.pipeline import recovery
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status.
+
+    Args:
+        arguments: Words of the command line, without the command's name; default: the process's.
+
+    Returns:
+        0: done, or nothing to do. 1: something is left undone. (2, from argparse: a usage that
+        makes no sense.)
+    """
+    parser = argparse.ArgumentParser(prog="deep-insight", description="Records of Keras trainings.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    recover = commands.add_parser(
+        "recover",
+        help="deliver what a killed training left on disk",
+        description="Delivers the records that a killed training left in its journal. A later "
+        "training with the same sinks does this by itself.",
+    )
+    recover.add_argument(
+        "run",
+        help="the folder that training wrote to, or that of its journal: for Kafka "
+        "~/.local/state/monolith_keras_metrics/TOPIC",
+    )
+    recover.add_argument(
+        "--sink",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="where to deliver, as training was given it, once for each sink; default: the run's "
+        "folder",
+    )
+    recover.add_argument(
+        "--redirect",
+        action="store_true",
+        help="deliver to these sinks what was meant for others, too",
+    )
+    recover.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="end when nothing could be delivered for so long (%(default)g)",
+    )
+    recover.set_defaults(command=_recover)
+    parsed = parser.parse_args(arguments)
+    status: int = parsed.command(parsed)
+    return status
+
+
+def _recover(arguments: argparse.Namespace) -> int:
+    try:
+        result = recovery.recover(
+            arguments.run, arguments.sink, arguments.timeout, redirect=arguments.redirect
+        )
+    except (OSError, ValueError, ImportError) as error:
+        print(f"deep-insight recover: {error}", file=sys.stderr)
+        return 1
+    for problem in result.problems:
+        print(f"deep-insight recover: {problem}", file=sys.stderr)
+    if not any(result):
+        print(f"Nothing to recover in {arguments.run}: no crashed process left records there")
+        return 0
+    text = f"{result.delivered:,} records delivered"
+    if arguments.sink:
+        text += f" to {', '.join(map(sinks.shown, arguments.sink))}"
+    if result.left:
+        text += f", {result.left:,} wait on: a sink did not take them"
+    if result.lost:
+        text += f", {result.lost:,} could not be: what they stood in is set aside"
+    print(text)
+    return 1 if result.left or result.lost or result.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Records on disk until every sink has them."""

@@ -1,0 +1,195 @@
+"""Decodes what other processes wrote, in a process of its own.
+
+A journal file that somebody has planted, or that a disk has damaged, can make the library that
+reads it abort, or take all memory. So what a crashed process left is decoded by a child process
+with a bound on its memory: if that dies, the file is set aside, and training goes on.
+
+The child is asked by a line of JSON, and answers with a letter, the answer's length in 8 bytes, and
+the answer: records as an Arrow IPC file, or what is wrong with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import resource
+import select
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import polars as pl
+
+from monolith_keras_metrics.journal import format as journal
+from monolith_keras_metrics.journal.format import Place, UnreadableError
+from monolith_keras_metrics.records.stems import attempt_of, worker_of
+
+_MEMORY_BYTES = 1 << 30  # beside what the child takes to start
+_ANSWER_SECONDS = 20.0
+_ANSWER = struct.Struct("<cQ")
+_RECORDS, _UNREADABLE, _FAILED = b"r", b"u", b"f"
+_MOST_ANSWER_BYTES = 1 << 30
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from monolith_keras_metrics.journal.decoder import serve; serve()"
+)
+
+
+class Decoder:
+    """Reads entries of other processes' journal files.
+
+    Args:
+        uids: Users whose files are taken; default: this process's own.
+    """
+
+    def __init__(self, uids: frozenset[int] = frozenset()) -> None:
+        self._uids = uids
+        self._path = [os.path.abspath(entry) for entry in sys.path]
+        self._lock = threading.Lock()  # one question at a time
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def read(self, place: Place) -> pl.DataFrame:
+        """Read an entry.
+
+        Raises:
+            UnreadableError: If it holds no records, or those of somebody else than its file's name
+                tells, or if decoding it took more time or memory than records take.
+            OSError: If the file cannot be read now.
+        """
+        stem = place.file.path.name.partition(".journal")[0].rpartition(".")[0]
+        question = {
+            "path": os.fspath(place.file.path),
+            "offset": place.offset,
+            "length": place.length,
+            "rows": place.rows,
+            "checksum": place.checksum,
+            "worker": worker_of(stem),
+            "attempt": attempt_of(stem),
+            "uids": sorted(self._uids),
+        }
+        with self._lock:
+            for is_last in (False, True):
+                try:
+                    kind, answer = self._ask(json.dumps(question).encode() + b"\n")
+                    break
+                except EOFError:
+                    # Perhaps not for what it read: it is asked once more, in a new process.
+                    if is_last:
+                        raise UnreadableError("it cannot be decoded") from None
+        if kind == _RECORDS:
+            return pl.read_ipc(io.BytesIO(answer))
+        said = json.loads(bytes(answer))
+        if kind == _UNREADABLE:
+            raise UnreadableError(said["text"])
+        raise OSError(said["errno"], said["text"], os.fspath(place.file.path))
+
+    def close(self) -> None:
+        """End the child."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
+
+    def detach(self) -> None:
+        """In a forked process: close what belongs to the process that it came from."""
+        child, self._child = self._child, None
+        if child is not None and child.stdin is not None and child.stdout is not None:
+            child.stdin.close()
+            child.stdout.close()
+            child.returncode = 0  # it is not ours to wait for
+
+    def _ask(self, question: bytes) -> tuple[bytes, memoryview]:
+        child = self._child
+        if child is None or child.poll() is not None:
+            child = self._child = self._start()
+        assert child.stdin is not None
+        try:
+            child.stdin.write(question)
+            child.stdin.flush()
+            deadline = time.monotonic() + _ANSWER_SECONDS
+            kind, size = _ANSWER.unpack(self._receive(child, _ANSWER.size, deadline))
+            if size > _MOST_ANSWER_BYTES:
+                raise EOFError
+            return kind, self._receive(child, size, deadline)
+        except (EOFError, BrokenPipeError):
+            self.close()
+            raise EOFError from None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(  # noqa: S603 (our own program)
+                [sys.executable, "-c", _PROGRAM, json.dumps(self._path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "POLARS_MAX_THREADS": "1", "RUST_BACKTRACE": "0"},
+                start_new_session=True,  # a signal to the training's group is not for it
+            )
+        except OSError as error:
+            # Not with its number: it is no journal that is missing.
+            raise OSError(f"no process can be started to decode records: {error}") from error
+
+    def _receive(self, child: subprocess.Popen[bytes], size: int, deadline: float) -> memoryview:
+        assert child.stdout is not None
+        descriptor = child.stdout.fileno()
+        data = bytearray(size)
+        view = memoryview(data)
+        ready = select.poll()
+        ready.register(descriptor, select.POLLIN)
+        while view:
+            left = deadline - time.monotonic()
+            if left <= 0 or not ready.poll(1000 * left):
+                raise EOFError
+            count = os.readv(descriptor, [view])
+            if not count:
+                raise EOFError
+            view = view[count:]
+        return memoryview(data)
+
+
+def serve() -> None:
+    """Answer questions until there are no more: what the child process runs."""
+    _bound_memory()
+    answers = os.fdopen(os.dup(1), "wb")
+    for line in sys.stdin.buffer:
+        kind, answer = _answer(json.loads(line))
+        answers.write(_ANSWER.pack(kind, len(answer)))
+        answers.write(answer)
+        answers.flush()
+
+
+def _answer(question: dict[str, object]) -> tuple[bytes, bytes | memoryview]:
+    def number(name: str) -> int:
+        return int(str(question[name]))
+
+    uids = question["uids"]
+    try:
+        body = journal.payload(
+            pathlib.Path(str(question["path"])),
+            number("offset"),
+            number("length"),
+            number("checksum"),
+            frozenset(uids if isinstance(uids, list) else []),
+        )
+        frame = journal.decode(body, number("rows"), number("worker"), number("attempt"))
+    except UnreadableError as error:
+        return _UNREADABLE, json.dumps({"text": str(error)}).encode()
+    except OSError as error:
+        said = {"errno": error.errno or 0, "text": error.strerror or str(error)}
+        return _FAILED, json.dumps(said).encode()
+    file = io.BytesIO()
+    frame.write_ipc(file)
+    return _RECORDS, file.getbuffer()
+
+
+def _bound_memory() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+        bound = pages * resource.getpagesize() + _MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,0 +1,1 @@
+"""What stands behind `deep_insight_ops`."""

@@ -1,0 +1,1 @@
+"""From a batch to every sink, in background threads. No TensorFlow."""

@@ -1,0 +1,73 @@
+"""Counters of what became of examples, emitted to the metrics client now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+
+from absl import logging
+
+from monolith_keras_metrics import cli
+from monolith_keras_metrics.threads import BackgroundThread
+
+
+class CounterEmitter(BackgroundThread):
+    """Emits what counts have grown by.
+
+    It has a thread of its own, since a back end that hangs must stop nothing else; and only where
+    a back end is set, now or later.
+
+    Args:
+        counts: Returns each counter's value so far, by name.
+        tags: Tags of the counters.
+        seconds: How often.
+    """
+
+    def __init__(
+        self, counts: Callable[[], Mapping[str, int]], tags: Mapping[str, str], seconds: float
+    ) -> None:
+        super().__init__(self._emit_until_stopped, "deep-insight-counters")
+        self._counts = counts
+        self._tags = dict(tags)
+        self._seconds = seconds
+        self._emitted: dict[str, int] = {}
+        self._stopping = threading.Event()
+        self._starting = threading.Lock()
+        self._started = False
+        self._failed = False
+
+    def start_if_wanted(self) -> None:
+        """Start the thread if a back end is set and it does not run yet."""
+        if self._started or not cli.has_backend():
+            return
+        with self._starting, contextlib.suppress(RuntimeError):  # no more threads: no counters
+            if not self._started:
+                self.start()
+                self._started = True
+
+    def finish(self, timeout: float) -> None:
+        """Emit once more, and end the thread; wait for that at most `timeout` seconds."""
+        self._stopping.set()
+        self.start_if_wanted()
+        if self._started:
+            self.join(timeout)
+
+    def _emit_until_stopped(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            self._emit()
+        self._emit()
+
+    def _emit(self) -> None:
+        try:
+            client = cli.get_cli()
+            for name, value in self._counts().items():
+                if delta := value - self._emitted.get(name, 0):
+                    client.emit_counter(f"deep_insight.{name}", delta, dict(self._tags))
+                self._emitted[name] = value
+        except Exception as error:  # a metrics back end that fails costs counters, not records
+            if not self._failed:
+                self._failed = True
+                logging.warning(
+                    "Deep insight: counters were not emitted. %s: %s", type(error).__name__, error
+                )

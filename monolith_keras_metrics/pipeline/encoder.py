@@ -1,0 +1,349 @@
+"""The background thread: batches from the queue become records, records go to the spool.
+
+Everything that can go wrong with a batch is counted and logged here; only a defect of this file
+itself ends the thread. `answers` tells that, and a disk under the journal that hangs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import polars as pl
+from absl import logging
+
+from monolith_keras_metrics.journal.spool import ENCODER, Spool
+from monolith_keras_metrics.pipeline.delivery import Delivery
+from monolith_keras_metrics.pipeline.queue import Accepted, RowQueue
+from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.frame import Batch, Layout, Origin
+from monolith_keras_metrics.threads import BackgroundThread, bounded
+
+# Examples turned into records at once.
+_CHUNK_ROWS = 65_536
+_CHUNK_BYTES = 64 << 20
+# Of each layout's records, which are looked at for logits. It takes a while for every record, and
+# whoever has logits shows it at once.
+LOOKED_AT_ROWS = 16_384
+_MOST_LAYOUTS = 1_000  # that are kept in mind
+_PIECE_BYTES = 64 << 20  # of records that go into the spool at once
+_OTHER_COLUMNS_BYTES = 128  # of a record: names, origin, ratio
+_LONGEST_POLL_SECONDS = 0.5
+# A thread that is at work is not taken to hang before.
+_HANG_SECONDS = 5.0
+# A panic in Polars, which is no Exception, is this batch's failure too, not the thread's.
+_BAD_BATCH = (Exception, pl.exceptions.PanicException)
+
+
+class BackgroundWriter(BackgroundThread):
+    """Takes batches from a queue and puts their sampled records into the spool.
+
+    Args:
+        queue: Where batches come from.
+        spool: Where records go.
+        deliveries: Who takes them from there; asked for how long they have been stuck.
+        origin: Who writes; None leaves its columns out of the records.
+        overflow: What happens when the spool is full: `"block"` waits, `"drop"` drops.
+        retry_seconds: For how long a full spool waits for a sink that fails, before records that
+            wait for this sink are given up.
+        flush_seconds: The longest until an example is in the journal.
+        hurry: Once set, a full spool is not waited for: the process wants to end.
+        uid_hash_key: With a key, records carry a keyed hash of the uid.
+        clock: Seconds for which this process has run.
+        ended: Called when nothing more comes into the spool.
+        now_and_then: Called a few times a second; it must not wait.
+
+    Attributes:
+        counts: Examples that are `"sampled"`, `"unsampled"`, `"failed"` and `"dropped"` here.
+        died: What ended the thread, if it was no orderly end.
+    """
+
+    def __init__(
+        self,
+        queue: RowQueue,
+        spool: Spool,
+        deliveries: Sequence[Delivery],
+        origin: Origin | None,
+        *,
+        overflow: Literal["block", "drop"],
+        retry_seconds: float,
+        flush_seconds: float,
+        hurry: threading.Event,
+        uid_hash_key: bytes | None,
+        clock: Callable[[], float],
+        ended: Callable[[], None],
+        now_and_then: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(self._write_all, "deep-insight")
+        self.counts = {"sampled": 0, "unsampled": 0, "failed": 0, "dropped": 0}
+        self.died: BaseException | None = None
+        self._queue = queue
+        self._spool = spool
+        self._deliveries = deliveries
+        self._origin = origin
+        self._drop = overflow == "drop"
+        self._retry_seconds = retry_seconds
+        # An example waits for a poll, then for its records to be made and written, which takes a
+        # while on a machine that is busy.
+        self._poll_seconds = min(_LONGEST_POLL_SECONDS, flush_seconds / 4)
+        self._hurry = hurry
+        self._uid_hash_key = uid_hash_key
+        self._clock = clock
+        self._at_end = ended
+        self._now_and_then = now_and_then
+        self._seen_at = clock()
+        self._absorbed = self._flushed_to = self._flush_at = 0  # rows ever taken from the queue
+        self._absorbing_since: float | None = None
+        self._flushed = threading.Condition()
+        self._stopping = self._stopped = False
+        self._warned: set[str] = set()
+        self._looked_at: dict[Layout, int] = {}  # rows
+
+    def answers(self) -> bool:
+        """Whether somebody takes from the queue, or will soon: training need not wait for ever."""
+        hanging = max(self._retry_seconds, _HANG_SECONDS)
+        return self.alive() and self._clock() - self._seen_at < hanging
+
+    def oldest(self) -> float | None:
+        """Return when the oldest example was accepted that is not in the spool; None without any.
+
+        By the queue's clock.
+        """
+        return self._absorbing_since or self._queue.oldest()
+
+    def flush(self, timeout: float | None) -> bool:
+        """Waits until all that is in the queue now is in the spool, for every sink to take.
+
+        Args:
+            timeout: Seconds, or None for no bound.
+
+        Returns:
+            Whether it was in time.
+        """
+        target = self._ask_for_flush()
+        with self._flushed:
+            self._flushed.wait_for(
+                lambda: self._flushed_to >= target or self._stopped,
+                None if timeout is None else bounded(timeout),
+            )
+            return self._flushed_to >= target
+
+    def stop(self) -> None:
+        """Has the thread put into the spool what there is, and end; does not wait."""
+        self._stopping = True
+        self._queue.hurry()
+
+    def records(self, accepted: Sequence[Accepted]) -> pl.DataFrame:
+        """Turns batches of one layout into the frame of their sampled examples."""
+        units: set[str] = set()
+        frame = record.to_frame(
+            [one.batch for one in accepted],
+            self._origin,
+            self._uid_hash_key,
+            positions=[one.first_position for one in accepted],
+            units=units,
+        )
+        for unit in units:
+            self._warn_of_unit(unit, accepted[0].batch.layout)
+        return frame
+
+    def check(self, batch: Batch) -> None:
+        """Make the records of a layout's first batch, on trial.
+
+        Raises:
+            TypeError, ValueError: If it cannot become records.
+        """
+        try:
+            record.to_frame([batch], self._origin, self._uid_hash_key)
+        except _BAD_BATCH as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"The first batch of model {batch.layout.model_name!r} ({batch.rows:,} examples) "
+                f"cannot become records. {error}"
+            ) from error
+
+    def warn_once(self, subject: str, message: str, *args: object) -> None:
+        """Logs a warning, once for each subject."""
+        if subject not in self._warned:
+            self._warned.add(subject)
+            logging.warning("Deep insight: " + message, *args)
+
+    def _write_all(self) -> None:
+        try:
+            while not self._step():
+                pass
+        except BaseException as error:  # else training would wait for ever on a full queue
+            self.died = error
+            logging.exception("Deep insight: the writing thread has ended; nothing more is written")
+        finally:
+            try:
+                self._spool.end()
+            finally:
+                with self._flushed:
+                    self._stopped = True
+                    self._flushed.notify_all()
+            try:
+                while self._spool.is_untended() and not self._hurry.is_set():
+                    self._spool.wait_for_room(0.2)
+                    self._spool.tend()
+                self._spool.tend(at_once=True)
+            finally:
+                self._spool.leave(ENCODER)
+                self._at_end()
+
+    def _step(self) -> bool:
+        """Takes what the queue has, and does what is due; returns whether that was the last."""
+        stopping = self._stopping
+        taken = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds, _CHUNK_BYTES)
+        self._seen_at = self._clock()
+        self._now_and_then()
+        if taken:
+            self._absorbing_since = taken[0].accepted_at
+            self._absorb(taken)
+            self._absorbing_since = None
+        absorbed, ending = self._absorbed, stopping and not taken
+        with self._flushed:
+            flushing = self._flushed_to < self._flush_at <= absorbed
+        self._spool.tend(at_once=flushing or ending)
+        if flushing or ending:
+            with self._flushed:
+                self._flushed_to = absorbed
+                self._flushed.notify_all()
+        return ending
+
+    def _warn_of_unit(self, unit: str, layout: Layout) -> None:
+        """Warn that times are no Unix seconds."""
+        if layout.any_time_unit:
+            self.warn_once(
+                "unit", "`req_time` has values in %s: they are recorded in seconds", unit
+            )
+        else:
+            self.warn_once(
+                "unit",
+                "`req_time` has values that seem to be %s. They are recorded as they are, and "
+                "taken for seconds by whoever reads them: hand over Unix seconds",
+                unit,
+            )
+
+    def _ask_for_flush(self) -> int:
+        """Returns how many rows must be taken from the queue for all that is in it now."""
+        positions, dropped, _ = self._queue.counts()
+        with self._flushed:
+            self._flush_at = max(self._flush_at, positions - dropped)
+        self._queue.hurry()
+        return positions - dropped
+
+    def _absorb(self, taken: Sequence[Accepted]) -> None:
+        """Turns batches into frames and puts these into the spool."""
+        rows = _rows(taken)
+        for _, group in itertools.groupby(taken, key=_same_columns):
+            same_layout = list(group)
+            try:
+                frames = [self.records(same_layout)]
+            except _BAD_BATCH:  # one of them is bad: find it, keep the others
+                frames, whole = [], same_layout
+                for one in whole:
+                    try:
+                        frames.append(self.records([one]))
+                    except _BAD_BATCH as error:
+                        same_layout = [other for other in same_layout if other is not one]
+                        self.counts["failed"] += one.batch.rows
+                        self.warn_once(
+                            "bad batch",
+                            "a batch of %d examples could not be turned into records and is left "
+                            "out (counted as failed; further ones are not logged). %s: %s",
+                            one.batch.rows,
+                            type(error).__name__,
+                            error,
+                        )
+            sampled = sum(frame.height for frame in frames)
+            self.counts["unsampled"] += _rows(same_layout) - sampled
+            self.counts["sampled"] += sampled
+            for frame in filter(len, frames):
+                self._seen_at = self._clock()
+                self._learn_text(frame, same_layout[0].batch.layout)
+                self._look_at(frame, same_layout[0].batch.layout)
+                self._append(frame, same_layout[0].accepted_at)
+        self._absorbed += rows
+        self._queue.done(rows)
+
+    def _append(self, frame: pl.DataFrame, accepted_at: float) -> None:
+        """Put a frame into the spool, in pieces that memory can hold."""
+        size = int(frame.estimated_size())
+        rows = max(1, frame.height * _PIECE_BYTES // max(size, 1))
+        for piece in frame.iter_slices(rows):
+            self._append_piece(piece, accepted_at, size * piece.height // frame.height)
+
+    def _append_piece(self, frame: pl.DataFrame, accepted_at: float, size: int) -> None:
+        """Put records into the spool; where that is full, do what `overflow` says."""
+        encoded = self._spool.encode(frame)
+        while not self._spool.append(frame, encoded, accepted_at, size):
+            self._seen_at = self._clock()
+            if self._drop:
+                self.counts["dropped"] += frame.height
+                self.warn_once("spool", "the spool is full: examples are dropped (see `stats`)")
+                return
+            if self._hurry.is_set():
+                self.counts["failed"] += frame.height
+                self.warn_once("spool", "the spool is full, and the process ends: examples fail")
+                return
+            self.warn_once("spool", "the spool is full: training may have to wait for the sinks")
+            if not self._give_up():
+                self._spool.wait_for_room(0.1)
+
+    def _learn_text(self, frame: pl.DataFrame, layout: Layout) -> None:
+        """Tell the queue what an example's text takes, which it cannot see."""
+        known = layout.row_bytes + _OTHER_COLUMNS_BYTES
+        text = max(0.0, frame.estimated_size() / frame.height - known)
+        self._queue.text_bytes = max(text, 0.9 * self._queue.text_bytes)
+
+    def _give_up(self) -> int:
+        """Gives up what waits next for sinks that are down; returns how many records."""
+        rows = 0
+        for number, delivery in enumerate(self._deliveries):
+            if given_up := delivery.give_up():
+                self.warn_once(
+                    f"given up {number}",
+                    "%r has been down for %g s and the spool is full: %d examples are given up, "
+                    "and more as others come (see `stats`)",
+                    delivery.sink,
+                    self._retry_seconds,
+                    given_up,
+                )
+                rows += given_up
+        return rows
+
+    def _look_at(self, frame: pl.DataFrame, layout: Layout) -> None:
+        """Warns where predictions are logits, by the look of the first records."""
+        looked_at = self._looked_at.get(layout, 0)
+        if "logits" in self._warned or looked_at >= LOOKED_AT_ROWS:
+            return
+        if len(self._looked_at) < _MOST_LAYOUTS:
+            self._looked_at[layout] = looked_at + frame.height
+        for target, label, predict in zip(
+            frame["label"].struct.fields,
+            map(pl.Series.drop_nans, frame["label"].struct.unnest()),
+            map(pl.Series.drop_nans, frame["predict"].struct.unnest()),
+            strict=True,
+        ):
+            if label.is_in([0.0, 1.0]).all() and not predict.is_between(0.0, 1.0).all():
+                self.warn_once(
+                    "logits",
+                    "predictions of target %r of model %r are outside [0, 1] while its labels are "
+                    "0 and 1: they look like logits. They are recorded as they are; AUC is right, "
+                    "calibration and log loss need probabilities (a sigmoid)",
+                    target,
+                    layout.model_name,
+                )
+
+
+def _same_columns(accepted: Accepted) -> tuple[Layout, bool, bool]:
+    """Return what batches have in common that give one frame."""
+    batch = accepted.batch
+    return batch.layout, batch.epoch is None, batch.example_id is None
+
+
+def _rows(taken: Sequence[Accepted]) -> int:
+    return sum(one.batch.rows for one in taken)

@@ -1,0 +1,1 @@
+"""The record: its schema, and how batches become one."""

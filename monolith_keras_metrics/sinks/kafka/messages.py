@@ -1,0 +1,103 @@
+"""A frame as Kafka messages, and how much of it is still to be sent."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from monolith_keras_metrics.records import frame as record
+
+FORMAT = b"1"
+
+# Made at once. The producer sends them while the next are made.
+_SLICE_ROWS = 1 << 13
+
+_Headers: TypeAlias = "list[tuple[str, bytes]]"
+Message: TypeAlias = "tuple[int, str, str, _Headers]"  # index, key, value, headers
+
+
+class Outgoing:
+    """The messages of a frame, in ascending order of their records' positions.
+
+    A *piece* is a range of messages that one transaction holds.
+
+    Args:
+        frame: Records of one journal.
+        first: The position of the first record, where the frame has no column `position`.
+        rows: How many messages a piece has at most.
+
+    Attributes:
+        refused: What was said of messages that are never taken, by their index.
+    """
+
+    def __init__(self, frame: pl.DataFrame, first: int, rows: int) -> None:
+        if "position" in frame.columns:
+            frame = frame if frame["position"].is_sorted() else frame.sort("position")
+            self._positions: Any = frame["position"].to_list()
+        else:
+            self._positions = range(first, first + frame.height)
+        self._frame = frame
+        self._headers = {name: _headers(name) for name in frame["model_name"].unique()}
+        self.refused: dict[int, Any] = {}
+        starts = range(0, frame.height, rows)
+        self._pieces = [(i, min(i + rows, frame.height)) for i in reversed(starts)]
+
+    def leave_out(self, position: int | None) -> None:
+        """Make the next piece begin at a position: the ledger's, or None for the first message."""
+        start = 0 if position is None else bisect.bisect_left(self._positions, position)
+        while self._pieces and self._pieces[-1][1] <= start:
+            self._pieces.pop()
+        begins, stop = self._pieces[-1] if self._pieces else (self._frame.height,) * 2
+        if begins < start:
+            self._pieces[-1] = (start, stop)
+        elif start < begins:  # the brokers have lost what they had
+            self._pieces.append((start, begins))
+
+    def piece(self) -> tuple[int, int] | None:
+        """Return the next piece, first and last + 1; None if everything is sent."""
+        return self._pieces[-1] if self._pieces else None
+
+    def messages(self, start: int, stop: int) -> Iterator[Message]:
+        """Return messages of a range, without those that are refused."""
+        slices = range(start, stop, _SLICE_ROWS)
+        found = itertools.chain.from_iterable(
+            self._slice(first, min(first + _SLICE_ROWS, stop)) for first in slices
+        )
+        if not self.refused:
+            return found
+        refused = set(self.refused)
+        return (message for message in found if message[0] not in refused)
+
+    def after(self, stop: int) -> int:
+        """Return the position that follows the messages before `stop`."""
+        return int(self._positions[stop - 1]) + 1
+
+    def sent(self) -> None:
+        """Note that the next piece is delivered."""
+        self._pieces.pop()
+
+    def halve(self, least: int) -> None:
+        """Halve the next piece, if it has more than `least` messages."""
+        if self._pieces and (piece := self._pieces[-1])[1] - piece[0] > least:
+            middle = (piece[0] + piece[1] + 1) // 2
+            self._pieces[-1:] = [(middle, piece[1]), (piece[0], middle)]
+
+    def _slice(self, start: int, stop: int) -> Iterable[Message]:
+        frame = self._frame[start:stop]
+        headers: Iterable[_Headers]
+        if len(self._headers) == 1:
+            (same,) = self._headers.values()
+            headers = itertools.repeat(same, stop - start)
+        else:
+            headers = (self._headers[name] for name in frame["model_name"])
+        keys = frame["uid"].cast(pl.String).to_list()
+        values = record.messages(frame).to_list()
+        return zip(range(start, stop), keys, values, headers, strict=True)
+
+
+def _headers(model_name: str) -> _Headers:
+    return [("model_name", model_name.encode()), ("format", FORMAT)]
