@@ -378,9 +378,7 @@ def test_a_process_that_lives_keeps_its_journal(tmp_path: pathlib.Path) -> None:
     spool = tmp_path / ".spool"
     with DeepInsightClient(tmp_path) as second:
         assert second.stats().recovered == 0
-    code = (
-        f"from monolith_keras_metrics import recovery; print(recovery.recover({str(tmp_path)!r}))"
-    )
+    code = f"from monolith_keras_metrics.pipeline import recovery; print(recovery.recover({str(tmp_path)!r}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout == "Recovered(delivered=0, left=0, lost=0, problems=())\n"
     assert list(spool.glob("*.lock"))
