@@ -31,8 +31,8 @@ from kafka_broker import Broker, find_jars
 from throughput import BATCH, make_batches
 
 from monolith_keras_metrics import DeepInsightClient
-from monolith_keras_metrics.records import frame as record
-from monolith_keras_metrics.records.frame import Batch, Origin
+from monolith_keras_metrics.records.batch import Batch, Origin
+from monolith_keras_metrics.records.frame import json_messages, to_frame
 
 HEADERS = [("model_name", b"ctr"), ("format", b"1")]
 
@@ -52,10 +52,10 @@ def by_hand(send: Callable[[Producer, str, list[str], list[bytes]], object]) -> 
     def run(brokers: str, topic: str, batches: list[Batch]) -> None:
         if not made:
             for start in range(0, len(batches), 128):
-                frame = record.to_frame(batches[start : start + 128], Origin("run", 1, 0))
+                frame = to_frame(batches[start : start + 128], Origin("run", 1, 0))
                 made[start] = (
                     frame["uid"].cast(pl.String).to_list(),
-                    record.messages(frame).cast(pl.Binary).to_list(),
+                    json_messages(frame).cast(pl.Binary).to_list(),
                 )
         settings = {
             "bootstrap.servers": brokers,

@@ -19,7 +19,7 @@ import time
 import numpy as np
 
 from monolith_keras_metrics import DeepInsightClient
-from monolith_keras_metrics.records.frame import Batch, Layout
+from monolith_keras_metrics.records.batch import Batch, Layout
 
 # Dies as a killed process does, with one step in its journal. Forked, since starting takes longer.
 _CRASHES = """
@@ -27,7 +27,8 @@ import os, sys
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.records import stems
-from monolith_keras_metrics.records.frame import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import to_frame
 import numpy as np, pathlib
 place = pathlib.Path(sys.argv[1], ".spool")
 place.mkdir(parents=True)

@@ -26,8 +26,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 from monolith_keras_metrics import DeepInsightClient
-from monolith_keras_metrics.records import frame as record
-from monolith_keras_metrics.records.frame import Batch, Layout, Origin
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import json_messages, to_frame
 
 BATCH = 512
 TARGETS = ("click", "like", "buy")
@@ -75,11 +75,9 @@ def encode(batches: list[Batch]) -> tuple[float, float, float]:
     """The same without queue, thread and disk: from columns to JSON messages in memory."""
     wall, cpu, size = time.perf_counter(), time.process_time(), 0
     for start in range(0, len(batches), 128):
-        frame = record.to_frame(
-            batches[start : start + 128], Origin("run", 1_764_000_000_000_000, 0)
-        )
+        frame = to_frame(batches[start : start + 128], Origin("run", 1_764_000_000_000_000, 0))
         for piece in frame.iter_slices(8_192):
-            size += record.messages(piece).estimated_size()
+            size += json_messages(piece).estimated_size()
     return time.process_time() - cpu, time.perf_counter() - wall, size
 
 

@@ -33,7 +33,7 @@ from monolith_keras_metrics.ops.arguments import (
 )
 from monolith_keras_metrics.pipeline.client import DeepInsightClient, open_client
 from monolith_keras_metrics.pipeline.options import sink_list
-from monolith_keras_metrics.records.frame import Batch, Layout
+from monolith_keras_metrics.records.batch import Batch, Layout
 from monolith_keras_metrics.sinks import SinkLike
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
 

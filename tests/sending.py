@@ -16,7 +16,8 @@ import time
 import polars as pl
 import writing
 
-from monolith_keras_metrics.records.frame import Origin, to_frame
+from monolith_keras_metrics.records.batch import Origin
+from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import RejectedError
 from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 

@@ -27,7 +27,7 @@ from monolith_keras_metrics.journal.files import SpoolFiles
 from monolith_keras_metrics.journal.spool import Spool
 from monolith_keras_metrics.pipeline import delivery
 from monolith_keras_metrics.pipeline import encoder as writer
-from monolith_keras_metrics.records.frame import Batch, Layout
+from monolith_keras_metrics.records.batch import Batch, Layout
 from monolith_keras_metrics.sinks import RejectedError
 
 LAYOUT = Layout("m", ("ctr",), sample_ratio=1.0)
@@ -755,7 +755,7 @@ def run(code: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
         import os, sys
         import numpy as np
         from monolith_keras_metrics import DeepInsightClient
-        from monolith_keras_metrics.records.frame import Batch, Layout
+        from monolith_keras_metrics.records.batch import Batch, Layout
         def batch(start):
             ids = np.arange(start, start + 10)
             return Batch(Layout("m", ("ctr",), sample_ratio=1.0), 10, ids, ids, 1,

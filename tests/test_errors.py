@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 from test_sinks import ORIGIN, every_format, names
 
-from monolith_keras_metrics.records.frame import Batch, Layout, to_frame
+from monolith_keras_metrics.records.batch import Batch, Layout
+from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import RejectedError, open_sink
 from monolith_keras_metrics.sinks.errors import may_pass
 

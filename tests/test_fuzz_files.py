@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monolith_keras_metrics import insight
-from monolith_keras_metrics.records.frame import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import check_sink, open_sink
 
 FORMATS = ["parquet", "jsonl", "tfrecord"]

@@ -21,7 +21,7 @@ from test_journal import FRAMES, ORIGIN, STEM, decoder, kept, written
 from monolith_keras_metrics.journal import claims, regular
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.decoder import Decoder
-from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.schema import check_frame
 
 __all__ = ["decoder"]
 
@@ -86,7 +86,7 @@ def test_changed_journals(tmp_path: pathlib.Path, decoder: Decoder) -> None:
                 continue
             results["records"] += 1
             results["child restarted"] += child is not None and decoder._child is not child
-            record.check_frame(frame)
+            check_frame(frame)
             assert set(frame["attempt"]) <= {ORIGIN.attempt}
     print(f"\n{dict(results)}")
     assert results["refused"] > results["files"] // 4

@@ -21,7 +21,8 @@ from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.records import stems
-from monolith_keras_metrics.records.frame import Origin, to_frame
+from monolith_keras_metrics.records.batch import Origin
+from monolith_keras_metrics.records.frame import to_frame
 
 ORIGIN = Origin("run", 1_790_000_000_000_000, 3)
 
@@ -378,7 +379,10 @@ def test_a_process_that_lives_keeps_its_journal(tmp_path: pathlib.Path) -> None:
     spool = tmp_path / ".spool"
     with DeepInsightClient(tmp_path) as second:
         assert second.stats().recovered == 0
-    code = f"from monolith_keras_metrics.pipeline import recovery; print(recovery.recover({str(tmp_path)!r}))"
+    code = (
+        "from monolith_keras_metrics.pipeline import recovery; "
+        f"print(recovery.recover({str(tmp_path)!r}))"
+    )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout == "Recovered(delivered=0, left=0, lost=0, problems=())\n"
     assert list(spool.glob("*.lock"))

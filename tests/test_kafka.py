@@ -23,7 +23,7 @@ from training import columns, dataset, frozen, labels, model
 
 from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, command
 from monolith_keras_metrics.pipeline import recovery
-from monolith_keras_metrics.records.frame import Batch, Layout
+from monolith_keras_metrics.records.batch import Batch, Layout
 
 KILLS = int(os.environ.get("KILLS_WITH_KAFKA", "4"))  # CI's time is bounded; the README has 100
 

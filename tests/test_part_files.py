@@ -21,7 +21,8 @@ from test_sinks import SINKS, every_format, names
 from writing import ROWS, check_records
 
 from monolith_keras_metrics import command, insight
-from monolith_keras_metrics.records.frame import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import open_sink
 
 CRASHED = Origin("run", 1_790_000_000_000_000, 3)

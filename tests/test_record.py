@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from polars.testing import assert_frame_equal
 
-from monolith_keras_metrics.records import frame as record
 from monolith_keras_metrics.records import ids
-from monolith_keras_metrics.records.frame import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import hashed_uids, json_messages, to_frame
+from monolith_keras_metrics.records.schema import check_frame
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 # Surrogates are no characters of a text that UTF-8 can hold.
@@ -43,7 +44,7 @@ def batch(of: Layout, rows: int, **changes: Any) -> Batch:
 
 
 def texts(*batches: Batch, **options: Any) -> list[str]:
-    return record.messages(to_frame(batches, **options)).to_list()
+    return json_messages(to_frame(batches, **options)).to_list()
 
 
 def parsed(*batches: Batch, **options: Any) -> list[dict[str, Any]]:
@@ -319,7 +320,7 @@ def test_text_is_hashed_and_sampling_goes_by_the_hash() -> None:
         assert frame["uid"].to_list() == hashes[hashes % 1000 < 100].tolist()
         assert frame["example_id"].to_list() == frame["uid"].to_list()
     keyed = to_frame([batch(of, 5_000, uid=np.array(names, object))], uid_hash_key=b"k")
-    assert keyed["uid"].to_list() == record.hashed_uids(frame["uid"].to_numpy(), b"k").tolist()
+    assert keyed["uid"].to_list() == hashed_uids(frame["uid"].to_numpy(), b"k").tolist()
 
 
 def test_epochs_and_example_ids_stand_before_the_origin() -> None:
@@ -333,7 +334,7 @@ def test_epochs_and_example_ids_stand_before_the_origin() -> None:
     ]  # fmt: skip
     hashed = int(ids.hashed_ids([b"x"])[0])
     assert [(m["epoch"], m["example_id"]) for m in messages] == [(0, 5), (0, 6), (1, hashed)]
-    record.check_frame(to_frame(found, Origin("r", 1, 2)))
+    check_frame(to_frame(found, Origin("r", 1, 2)))
 
 
 def test_a_hashed_uid_is_the_keyed_blake2b_and_sampling_goes_by_the_true_one() -> None:

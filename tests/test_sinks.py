@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_keras_metrics.records import frame as record
-from monolith_keras_metrics.records.frame import Batch, Layout, Origin, to_frame
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import json_messages, to_frame
 from monolith_keras_metrics.sinks import Sink, check_sink, open_sink, part_files, run_name
 from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
 from monolith_keras_metrics.sinks.parquet import ParquetSink
@@ -39,7 +39,7 @@ def frame(*uids: int, text: str = "é", number: float = 0.1) -> pl.DataFrame:
 def messages(path: pathlib.Path) -> list[str]:
     """What a file of any format holds."""
     if path.suffix == ".parquet":
-        return record.messages(pl.read_parquet(path)).to_list()
+        return json_messages(pl.read_parquet(path)).to_list()
     if path.suffix == ".jsonl":
         return path.read_bytes().decode().split("\n")[:-1]
     import tensorflow as tf
@@ -159,7 +159,7 @@ def test_records_are_the_same_in_every_format(text: str, number: float) -> None:
         for scheme in SINKS:
             open_sink(f"{scheme}:{folder}/{scheme}", ORIGIN).write(records)
             (path,) = pathlib.Path(folder, scheme).iterdir()
-            assert messages(path) == record.messages(records).to_list()
+            assert messages(path) == json_messages(records).to_list()
 
 
 @every_format

@@ -19,7 +19,8 @@ from monolith_keras_metrics.journal.regular import probe
 from monolith_keras_metrics.journal.spool import ENCODER, Spool
 from monolith_keras_metrics.pipeline.queue import ClosedError, RowQueue
 from monolith_keras_metrics.records import stems
-from monolith_keras_metrics.records.frame import Origin, to_frame
+from monolith_keras_metrics.records.batch import Origin
+from monolith_keras_metrics.records.frame import to_frame
 
 DESCRIPTORS = pathlib.Path("/proc/self/fd")
 STEM = stems.stem_of(0, 1_790_000_000_000_000)

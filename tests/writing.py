@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from monolith_keras_metrics.pipeline.client import DeepInsightClient
-from monolith_keras_metrics.records.frame import Batch, Layout
+from monolith_keras_metrics.records.batch import Batch, Layout
 
 ROWS = 256
 LAYOUT = Layout("m", ("ctr",), ("carrier",), 1.0, "train")

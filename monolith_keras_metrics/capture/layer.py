@@ -15,7 +15,7 @@ from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
 from monolith_keras_metrics.pipeline import lifecycle
 from monolith_keras_metrics.pipeline.client import DeepInsightClient, check_options
 from monolith_keras_metrics.pipeline.options import absolute_options, sink_list
-from monolith_keras_metrics.records.frame import Layout
+from monolith_keras_metrics.records.batch import Layout
 from monolith_keras_metrics.sinks import SinkLike, absolute, shown, without_secrets
 
 

@@ -26,7 +26,7 @@ from monolith_keras_metrics.capture.model_inputs import ModelInputs
 from monolith_keras_metrics.capture.outputs import outputs_of
 from monolith_keras_metrics.capture.targets import Pairs, TargetNames, label_columns, pair_targets
 from monolith_keras_metrics.pipeline.client import DeepInsightClient
-from monolith_keras_metrics.records.frame import Batch, Layout
+from monolith_keras_metrics.records.batch import Batch, Layout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics.insight.columns import COLUMNS, ORDER, STRUCTS, fields_of
 from monolith_keras_metrics.journal import claims
+from monolith_keras_metrics.records.schema import SCHEMA, STRUCTS, fields_of
 
 # As a column's or field's name: Polars takes it for a pattern, and panics.
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
@@ -243,7 +243,7 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
         frames.append(_aligned(frame, group[0].schema, fields, wide))
     joined = pl.concat(frames, how="diagonal_relaxed")
     names = joined.collect_schema().names()
-    return joined.select(sorted(names, key=(*ORDER, *names).index))
+    return joined.select(sorted(names, key=(*SCHEMA, *names).index))
 
 
 def _wide(schema: pl.Schema) -> set[str]:
@@ -265,7 +265,9 @@ def _aligned(
     """
     own = fields_of(schema)
     plain = [name for name in schema if name not in STRUCTS]
-    columns = [pl.col(name).cast(COLUMNS.get(name, schema[name])) for name in plain]
+    columns = [
+        pl.col(name).cast(SCHEMA[name].dtype if name in SCHEMA else schema[name]) for name in plain
+    ]
     for column, names in fields.items():
         dtypes = {
             name: pl.Float64 if column == "extra_float" and name in wide else STRUCTS[column]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from monolith_keras_metrics.insight.columns import EXTRAS, LOGITS, STRUCTS, VALUES, fields_of
+from monolith_keras_metrics.records.schema import EXTRAS, STRUCTS, VALUES, fields_of
 
 _DEFAULTS = {"label": None, "predict": None, "sample_rate": 1.0}
 
@@ -34,8 +34,8 @@ class Form(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The columns that the rows have beside `kept`."""
-        has_logits = any(LOGITS in own for own in self.values.values())
-        return ["target", *VALUES, *([LOGITS] if has_logits else [])]
+        has_logits = any("from_logits" in own for own in self.values.values())
+        return ["target", *VALUES, *(["from_logits"] if has_logits else [])]
 
     @property
     def columns_of_values(self) -> set[str]:
@@ -140,7 +140,7 @@ def take_apart(records: pl.LazyFrame) -> Form:
         apart.append((column, aliases))
         kept += aliases
     values: dict[str, dict[str, str]] = {target: {} for target in targets}
-    for column in (*VALUES, LOGITS):
+    for column in (*VALUES, "from_logits"):
         aliases = []
         for number, target in enumerate(fields.get(column, [])):
             aliases.append(f"\n{column}.{number}")  # nobody else's name
@@ -154,7 +154,7 @@ def take_apart(records: pl.LazyFrame) -> Form:
 
 
 def _default(name: str) -> pl.Expr:
-    if name == LOGITS:
+    if name == "from_logits":
         return pl.lit(False)
     return pl.lit(_DEFAULTS[name], pl.Float32)
 

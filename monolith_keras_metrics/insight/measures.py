@@ -22,9 +22,9 @@ from typing import Literal, TypeAlias
 import polars as pl
 
 from monolith_keras_metrics.insight import long
-from monolith_keras_metrics.insight.columns import VALUES
 from monolith_keras_metrics.insight.ranking import auc_expression, is_binary
 from monolith_keras_metrics.insight.visits import FIRST, FirstVisits
+from monolith_keras_metrics.records.schema import VALUES
 
 By: TypeAlias = "str | pl.Expr | Sequence[str | pl.Expr]"
 

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import polars as pl
 
-from monolith_keras_metrics.insight.columns import COLUMNS, STRUCTS
+from monolith_keras_metrics.records.schema import SCHEMA
 
 FIRST = "\nfirst"  # nobody else's name
 _OF_THE_TRAINING = ("model_name", "mode", "run", "target")
 _OF_THE_EXAMPLE = ("worker", "uid", "req_time")
-_NOT_EXTRA = {*COLUMNS, *STRUCTS, "target"}
+_NOT_EXTRA = {*SCHEMA, "target"}
 
 
 class FirstVisits(NamedTuple):

@@ -30,8 +30,8 @@ import polars as pl
 
 from monolith_keras_metrics.journal.claims import Claim
 from monolith_keras_metrics.journal.regular import open_regular
-from monolith_keras_metrics.records import frame as record
 from monolith_keras_metrics.records.durable import make_durable
+from monolith_keras_metrics.records.schema import check_frame
 
 # Entries are made of less; what says it is larger was not written by us.
 MOST_ENTRY_BYTES = 256 << 20
@@ -261,7 +261,7 @@ def decode(body: memoryview, rows: int, worker: int, attempt: int) -> pl.DataFra
     """
     frame = _frame(body, rows)
     try:
-        record.check_frame(frame)
+        check_frame(frame)
     except ValueError as error:
         raise UnreadableError(str(error)) from None
     if "position" in frame.columns:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from monolith_keras_metrics.ops.strategy import check_strategy
 from monolith_keras_metrics.pipeline.client import open_client
-from monolith_keras_metrics.records.frame import Batch
+from monolith_keras_metrics.records.batch import Batch
 
 # What TensorFlow has no dtype for.
 _ABOUT_DATES = "; Unix seconds are .astype('datetime64[s]').astype('int64')"

@@ -50,9 +50,9 @@ from monolith_keras_metrics.pipeline.encoder import BackgroundWriter
 from monolith_keras_metrics.pipeline.options import check_values, sink_list
 from monolith_keras_metrics.pipeline.queue import Accepted, ClosedError, RowQueue
 from monolith_keras_metrics.pipeline.stats import Stats
-from monolith_keras_metrics.records import frame as record
 from monolith_keras_metrics.records import sampling
-from monolith_keras_metrics.records.frame import Batch, Layout, Origin
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import json_messages, uids_of
 from monolith_keras_metrics.threads import BackgroundThread, RunningClock, bounded
 
 _MOST_LAYOUTS = 1_000  # that are kept in mind
@@ -88,7 +88,7 @@ class DeepInsightClient:
             error from the next `write`, or from `close`.
         retry_seconds: When the spool is full: for how long a sink may have failed before records
             for it are given up. At any time: for how long records are tried that a sink refuses
-            with an error that may be their own (see `errors.may_pass`).
+            with an error that may be their own (see `sinks.errors.may_pass`).
         exit_timeout: The longest that `close` takes, in seconds.
         uid_hash_key: With a key of 1 to 64 bytes, records carry a keyed hash of the uid.
         counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`); None for
@@ -102,7 +102,7 @@ class DeepInsightClient:
 
     Example:
     >>> import tempfile, numpy as np
-    >>> from monolith_keras_metrics.records.frame import Batch, Layout
+    >>> from monolith_keras_metrics.records.batch import Batch, Layout
     >>> layout = Layout("ctr", ("click",), sample_ratio=0.01)
     >>> with DeepInsightClient(tempfile.mkdtemp()) as client:
     ...     client.write(Batch(layout, 3, np.array([0, 19, 1005]), np.zeros(3, int), 0,
@@ -418,8 +418,8 @@ class DeepInsightClient:
         """
         batch = accepted.batch
         texts = np.full(batch.rows, "", object)
-        kept = sampling.sampled(record.uids_of(batch), batch.layout.sample_ratio)
-        texts[kept] = record.messages(self._writer.records([accepted])).to_list()
+        kept = sampling.sampled(uids_of(batch), batch.layout.sample_ratio)
+        texts[kept] = json_messages(self._writer.records([accepted])).to_list()
         return texts
 
     @property

@@ -2,9 +2,9 @@
 
 A sink that fails is tried again, with longer and longer pauses; it is logged once, and once more
 when it works again. An error that may pass (no room, no permission, no connection; see
-`errors.may_pass`) is the place's trouble: it is tried for as long as records can wait in the spool.
-Any other error may be these records' own: they are given up after `retry_seconds`, so that they do
-not hold up all others.
+`sinks.errors.may_pass`) is the place's trouble: it is tried for as long as records can wait in the
+spool. Any other error may be these records' own: they are given up after `retry_seconds`, so that
+they do not hold up all others.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from absl import logging
 from monolith_keras_metrics.journal.spool import ENCODER, Spool
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.queue import Accepted, RowQueue
-from monolith_keras_metrics.records import frame as record
-from monolith_keras_metrics.records.frame import Batch, Layout, Origin
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.threads import BackgroundThread, bounded
 
 # Examples turned into records at once.
@@ -138,7 +138,7 @@ class BackgroundWriter(BackgroundThread):
     def records(self, accepted: Sequence[Accepted]) -> pl.DataFrame:
         """Turns batches of one layout into the frame of their sampled examples."""
         units: set[str] = set()
-        frame = record.to_frame(
+        frame = to_frame(
             [one.batch for one in accepted],
             self._origin,
             self._uid_hash_key,
@@ -156,7 +156,7 @@ class BackgroundWriter(BackgroundThread):
             TypeError, ValueError: If it cannot become records.
         """
         try:
-            record.to_frame([batch], self._origin, self._uid_hash_key)
+            to_frame([batch], self._origin, self._uid_hash_key)
         except _BAD_BATCH as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(

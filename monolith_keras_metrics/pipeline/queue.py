@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from monolith_keras_metrics.records.frame import Batch
+from monolith_keras_metrics.records.batch import Batch
 
 
 class ClosedError(Exception):

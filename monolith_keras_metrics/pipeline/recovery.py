@@ -22,7 +22,7 @@ from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.journal.regular import NotOursError, Probe, probe
 from monolith_keras_metrics.journal.spool import RECOVERY, Spool
 from monolith_keras_metrics.pipeline.delivery import Delivery
-from monolith_keras_metrics.records.frame import Origin
+from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.stems import stem_of
 from monolith_keras_metrics.threads import BackgroundThread
 

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from monolith_keras_metrics.records.frame import Origin
+from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.sinks.kafka import uri as kafka_uri
 from monolith_keras_metrics.sinks.sink import RejectedError, Sink
 

@@ -18,7 +18,7 @@ class JsonLinesSink(PartFileSink):
     suffix = "jsonl"
 
     def encode(self, frame: pl.DataFrame, file: BinaryIO) -> None:
-        """Write the frame to the file: the same text as `record.messages`."""
+        """Write the frame to the file: the same text as `records.frame.json_messages`."""
         # In pieces whose text fits into memory that is used again: measured, the whole at once
         # takes half as much CPU time more, for fresh pages.
         for piece in frame.iter_slices(8_192):

@@ -37,9 +37,9 @@ from typing import BinaryIO
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.durable import make_durable, publish
-from monolith_keras_metrics.records.frame import Origin
+from monolith_keras_metrics.records.frame import json_messages
 from monolith_keras_metrics.records.stems import stem_of
 from monolith_keras_metrics.sinks import part_contents, part_names
 from monolith_keras_metrics.sinks.part_contents import Contents
@@ -230,7 +230,7 @@ def _is_published(aside: pathlib.Path, final: pathlib.Path) -> bool:
 
 
 def _rows_by_message(frame: pl.DataFrame) -> dict[bytes, int]:
-    messages = record.messages(frame).cast(pl.Binary).to_list()
+    messages = json_messages(frame).cast(pl.Binary).to_list()
     return {message: row for row, message in enumerate(messages)}
 
 

@@ -13,7 +13,7 @@ class Sink(Protocol):
 
     A sink that raises has not taken the frame: the same frame is handed over again later, so a
     sink that can take half of one must be able to take it twice. Records wait for as long as an
-    error may pass (see `errors.may_pass`): a place that is full, away or forbidden. Raise an
+    error may pass (see `sinks.errors.may_pass`): a place that is full, away or forbidden. Raise an
     `OSError`, such as `ConnectionError`, for these; what Polars and TensorFlow raise for a full
     disk counts as well. With any other error the same records are tried for `retry_seconds`, then
     they are given up.
@@ -37,7 +37,7 @@ class Sink(Protocol):
     """
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Takes records, with the schema of `record.to_frame`; may hold them until `flush`."""
+        """Takes records, with the columns of `records.schema`; may hold them until `flush`."""
 
     def flush(self) -> None:
         """Returns once everything written before is durable: on disk, or acknowledged."""

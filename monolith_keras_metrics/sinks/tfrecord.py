@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from monolith_keras_metrics.records import frame as record
 from monolith_keras_metrics.records.durable import make_durable, publish
+from monolith_keras_metrics.records.frame import json_messages
 from monolith_keras_metrics.sinks.part_contents import DamagedError
 from monolith_keras_metrics.sinks.part_files import PartFileSink, create
 
@@ -27,7 +27,7 @@ class TFRecordSink(PartFileSink):
     def encode(self, frame: pl.DataFrame, file: BinaryIO) -> None:
         """Write the frame to the file."""
         with _writer(file) as writer:
-            for message in record.messages(frame).cast(pl.Binary).to_list():
+            for message in json_messages(frame).cast(pl.Binary).to_list():
                 writer.write(message)
 
     def decode(self, file: BinaryIO) -> Iterator[list[bytes]]:
@@ -98,7 +98,7 @@ class TFRecordDump:
 
     def write(self, frame: pl.DataFrame) -> None:
         """Add the frame's messages to the file."""
-        for message in record.messages(frame).cast(pl.Binary).to_list():
+        for message in json_messages(frame).cast(pl.Binary).to_list():
             self._writer.write(message)
 
     def flush(self) -> None:

@@ -13,7 +13,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from monolith_keras_metrics.insight import long_form, open_run
-from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import open_sink
 
 Messages = list[dict[str, Any]]
@@ -90,9 +91,9 @@ class TestEachFormat:
     def test_reads_what_the_sinks_write(self, tmp_path: Path, file_format: str) -> None:
         if file_format == "tfrecord":
             pytest.importorskip("tensorflow")  # writes the checksums
-        origin = record.Origin("r", 1_790_000_000_000_000, 3)
-        batch = record.Batch(
-            layout=record.Layout("m", ("ctr",), ("price", "id", "hour", "carrier"), 1.0, "test"),
+        origin = Origin("r", 1_790_000_000_000_000, 3)
+        batch = Batch(
+            layout=Layout("m", ("ctr",), ("price", "id", "hour", "carrier"), 1.0, "test"),
             rows=2,
             uid=np.array([b"user-1234567", b""], object),
             req_time=np.array([1, 2]),
@@ -108,7 +109,7 @@ class TestEachFormat:
             epoch=3,
             example_id=np.array([5, -6]),
         )
-        frame = record.to_frame([batch], origin)
+        frame = to_frame([batch], origin)
         sink = open_sink(f"{file_format}:{tmp_path}", origin)
         sink.write(frame)
         sink.close()
@@ -128,14 +129,14 @@ class TestEachFormat:
         self, tmp_path: Path, file_format: str
     ) -> None:
         for number, dtype in enumerate((np.float32, np.float64)):
-            origin = record.Origin("r", 1_790_000_000_000_000, number)
+            origin = Origin("r", 1_790_000_000_000_000, number)
             ones = [np.ones(1)]
-            batch = record.Batch(
-                record.Layout("m", ("ctr",), ("id",), 1.0), 1, np.arange(1), np.arange(1), 0,
+            batch = Batch(
+                Layout("m", ("ctr",), ("id",), 1.0), 1, np.arange(1), np.arange(1), 0,
                 ones, ones, (), [np.array([2**24 + 1], dtype)],
             )  # fmt: skip
             sink = open_sink(f"{file_format}:{tmp_path}", origin)
-            sink.write(record.to_frame([batch], origin))
+            sink.write(to_frame([batch], origin))
             sink.close()
         frame = open_run(tmp_path).collect().sort("worker")
         assert frame["extra_float"].struct.field("id").to_list() == [2.0**24, 2.0**24 + 1]

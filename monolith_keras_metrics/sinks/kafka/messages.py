@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from monolith_keras_metrics.records import frame as record
+from monolith_keras_metrics.records.frame import json_messages
 
 FORMAT = b"1"
 
@@ -95,7 +95,7 @@ class Outgoing:
         else:
             headers = (self._headers[name] for name in frame["model_name"])
         keys = frame["uid"].cast(pl.String).to_list()
-        values = record.messages(frame).to_list()
+        values = json_messages(frame).to_list()
         return zip(range(start, stop), keys, values, headers, strict=True)
 
 

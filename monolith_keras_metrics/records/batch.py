@@ -1,0 +1,158 @@
+"""Columns of examples on their way to the records: `Batch`, its `Layout`, and their `Origin`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from monolith_keras_metrics.records import sampling
+from monolith_keras_metrics.records.columns import ArrayLike
+
+# What no field can be called: Polars takes the first two for patterns, and UTF-8 has no surrogates.
+_NO_FIELD = re.compile(r"\*|\^.*\$|.*[\ud800-\udfff].*", re.DOTALL)
+
+
+class Origin(NamedTuple):
+    """Who writes: with a record's `position` this tells it from its replay.
+
+    Attributes:
+        run: The training that all its workers and restarts belong to.
+        attempt: When this process began to write, in microseconds since 1970, within a second:
+            later attempts have larger numbers, whatever the clock says (see `attempts`).
+        worker: The worker's number among those that write to one place.
+    """
+
+    run: str
+    attempt: int
+    worker: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What all the examples of a batch have in common.
+
+    Attributes:
+        model_name: The model's name.
+        targets: Names of the targets, in the order of the blocks' columns.
+        extra_fields: Names of the extra fields.
+        sample_ratio: Share of users to write, in [0, 1].
+        mode: `"train"`, `"test"`, or None where it is not known.
+        any_time_unit: Whether a `req_time` of 10**11 or more is taken to be of a finer unit, and
+            converted to seconds (see `times`); else it is recorded as it is.
+        epochs: Whether records have the column `epoch` though batches may have none: then it is
+            null, so that all files of a run have the same columns.
+        from_logits: The targets whose predictions were logits and became probabilities.
+        row_bytes: What an example takes in memory, without its text, in bytes.
+    """
+
+    model_name: str
+    targets: tuple[str, ...]
+    extra_fields: tuple[str, ...] = ()
+    sample_ratio: float = 0.01
+    mode: str | None = None
+    any_time_unit: bool = False
+    epochs: bool = False
+    from_logits: tuple[str, ...] = ()
+    row_bytes: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model_name, str) or not self.model_name:
+            raise ValueError(
+                f"`model_name` must be a non-empty string. Received: model_name={self.model_name!r}"
+            )
+        if re.search("[\ud800-\udfff]", self.model_name):
+            raise ValueError(
+                "`model_name` must be text that UTF-8 can hold, without lone surrogates. "
+                f"Received: model_name={self.model_name!r}"
+            )
+        for argument, names in (("targets", self.targets), ("extra_fields", self.extra_fields)):
+            if not all(isinstance(name, str) and name for name in names):
+                raise ValueError(
+                    f"`{argument}` must be non-empty strings. Received: {argument}={list(names)}"
+                )
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"`{argument}` must be different names. Received: {argument}={list(names)}"
+                )
+            if odd := [name for name in names if _NO_FIELD.fullmatch(name)]:
+                raise ValueError(
+                    f"`{argument}` must not be '*' or '^…$', which Polars takes for patterns, nor "
+                    f"hold lone surrogates, which UTF-8 cannot. Received: {argument}={odd}"
+                )
+        if not self.targets:
+            raise ValueError("`targets` must name at least one target. Received: targets=[]")
+        object.__setattr__(self, "sample_ratio", sampling.check_sample_ratio(self.sample_ratio))
+        # uid and time; label, prediction and rate of each target; a number or a reference
+        row_bytes = 16 + 12 * len(self.targets) + 8 * len(self.extra_fields)
+        object.__setattr__(self, "row_bytes", row_bytes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
+class Batch:
+    """One step's columns, as they came: nothing is copied or converted before the thread does.
+
+    It does not change. Where its examples stand among all others is the queue's to tell, so that
+    one batch may be written twice (see `row_queue.Accepted`).
+
+    A *block* is an array of shape `(rows,)` or `(rows, k)`; its columns are 1 or k targets.
+
+    Attributes:
+        layout: What the examples have in common.
+        rows: How many examples.
+        uid: Integers or text, shape `(rows,)` or `(rows, 1)`.
+        req_time: Integers, Unix seconds, or `datetime64`; shape `(rows,)` or `(rows, 1)`.
+        train_time: Unix seconds, one value for the batch.
+        labels: Blocks that together have a column a target.
+        predictions: The same for predictions.
+        sample_rates: The same for sample rates; or a single column, which serves every target;
+            or none, which means 1.
+        extras: A column for each of `layout.extra_fields`: floats, integers, booleans (0 or 1),
+            `datetime64` (Unix seconds) or strings.
+        epoch: The pass over the data, 0 for the first.
+        example_id: What names the examples, in whichever training: integers or text, of `uid`'s
+            shape.
+    """
+
+    layout: Layout
+    rows: int
+    uid: ArrayLike
+    req_time: ArrayLike
+    train_time: int
+    labels: Sequence[ArrayLike]
+    predictions: Sequence[ArrayLike]
+    sample_rates: Sequence[ArrayLike] = ()
+    extras: Sequence[ArrayLike] = ()
+    epoch: int | None = None
+    example_id: ArrayLike | None = None
+
+    def __init__(
+        self,
+        layout: Layout,
+        rows: int,
+        uid: ArrayLike,
+        req_time: ArrayLike,
+        train_time: int,
+        labels: Sequence[ArrayLike],
+        predictions: Sequence[ArrayLike],
+        sample_rates: Sequence[ArrayLike] = (),
+        extras: Sequence[ArrayLike] = (),
+        epoch: int | None = None,
+        example_id: ArrayLike | None = None,
+    ) -> None:
+        # Written out, since each training step makes one: what the decorator makes of a frozen
+        # class sets the attributes one by one, which takes three times as long.
+        vars(self).update(
+            layout=layout,
+            rows=rows,
+            uid=uid,
+            req_time=req_time,
+            train_time=train_time,
+            labels=labels,
+            predictions=predictions,
+            sample_rates=sample_rates,
+            extras=extras,
+            epoch=epoch,
+            example_id=example_id,
+        )

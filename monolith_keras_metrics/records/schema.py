@@ -1,0 +1,101 @@
+"""The record's schema: the one table of its columns.
+
+Every sink writes these, in this order:
+
+| column | type | in the JSON message |
+| --- | --- | --- |
+| `model_name` | String | always |
+| `uid`, `req_time`, `train_time` | Int64 | always; times are Unix seconds; text is hashed (`ids`) |
+| `sample_ratio` | Float64 | always: the share of *users* that is written |
+| `label`, `predict`, `sample_rate` | Struct of Float32, a field a target | always; no label: null |
+| `extra_float` | Struct of Float32, or Float64 for a field of float64 | where there is one |
+| `extra_int`, `extra_str` | Struct of Int64, String | where there is one |
+| `from_logits` | Struct of Boolean: `predict` was made of a logit | where there is one |
+| `mode` | String, `"train"` or `"test"` | where the writer knows it |
+| `epoch` | Int64, 0 for the first pass | where the writer knows it |
+| `example_id` | Int64; text is hashed (`ids`) | where examples have one |
+| `run`, `attempt`, `worker`, `position` | String, 3 × Int64 | where the writer has an `Origin` |
+
+`sample_rate` is the rate at which the *example* was kept before training (negative
+down-sampling). `run`, `attempt`, `worker` and `position` together name a record, so that what a
+restored training writes again can be found.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import polars as pl
+
+
+class Fields(enum.Enum):
+    """What the fields of a struct column stand for."""
+
+    TARGETS = "a field a target"
+    EXTRAS = "a field an extra field"
+
+
+class Column(NamedTuple):
+    """One column of the record.
+
+    Attributes:
+        dtype: Its type; of a struct column, that of its fields.
+        fields: What its fields are; None for a column that is no struct.
+        required: Whether every record has it.
+    """
+
+    dtype: type[pl.DataType]
+    fields: Fields | None = None
+    required: bool = False
+
+
+SCHEMA = {
+    "model_name": Column(pl.String, required=True),
+    "uid": Column(pl.Int64, required=True),
+    "req_time": Column(pl.Int64, required=True),
+    "train_time": Column(pl.Int64, required=True),
+    "sample_ratio": Column(pl.Float64, required=True),
+    "label": Column(pl.Float32, Fields.TARGETS, required=True),
+    "predict": Column(pl.Float32, Fields.TARGETS, required=True),
+    "sample_rate": Column(pl.Float32, Fields.TARGETS, required=True),
+    "extra_float": Column(pl.Float32, Fields.EXTRAS),
+    "extra_int": Column(pl.Int64, Fields.EXTRAS),
+    "extra_str": Column(pl.String, Fields.EXTRAS),
+    "from_logits": Column(pl.Boolean, Fields.TARGETS),
+    "mode": Column(pl.String),
+    "epoch": Column(pl.Int64),
+    "example_id": Column(pl.Int64),
+    "run": Column(pl.String),
+    "attempt": Column(pl.Int64),
+    "worker": Column(pl.Int64),
+    "position": Column(pl.Int64),
+}
+
+STRUCTS = {name: column.dtype for name, column in SCHEMA.items() if column.fields}
+VALUES = tuple(name for name, column in SCHEMA.items() if column.fields and column.required)
+EXTRAS = tuple(name for name, column in SCHEMA.items() if column.fields is Fields.EXTRAS)
+
+
+def check_frame(frame: pl.DataFrame) -> None:
+    """Raise if a frame from elsewhere does not hold records.
+
+    Raises:
+        ValueError: If columns are missing, or columns are of other types than the schema's.
+    """
+    required = [name for name, column in SCHEMA.items() if column.required]
+    if missing := [name for name in required if name not in frame.columns]:
+        raise ValueError(f"these are no records: there is no column {missing}")
+    for name, dtype in frame.schema.items():
+        column = SCHEMA.get(name)
+        if column is None or not isinstance(dtype, pl.Struct if column.fields else column.dtype):
+            raise ValueError(f"these are no records: column {name!r} is of type {dtype}")
+
+
+def fields_of(schema: pl.Schema) -> dict[str, list[str]]:
+    """Return the names of the fields of each struct column that records have."""
+    return {
+        name: [field.name for field in dtype.fields]
+        for name, dtype in schema.items()
+        if name in STRUCTS and isinstance(dtype, pl.Struct)
+    }
