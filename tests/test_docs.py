@@ -5,15 +5,20 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
+import time
+from typing import Any
 
 import numpy as np
 import pytest
 
 import monolith_keras_metrics
 
+_ROOT = next(folder for folder in pathlib.Path(__file__).parents if (folder / "setup.cfg").exists())
 _MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(monolith_keras_metrics.__path__, "monolith_keras_metrics.")
@@ -36,6 +41,22 @@ def test_public_names_are_documented(name: str) -> None:
     doc = inspect.getdoc(value) or ""
     assert "Args:" in doc
     assert "Raises:" in doc or "Returns:" in doc
+
+
+@pytest.mark.parametrize("name", ["DeepInsightCallback", "DeepInsightClient", "DeepInsightLayer"])
+def test_table_of_options(name: str) -> None:
+    """It has each argument of the class, in the class's order, and its default."""
+    text = (_ROOT / "docs/options.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"<!-- options:begin -->(.*)<!-- options:end -->", text, re.DOTALL)
+    (section,) = re.findall(rf"^### {name}\n(.*?)(?=^### |\Z)", table, re.DOTALL | re.MULTILINE)
+    shown: dict[str, Any] = {
+        option: inspect.Parameter.empty if default == "required" else eval(default.strip("`"))
+        for option, default in re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE)
+    }
+    parameters = inspect.signature(getattr(monolith_keras_metrics, name)).parameters.values()
+    known = {one.name: one.default for one in parameters if one.kind is not one.VAR_KEYWORD}
+    assert list(shown.items()) == list(known.items())
+    assert time.time  # which the table names
 
 
 def test_unknown_names() -> None:
