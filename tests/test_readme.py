@@ -150,7 +150,9 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = link.partition("#")
         text = (_ROOT / path).read_text(encoding="utf-8")
         headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        anchors = {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+        }
         assert not anchor or anchor in anchors
 
 
