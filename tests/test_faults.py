@@ -1,4 +1,4 @@
-"""What can go wrong, done for real: disks, permissions, kills; the table of faults in docs/guarantees.md."""
+"""What can go wrong, done for real: disks, permissions, kills; the faults of docs/guarantees.md."""
 
 from __future__ import annotations
 
