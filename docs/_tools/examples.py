@@ -7,6 +7,7 @@ quotations, so this extension of griffe puts each of them, with its output, into
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Any
 
 import griffe
@@ -27,7 +28,6 @@ def fenced(text: str) -> str:
     """Return a docstring with each block of doctests in a fence."""
 
     def fence(match: re.Match[str]) -> str:
-        indent = match[1]
-        return f"\n{indent}```pycon\n{match[0]}\n{indent}```"
+        return f"\n```pycon\n{textwrap.dedent(match[0])}\n```"
 
     return _DOCTEST.sub(fence, text)
