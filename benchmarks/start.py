@@ -26,7 +26,7 @@ _CRASHES = """
 import os, sys
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.records import stems
+from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
 import numpy as np, pathlib
@@ -37,7 +37,7 @@ batch = Batch(Layout("m", ("ctr",), (), 1.0), rows, np.arange(rows), np.arange(r
               labels=[np.zeros(rows)], predictions=[np.zeros(rows)])
 for number in range(int(sys.argv[2])):
     attempt = 1_790_000_000_000_000 + number
-    claim = claims.claim_new(place, stems.stem_of(0, attempt), f"{number:016x}")
+    claim = claims.claim_new(place, run_folder.stem_of(0, attempt), f"{number:016x}")
     header = journal.Header(claim.journal, 0, attempt, ("parquet:.",))
     file = journal.JournalFile(journal.KeptFile(claim, claim.file(0)), header)
     file.append(journal.encode(to_frame([batch], Origin("run", attempt, 0))))

@@ -26,6 +26,7 @@ from monolith_keras_metrics.pipeline.attempts import (
     new_attempt,
     remember,
 )
+from monolith_keras_metrics.records import run_folder
 
 TOPIC = "kafka://127.0.0.1:9/t"
 NOW = 1_790_000_000_000_000
@@ -179,7 +180,7 @@ def test_no_file_where_the_records_files_tell(tmp_path: pathlib.Path) -> None:
     [b"", b"-5\n", b"12", b"x" * 100_000, b"\xff\xfe\n", b"9223372036854775807\n", "fifo"],
 )
 def test_a_file_that_is_not_ours_is_replaced(content: Any, tmp_path: pathlib.Path) -> None:
-    kept = tmp_path / attempts.LAST_ATTEMPT
+    kept = tmp_path / run_folder.LAST_ATTEMPT
     if content == "fifo":
         os.mkfifo(kept)
     else:
@@ -194,7 +195,7 @@ def test_a_link_is_not_followed(tmp_path: pathlib.Path) -> None:
     secret.write_text("1\n")
     state = tmp_path / "state"
     state.mkdir()
-    (state / attempts.LAST_ATTEMPT).symlink_to(secret)
+    (state / run_folder.LAST_ATTEMPT).symlink_to(secret)
     assert largest_seen([TOPIC], state) == 0
     remember(NOW, [TOPIC], state)
     assert secret.read_text() == "1\n"
@@ -204,9 +205,9 @@ def test_a_folder_that_takes_no_file_changes_nothing(tmp_path: pathlib.Path) -> 
     (tmp_path / "file").touch()
     remember(NOW, [TOPIC], tmp_path / "file")
     assert largest_seen([TOPIC], tmp_path / "file") == 0
-    (tmp_path / "state" / attempts.LAST_ATTEMPT).mkdir(parents=True)
+    (tmp_path / "state" / run_folder.LAST_ATTEMPT).mkdir(parents=True)
     remember(NOW, [TOPIC], tmp_path / "state")
-    assert [path.name for path in (tmp_path / "state").iterdir()] == [attempts.LAST_ATTEMPT]
+    assert [path.name for path in (tmp_path / "state").iterdir()] == [run_folder.LAST_ATTEMPT]
 
 
 def test_clients_of_one_process_and_a_random_clock(tmp_path: pathlib.Path) -> None:

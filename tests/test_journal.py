@@ -20,7 +20,7 @@ from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.pipeline import recovery
-from monolith_keras_metrics.records import stems
+from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.frame import to_frame
 
@@ -32,7 +32,7 @@ def frame(start: int = 0, rows: int = 5) -> pl.DataFrame:
     return whole[start : start + rows]
 
 
-STEM = stems.stem_of(3, ORIGIN.attempt)
+STEM = run_folder.stem_of(3, ORIGIN.attempt)
 
 
 def kept(path: pathlib.Path) -> journal.KeptFile:

@@ -23,9 +23,9 @@ from monolith_keras_metrics import DeepInsightClient, command, insight
 from monolith_keras_metrics.journal import claims, locks, regular
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.pipeline import recovery
-from monolith_keras_metrics.records import stems
+from monolith_keras_metrics.records import run_folder
 
-OTHER = stems.stem_of(7, 1_780_000_000_000_000)
+OTHER = run_folder.stem_of(7, 1_780_000_000_000_000)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_huge_file_takes_no_memory(tmp_path: pathlib.Path) -> None:
     path = left_by_a_killed_process(tmp_path, FRAMES)
     sparse, _ = written(path.parent, [], stem=OTHER)
     os.truncate(sparse, 60 << 30)
-    liar, _ = written(path.parent, [], stem=stems.stem_of(8, ORIGIN.attempt))
+    liar, _ = written(path.parent, [], stem=run_folder.stem_of(8, ORIGIN.attempt))
     with liar.open("ab") as file:
         said = (journal._ENTRY_MAGIC, 5, 0, 60 << 30, 0)
         file.write(journal._ENTRY.pack(*said, journal._header_checksum(*said)))
@@ -272,7 +272,7 @@ def test_leftovers_of_another_user(
 def many_leftovers(run: pathlib.Path, count: int, first: int = 0) -> None:
     (run / ".spool").mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
-        stem = stems.stem_of(3, ORIGIN.attempt + number)
+        stem = run_folder.stem_of(3, ORIGIN.attempt + number)
         origin = ORIGIN._replace(attempt=ORIGIN.attempt + number)
         own = frame(0, 2).with_columns(pl.lit(origin.attempt, pl.Int64).alias("attempt"))
         kept = journal.KeptFile(
@@ -302,7 +302,7 @@ def test_locks_that_are_left_are_removed_in_one_go(tmp_path: pathlib.Path) -> No
     spool = tmp_path / ".spool"
     spool.mkdir()
     for number in range(2_000):
-        (spool / f"{stems.stem_of(0, ORIGIN.attempt + number)}.lock").touch()
+        (spool / f"{run_folder.stem_of(0, ORIGIN.attempt + number)}.lock").touch()
     listings = []
     scandir = os.scandir
     with pytest.MonkeyPatch.context() as patch:

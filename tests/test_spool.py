@@ -18,12 +18,12 @@ from monolith_keras_metrics.journal.files import SpoolFiles
 from monolith_keras_metrics.journal.regular import probe
 from monolith_keras_metrics.journal.spool import ENCODER, Spool
 from monolith_keras_metrics.pipeline.queue import ClosedError, RowQueue
-from monolith_keras_metrics.records import stems
+from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.frame import to_frame
 
 DESCRIPTORS = pathlib.Path("/proc/self/fd")
-STEM = stems.stem_of(0, 1_790_000_000_000_000)
+STEM = run_folder.stem_of(0, 1_790_000_000_000_000)
 HEADER = journal.Header("a", 0, 1_790_000_000_000_000, ("parquet:.",))
 
 

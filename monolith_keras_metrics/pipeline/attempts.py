@@ -19,13 +19,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from monolith_keras_metrics import sinks
-
-LAST_ATTEMPT = "last-attempt"
+from monolith_keras_metrics.records.run_folder import JOURNAL, LAST_ATTEMPT, attempt_in
 
 _SPREAD = 1_000_000  # microseconds
 # The year 33658. Numbers beyond, from a file that is not ours, would leave no room for larger ones.
 _LARGEST = 10**18
-_NAME = re.compile(r"\.?worker-\d{5,19}\.attempt-(\d{16,19})\..+")
 _lock = threading.Lock()
 _last = 0
 
@@ -65,15 +63,12 @@ def largest_attempt(folder: str | os.PathLike[str]) -> int:
     Returns:
         0 if there is none, or the folder is missing or cannot be listed.
     """
-    largest = 0
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if match := _NAME.fullmatch(entry.name):
-                    largest = max(largest, _number(match[1]))
+            found = [attempt_in(entry.name) or 0 for entry in entries]
     except OSError:
-        pass
-    return largest
+        return 0
+    return max((attempt for attempt in found if attempt < _LARGEST), default=0)
 
 
 def remember(attempt: int, places: Sequence[sinks.SinkLike], journal: pathlib.Path | None) -> None:
@@ -86,7 +81,7 @@ def remember(attempt: int, places: Sequence[sinks.SinkLike], journal: pathlib.Pa
         places: The sinks.
         journal: The folder of the journal; None without one.
     """
-    if journal is None or journal.name == sinks.SPOOL_FOLDER:  # there a run's files tell
+    if journal is None or journal.name == JOURNAL:  # there a run's files tell
         return
     if not any(sinks.is_topic(place) for place in places) or _read(journal) >= attempt:
         return
@@ -123,9 +118,5 @@ def _read(journal: pathlib.Path) -> int:
         return 0
     finally:
         os.close(descriptor)
-    return _number(text.decode("ascii")) if re.fullmatch(rb"\d{1,19}\n", text) else 0
-
-
-def _number(digits: str) -> int:
-    number = int(digits)
-    return number if number < _LARGEST else 0
+    attempt = int(text) if re.fullmatch(rb"\d{1,19}\n", text) else 0
+    return attempt if attempt < _LARGEST else 0

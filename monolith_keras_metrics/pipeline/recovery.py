@@ -22,8 +22,9 @@ from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.journal.regular import NotOursError, Probe, probe
 from monolith_keras_metrics.journal.spool import RECOVERY, Spool
 from monolith_keras_metrics.pipeline.delivery import Delivery
+from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
-from monolith_keras_metrics.records.stems import stem_of
+from monolith_keras_metrics.records.run_folder import stem_of
 from monolith_keras_metrics.threads import BackgroundThread
 
 # Of how many crashed processes the files are held at once: each takes a descriptor.
@@ -53,7 +54,7 @@ def place_of(
             "Deep insight: there is no home for a journal, so records wait in memory, and a kill "
             "loses them: name a folder with `spool`"
         )
-    in_folders = [place for place in own if place.name == sinks.SPOOL_FOLDER]
+    in_folders = [place for place in own if place.name == run_folder.JOURNAL]
     return next(iter(in_folders + own), None)
 
 
@@ -309,7 +310,7 @@ def recover(
     root = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
     if not root.is_dir():
         raise FileNotFoundError(f"`path` must be the folder of a run. Received: path={str(path)!r}")
-    place = root / sinks.SPOOL_FOLDER if (root / sinks.SPOOL_FOLDER).is_dir() else root
+    place = run_folder.journal_of(root)
     if redirect and not places:
         raise ValueError("`redirect` needs `places`: say where to deliver what was for others")
     to = list(places) or _own_folder(place)
@@ -371,7 +372,7 @@ def _own_folder(place: pathlib.Path) -> list[sinks.SinkLike]:
     formats = [f"{name}:." for name in sinks.FOLDER_FORMATS]
     if not names:
         return []
-    if place.name != sinks.SPOOL_FOLDER or not names <= set(formats):
+    if place.name != run_folder.JOURNAL or not names <= set(formats):
         raise ValueError(
             f"The records in {str(place)!r} were for {', '.join(sorted(names))}. Say where to "
             f"deliver them now: deep-insight recover {place} --sink URI, the URI as training was "

@@ -22,13 +22,13 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.sinks.kafka import uri as kafka_uri
 from monolith_keras_metrics.sinks.sink import RejectedError, Sink
 
 __all__ = [
     "FOLDER_FORMATS",
-    "SPOOL_FOLDER",
     "RejectedError",
     "Sink",
     "SinkLike",
@@ -47,8 +47,6 @@ __all__ = [
 ]
 
 SinkLike: TypeAlias = "str | os.PathLike[str] | Sink"
-
-SPOOL_FOLDER = ".spool"
 
 
 def _parquet(path: str, origin: Origin) -> Sink:
@@ -250,7 +248,7 @@ def spool_place(sink: SinkLike) -> pathlib.Path | None:
         return None
     scheme, rest = _split(sink)
     if scheme != "kafka":
-        return pathlib.Path(rest).absolute() / SPOOL_FOLDER
+        return pathlib.Path(rest).absolute() / run_folder.JOURNAL
     state = pathlib.Path(os.environ.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():  # such a one is to be ignored, says the XDG specification
         state = pathlib.Path(os.path.expanduser("~/.local/state"))
@@ -278,7 +276,8 @@ def identity(sink: SinkLike, place: pathlib.Path) -> str:
         address = kafka_uri.parse(rest)
         return f"kafka://{','.join(sorted(address.brokers.split(',')))}/{address.topic}"
     folder = os.path.realpath(rest)
-    return f"{scheme}:{'.' if os.path.realpath(place) == f'{folder}/{SPOOL_FOLDER}' else folder}"
+    own = os.path.join(folder, run_folder.JOURNAL)
+    return f"{scheme}:{'.' if os.path.realpath(place) == own else folder}"
 
 
 # By `id`: a sink object need not be hashable.
