@@ -32,9 +32,8 @@ from monolith_keras_metrics.ops.arguments import (
     write_examples,
 )
 from monolith_keras_metrics.pipeline.client import DeepInsightClient, open_client
-from monolith_keras_metrics.pipeline.options import sink_list
 from monolith_keras_metrics.records.batch import Batch, Layout
-from monolith_keras_metrics.sinks import SinkLike
+from monolith_keras_metrics.sinks import Sinks, parse_all
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
 
 
@@ -45,7 +44,7 @@ def deep_insight_client(
     dump_filename: str | None = None,
     container: str = socket.gethostname(),
     *,
-    sink: SinkLike | Sequence[SinkLike] = (),
+    sink: Sinks = (),
     **options: Any,
 ) -> tf.Tensor:
     """Makes a client that writes in the background, and returns a handle to it.
@@ -80,7 +79,7 @@ def deep_insight_client(
     ...                    return_msgs=True, use_zero_train_time=True).numpy()[1]
     b''
     """
-    places = [] if is_fake else sink_list(sink)
+    destinations = [] if is_fake else parse_all(sink)
     dump = None
     if dump_filename:
         context = task_context.get()
@@ -89,13 +88,13 @@ def deep_insight_client(
     tags = {"container": container} if enable_metrics_counter else None
     try:
         client = DeepInsightClient(
-            [*places, *([dump] if dump else [])], counter_tags=tags, **options
+            [*destinations, *([dump] if dump else [])], counter_tags=tags, **options
         )
     except BaseException:
         if dump is not None:
             dump.abandon()
         raise
-    if places:
+    if destinations:
         client.handle_signals()
     return client.handle
 

@@ -27,6 +27,7 @@ from monolith_keras_metrics.pipeline.attempts import (
     remember,
 )
 from monolith_keras_metrics.records import run_folder
+from monolith_keras_metrics.sinks import parse_all
 
 TOPIC = "kafka://127.0.0.1:9/t"
 NOW = 1_790_000_000_000_000
@@ -93,7 +94,7 @@ def test_the_largest_where_there_is_nothing_to_list(tmp_path: pathlib.Path) -> N
     (tmp_path / "file").touch()
     assert largest_attempt(tmp_path / "missing") == 0
     assert largest_attempt(tmp_path / "file") == 0
-    assert largest_seen([tmp_path / "missing", TOPIC, object()], None) == 0
+    assert largest_seen(parse_all([tmp_path / "missing", TOPIC]), None) == 0
 
 
 def test_twenty_thousand_names_take_no_time(tmp_path: pathlib.Path) -> None:
@@ -114,12 +115,13 @@ def attempt_of_a_process(sink: Any, clock: float, spool: Any = "auto") -> int:
 import sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 from writing import batch
-from monolith_keras_metrics import DeepInsightClient, sinks
+from monolith_keras_metrics import DeepInsightClient
+from monolith_keras_metrics.sinks.kafka import destination
 class Sink:
     def write(self, frame): ...
     def flush(self): ...
     def close(self): ...
-sinks._kafka = lambda *_: Sink()
+destination.TopicDestination.open = lambda *_: Sink()
 client = DeepInsightClient({sink!r}, spool={spool!r}, clock=lambda: {clock})
 client.write(batch(client.origin.attempt, 0))
 client.close()
@@ -159,19 +161,19 @@ os.kill(os.getpid(), 9)
 
 
 def test_a_topics_attempt_is_kept_for_the_user_alone(tmp_path: pathlib.Path) -> None:
-    remember(NOW, [TOPIC], tmp_path / "state")
+    remember(NOW, parse_all([TOPIC]), tmp_path / "state")
     (kept,) = (tmp_path / "state").iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert largest_seen([TOPIC], tmp_path / "state") == NOW
-    remember(NOW - 1, [TOPIC], tmp_path / "state")  # a larger one stays
-    assert largest_seen([TOPIC], tmp_path / "state") == NOW
+    assert largest_seen(parse_all(TOPIC), tmp_path / "state") == NOW
+    remember(NOW - 1, parse_all([TOPIC]), tmp_path / "state")  # a larger one stays
+    assert largest_seen(parse_all(TOPIC), tmp_path / "state") == NOW
     assert list((tmp_path / "state").iterdir()) == [kept]
 
 
 def test_no_file_where_the_records_files_tell(tmp_path: pathlib.Path) -> None:
-    remember(NOW, [tmp_path, TOPIC], tmp_path / ".spool")
-    remember(NOW, [tmp_path], tmp_path / "spool")
-    remember(NOW, [TOPIC], None)
+    remember(NOW, parse_all([tmp_path, TOPIC]), tmp_path / ".spool")
+    remember(NOW, parse_all([tmp_path]), tmp_path / "spool")
+    remember(NOW, parse_all([TOPIC]), None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,8 +187,8 @@ def test_a_file_that_is_not_ours_is_replaced(content: Any, tmp_path: pathlib.Pat
         os.mkfifo(kept)
     else:
         kept.write_bytes(content)
-    assert largest_seen([TOPIC], tmp_path) == 0
-    remember(NOW, [TOPIC], tmp_path)
+    assert largest_seen(parse_all(TOPIC), tmp_path) == 0
+    remember(NOW, parse_all([TOPIC]), tmp_path)
     assert kept.read_text() == f"{NOW}\n"
 
 
@@ -196,17 +198,17 @@ def test_a_link_is_not_followed(tmp_path: pathlib.Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     (state / run_folder.LAST_ATTEMPT).symlink_to(secret)
-    assert largest_seen([TOPIC], state) == 0
-    remember(NOW, [TOPIC], state)
+    assert largest_seen(parse_all(TOPIC), state) == 0
+    remember(NOW, parse_all([TOPIC]), state)
     assert secret.read_text() == "1\n"
 
 
 def test_a_folder_that_takes_no_file_changes_nothing(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
-    remember(NOW, [TOPIC], tmp_path / "file")
-    assert largest_seen([TOPIC], tmp_path / "file") == 0
+    remember(NOW, parse_all([TOPIC]), tmp_path / "file")
+    assert largest_seen(parse_all(TOPIC), tmp_path / "file") == 0
     (tmp_path / "state" / run_folder.LAST_ATTEMPT).mkdir(parents=True)
-    remember(NOW, [TOPIC], tmp_path / "state")
+    remember(NOW, parse_all([TOPIC]), tmp_path / "state")
     assert [path.name for path in (tmp_path / "state").iterdir()] == [run_folder.LAST_ATTEMPT]
 
 

@@ -21,10 +21,11 @@ from monolith_keras_metrics import (
     DeepInsightClient,
     DeepInsightLayer,
     deep_insight_client,
-    sinks,
     write_deep_insight,
 )
 from monolith_keras_metrics.deep_insight_ops import client_of
+from monolith_keras_metrics.records.batch import Origin
+from monolith_keras_metrics.sinks import Destination, parse
 
 
 @pytest.fixture
@@ -51,33 +52,109 @@ class Leaving(keras.callbacks.Callback):
     [
         ("run", "{home}/run"),
         ("./run/", "{home}/run"),
-        ("parquet:run", "parquet:{home}/run"),
-        ("jsonl:runs/a:b", "jsonl:{home}/runs/a:b"),
-        ("tfrecord:/abs/run", "tfrecord:/abs/run"),
+        ("parquet:run", "{home}/run"),
+        ("jsonl:runs/a:b", "{home}/runs/a:b"),
+        ("tfrecord:/abs/run", "/abs/run"),
         ("./jsonl:run", "{home}/jsonl:run"),
-        ("~/run", "{home}/../run"),
-        ("jsonl:~/run", "jsonl:{home}/../run"),
+        ("~/run", "{up}/run"),
+        ("jsonl:~/run", "{up}/run"),
         ("./~/run", "{home}/~/run"),
         ("link/../run", "{home}/link/../run"),
-        (pathlib.Path("run"), pathlib.Path("{home}/run")),
-        (pathlib.Path("jsonl:run"), pathlib.Path("{home}/jsonl:run")),
-        ("kafka://h:1/t", "kafka://h:1/t"),
+        (pathlib.Path("run"), "{home}/run"),
+        (pathlib.Path("jsonl:run"), "{home}/jsonl:run"),
     ],
 )
-def test_absolute(sink: Any, expected: Any, home: pathlib.Path) -> None:
-    made = sinks.absolute(sink)
-    assert type(made) is type(expected) or isinstance(made, os.PathLike)
-    assert str(made) == str(expected).format(home=home).replace(f"{home}/../", f"{home.parent}/")
-    assert sinks.absolute(made) == made
-    where = sinks.identity(sink, home)
-    assert sinks.identity(made, home) == where
+def test_a_folder_is_absolute(sink: Any, expected: str, home: pathlib.Path) -> None:
+    """From the moment when it is parsed; it is shown, and saved, as it was written."""
+    made = parse(sink)
+    assert str(made.folder) == expected.format(home=home, up=home.parent)
+    assert made.journal_folder == made.folder / ".spool"
+    assert str(made) == os.fspath(sink)
+    assert made.to_save() == (os.fspath(sink), [])
+    assert made == parse(sink)
+    assert hash(made) == hash(parse(sink))
+    where = made.identity(home)
+    assert made.identity(made.journal_folder).endswith(":.")
     os.chdir("../away")
-    assert sinks.identity(made, home.parent) == where
+    assert made.identity(home) == where
 
 
-def test_a_sink_object_is_what_it_is() -> None:
-    sink = object()
-    assert sinks.absolute(sink) is sink  # type: ignore[arg-type]
+def test_one_place_in_two_formats_is_two_destinations(home: pathlib.Path) -> None:
+    assert parse("run") == parse("parquet:./run/") == parse(home / "run")
+    assert parse("run") != parse("jsonl:run")
+    assert parse("link") == parse("deep/er")
+    assert parse("run") != "run"
+
+
+def test_a_topic(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    made = parse("kafka://b:2,a:1/t?sasl.username=me&sasl.password=hush")
+    assert made == parse("kafka://a:1,b:2/t")
+    assert made != parse("kafka://a:1,b:2/u")
+    assert made.run_name == "t"
+    assert made.folder is None
+    state = home.parent / ".local" / "state" / "monolith_keras_metrics" / "t"
+    assert made.journal_folder == state
+    assert made.to_save() == ("kafka://b:2,a:1/t?sasl.username=me", ["sasl.password"])
+    for text in (str(made), repr(made), made.identity(state)):
+        assert "hush" not in text
+        assert "/t" in text
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    assert made.journal_folder == home / "monolith_keras_metrics" / "t"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")  # to be ignored
+    assert made.journal_folder == state
+
+
+class Elsewhere:
+    """A sink object."""
+
+    def write(self, frame: object) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def test_a_sink_object(home: pathlib.Path) -> None:
+    """It is itself; another of its class is another place, and has another name."""
+    sink = Elsewhere()
+    made = parse(sink)
+    assert made.open(Origin("r", 1, 0)) is sink
+    assert made == parse(sink) != parse(Elsewhere())
+    assert made.identity(home) == parse(sink).identity(home)
+    assert made.identity(home) != parse(Elsewhere()).identity(home)
+    assert (made.run_name, made.folder, made.journal_folder) == (None, None, None)
+    with pytest.raises(TypeError, match="must be a folder or a URI, or a list of these"):
+        made.to_save()
+
+
+def test_a_kind_of_place_that_a_user_made(home: pathlib.Path) -> None:
+    """One class is all that a new place takes."""
+
+    class Shelf(Destination):
+        opened: Elsewhere | None = None
+
+        @property
+        def key(self) -> tuple[object, ...]:
+            return ("shelf", 1)
+
+        def open(self, origin: Origin, journal: str | None = None) -> Elsewhere:
+            self.opened = Elsewhere()
+            return self.opened
+
+        def identity(self, journal: pathlib.Path) -> str:
+            return "shelf:1"
+
+        def __str__(self) -> str:
+            return "shelf 1"
+
+    shelf = Shelf()
+    assert parse(shelf) is shelf
+    with pytest.raises(ValueError, match="one place twice.*: shelf 1 and shelf 1"):
+        DeepInsightClient([shelf, Shelf()])
+    assert shelf.opened is None
+    with DeepInsightClient([shelf, "run"], spool="journal") as client:
+        assert client.origin.run == "run"
+    assert shelf.opened is not None
+    assert (home / "journal").is_dir()
 
 
 @pytest.mark.parametrize("sink", ["runs/ctr", "parquet:runs/ctr", pathlib.Path("runs/ctr")])

@@ -14,7 +14,7 @@ from test_sinks import ORIGIN, every_format, names
 
 from monolith_keras_metrics.records.batch import Batch, Layout
 from monolith_keras_metrics.records.frame import to_frame
-from monolith_keras_metrics.sinks import RejectedError, open_sink
+from monolith_keras_metrics.sinks import RejectedError, parse
 from monolith_keras_metrics.sinks.errors import may_pass
 
 ROWS = 1 << 16
@@ -31,7 +31,7 @@ def frame() -> pl.DataFrame:
 @every_format
 def test_a_full_disk_may_pass(scheme: str, small_disk: pathlib.Path) -> None:
     """Nothing of the file stays; with room, the same frame is written."""
-    sink = open_sink(f"{scheme}:{small_disk}/run", ORIGIN)
+    sink = parse(f"{scheme}:{small_disk}/run").open(ORIGIN)
     with pytest.raises(Exception, match="No space left") as caught:
         sink.write(frame())
     assert may_pass(caught.value)
@@ -50,7 +50,7 @@ def test_a_limit_on_the_size_of_files_may_pass(scheme: str, tmp_path: pathlib.Pa
         import test_errors
         from monolith_keras_metrics.sinks.errors import may_pass
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        sink = test_errors.open_sink("{scheme}:{tmp_path}", test_errors.ORIGIN)
+        sink = test_errors.parse("{scheme}:{tmp_path}").open(test_errors.ORIGIN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
         try:
             sink.write(test_errors.frame())

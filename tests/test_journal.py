@@ -23,6 +23,7 @@ from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.frame import to_frame
+from monolith_keras_metrics.sinks import parse_all
 
 ORIGIN = Origin("run", 1_790_000_000_000_000, 3)
 
@@ -296,7 +297,9 @@ def test_what_was_for_an_object_is_not_for_another_of_its_class(
     """Two databases may have one class. What is left is named, and can be redirected."""
     spool = tmp_path / ".spool"
     first, other = Keeping(), Keeping()
-    path = left_by_a_killed_process(tmp_path, FRAMES, recovery.identities([first], spool))
+    path = left_by_a_killed_process(
+        tmp_path, FRAMES, recovery.identities(parse_all([first]), spool)
+    )
     with DeepInsightClient(other, spool=spool) as client:
         client.write(batch(1, 0))
     assert (client.stats().recovered, sum(map(len, other.frames))) == (0, batch(1, 0).rows)
@@ -317,11 +320,13 @@ def test_an_object_gets_what_was_left_for_itself_or_for_its_identity(
     spool = tmp_path / ".spool"
     one = Keeping()
     for before, after in ((one, one), (Keeping("db-1"), Keeping("db-1"))):
-        left_by_a_killed_process(tmp_path, FRAMES, recovery.identities([before], spool))
+        left_by_a_killed_process(tmp_path, FRAMES, recovery.identities(parse_all([before]), spool))
         with DeepInsightClient(after, spool=spool) as client:
             assert client.flush(60)
         assert client.stats().recovered == sum(map(len, after.frames)) == 13
-    left_by_a_killed_process(tmp_path, FRAMES, recovery.identities([Keeping("db-1")], spool))
+    left_by_a_killed_process(
+        tmp_path, FRAMES, recovery.identities(parse_all([Keeping("db-1")]), spool)
+    )
     with DeepInsightClient(Keeping("db-2"), spool=spool) as client:
         assert client.flush(60)
     assert client.stats().recovered == 0

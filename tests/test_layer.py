@@ -12,7 +12,7 @@ import tensorflow as tf
 from training import ROWS, check_records, columns, dataset, labels, read
 
 from monolith_keras_metrics import DeepInsightLayer
-from monolith_keras_metrics.sinks import without_secrets
+from monolith_keras_metrics.sinks import parse
 
 
 def functional(folder: Any) -> tuple[keras.Model, DeepInsightLayer]:
@@ -277,6 +277,6 @@ def test_a_secret_does_not_go_into_a_saved_model() -> None:
     ],
 )
 def test_which_options_are_secrets(name: str, secret: bool) -> None:
-    kept, names = without_secrets(f"kafka://a/t?client.id=c&{name}=x")
+    kept, names = parse(f"kafka://a/t?client.id=c&{name}=x").to_save()
     assert names == [name] * secret
     assert kept == "kafka://a/t?client.id=c" + f"&{name}=x" * (not secret)

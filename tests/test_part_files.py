@@ -23,7 +23,7 @@ from writing import ROWS, check_records
 from monolith_keras_metrics import command, insight
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
-from monolith_keras_metrics.sinks import open_sink
+from monolith_keras_metrics.sinks import parse
 
 CRASHED = Origin("run", 1_790_000_000_000_000, 3)
 RECOVERER = Origin("recover", 0, 0)
@@ -51,7 +51,7 @@ def records(start: int, stop: int, value: float = 0.25, run: str = "run") -> pl.
 def file_with(frame: pl.DataFrame, scheme: str) -> bytes:
     """What a sink makes of records."""
     with tempfile.TemporaryDirectory() as folder:
-        open_sink(f"{scheme}:{folder}", CRASHED).write(frame)
+        parse(f"{scheme}:{folder}").open(CRASHED).write(frame)
         (path,) = pathlib.Path(folder).iterdir()
         return path.read_bytes()
 
@@ -68,7 +68,7 @@ def positions(folder: pathlib.Path, scheme: str) -> list[int]:
 def recover(folder: pathlib.Path, scheme: str, *frames: pl.DataFrame) -> None:
     """As another process does, which does it once more after a kill."""
     for _ in range(2):
-        sink = open_sink(f"{scheme}:{folder}", RECOVERER)
+        sink = parse(f"{scheme}:{folder}").open(RECOVERER)
         for frame in frames:
             sink.write(frame)
 
@@ -128,7 +128,7 @@ def test_a_plant_with_our_name_is_not_believed(
 @every_format
 def test_the_same_plants_meet_the_process_itself(scheme: str, tmp_path: pathlib.Path) -> None:
     """Not only what is recovered: two attempts of one identity, as with a clock that stands."""
-    sinks = [open_sink(f"{scheme}:{tmp_path}", CRASHED) for _ in range(2)]
+    sinks = [parse(f"{scheme}:{tmp_path}").open(CRASHED) for _ in range(2)]
     for sink, value in zip(sinks, (0.25, 0.75), strict=True):
         for start in (0, 10):
             sink.write(records(start, start + 10, value))
@@ -147,7 +147,7 @@ def test_a_prefix_of_our_records_is_left_out(
 ) -> None:
     path_of(tmp_path, 0, scheme).write_bytes(file_with(records(0, 7), scheme))
     for _ in range(2):
-        open_sink(f"{scheme}:{tmp_path}", owner).write(records(0, 20))
+        parse(f"{scheme}:{tmp_path}").open(owner).write(records(0, 20))
     assert positions(tmp_path, scheme) == list(range(20))
     assert names(tmp_path) == [path_of(tmp_path, n, scheme).name for n in (0, 7)]
 
@@ -168,7 +168,7 @@ def test_records_of_two_schemas_lie_side_by_side(scheme: str, tmp_path: pathlib.
     both = records(0, 30)
     odd = both.filter(pl.col("position") % 2 == 1).drop("extra_str")
     even = both.filter(pl.col("position") % 2 == 0)
-    sink = open_sink(f"{scheme}:{tmp_path}", CRASHED)
+    sink = parse(f"{scheme}:{tmp_path}").open(CRASHED)
     sink.write(even)
     sink.write(odd)
     recover(tmp_path, scheme, even[8:], odd[3:])
@@ -245,7 +245,7 @@ def test_a_link_at_the_name_aside_is_not_followed(scheme: str, tmp_path: pathlib
     for number in range(3):
         path = path_of(run, number, scheme)
         path.with_name(f".{path.name}.inprogress").symlink_to(mine)
-    sink = open_sink(f"{scheme}:{run}", CRASHED)
+    sink = parse(f"{scheme}:{run}").open(CRASHED)
     sink.write(records(0, 1))
     sink.write(records(1, 3))
     recover(run, scheme, records(0, 3))
@@ -258,7 +258,7 @@ def test_a_link_at_the_name_aside_is_not_followed(scheme: str, tmp_path: pathlib
 def test_modes_are_as_the_umask_says(scheme: str, tmp_path: pathlib.Path) -> None:
     before = os.umask(0o027)
     try:
-        open_sink(f"{scheme}:{tmp_path}/run", CRASHED).write(records(0, 3))
+        parse(f"{scheme}:{tmp_path}/run").open(CRASHED).write(records(0, 3))
     finally:
         os.umask(before)
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o750
@@ -270,7 +270,7 @@ def test_a_relative_folder_stays_where_it_was(
     scheme: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sink = open_sink(f"{scheme}:runs/a", CRASHED)
+    sink = parse(f"{scheme}:runs/a").open(CRASHED)
     sink.write(records(0, 3))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -286,9 +286,9 @@ def test_two_processes_write_the_same_records(scheme: str, tmp_path: pathlib.Pat
     code = f"""
         import pathlib, sys, time
         sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-        from test_part_files import RECOVERER, open_sink, records
+        from test_part_files import RECOVERER, parse, records
         folder = pathlib.Path({str(tmp_path)!r})
-        sink = open_sink(f"{scheme}:{{folder / 'run'}}", RECOVERER)
+        sink = parse(f"{scheme}:{{folder / 'run'}}").open(RECOVERER)
         sink.encode(records(0, 1), open(folder / sys.argv[1], "wb"))
         (folder / f"ready-{{sys.argv[1]}}").touch()
         while len(list(folder.glob("ready-*"))) < 2:
@@ -352,7 +352,7 @@ def check_situation(scheme: str, situation) -> None:
                 path_of(folder, start, scheme).write_bytes(data[: int(share * len(data))])
         before = {path: path.read_bytes() for path in folder.iterdir()}
         for portions in (once, again):
-            sink = open_sink(f"{scheme}:{folder}", RECOVERER)
+            sink = parse(f"{scheme}:{folder}").open(RECOVERER)
             for start, stop in portions:
                 sink.write(records(start, stop))
             assert positions(folder, scheme) == list(range(count))

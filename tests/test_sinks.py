@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import json_messages, to_frame
-from monolith_keras_metrics.sinks import Sink, check_sink, open_sink, part_files, run_name
+from monolith_keras_metrics.sinks import Sink, parse, part_files
 from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
 from monolith_keras_metrics.sinks.parquet import ParquetSink
 from monolith_keras_metrics.sinks.tfrecord import TFRecordSink
@@ -64,11 +64,11 @@ def test_a_uri_names_format_and_folder(
     """The folder is made, its parents too; `~` is the home."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for uri in (f"{scheme}:{tmp_path}/a b/run", f"{scheme}:~/a b/run"):
-        sink = open_sink(uri, ORIGIN)
+        sink = parse(uri).open(ORIGIN)
         assert type(sink) is SINKS[scheme]
         assert names(tmp_path / "a b" / "run") == []
         assert repr(sink) == f"{type(sink).__name__}({str(tmp_path / 'a b' / 'run')!r})"
-        assert run_name(uri) == "run"
+        assert parse(uri).run_name == "run"
 
 
 def test_a_path_is_a_folder_of_parquet(
@@ -78,11 +78,17 @@ def test_a_path_is_a_folder_of_parquet(
     monkeypatch.chdir(tmp_path)
     places = ["run", pathlib.Path("jsonl:run"), tmp_path / "s3:" / "run", "a/12:30", "C:run"]
     for place in places:
-        assert type(open_sink(place, ORIGIN)) is ParquetSink
+        assert type(parse(place).open(ORIGIN)) is ParquetSink
     made = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
     assert made == ["C:run", "a", "a/12:30", "jsonl:run", "run", "s3:", "s3:/run"]
-    assert [run_name(place) for place in places] == ["run", "jsonl:run", "run", "12:30", "C:run"]
-    assert run_name(tmp_path / "run" / "..") == tmp_path.name
+    assert [parse(place).run_name for place in places] == [
+        "run",
+        "jsonl:run",
+        "run",
+        "12:30",
+        "C:run",
+    ]
+    assert parse(tmp_path / "run" / "..").run_name == tmp_path.name
 
 
 def test_an_object_with_the_methods_is_a_sink() -> None:
@@ -93,27 +99,27 @@ def test_an_object_with_the_methods_is_a_sink() -> None:
 
     sink = Nothing()
     assert isinstance(sink, Sink)
-    assert open_sink(sink, ORIGIN) is sink
-    assert run_name(sink) is None
+    assert parse(sink).open(ORIGIN) is sink
+    assert parse(sink).run_name is None
 
 
 @pytest.mark.parametrize("uri", ["", "  ", "parquet:", "jsonl: ", "tfrecord:a\0b", "a\0b"])
 def test_a_uri_without_a_folder(uri: str) -> None:
     with pytest.raises(ValueError, match=r"`sink` must name a folder\. Received: sink="):
-        open_sink(uri, ORIGIN)
+        parse(uri).open(ORIGIN)
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/run", "parquett:run", "jsonl://h/run", "PARQUET:run"])
 def test_a_uri_of_no_known_scheme(uri: str) -> None:
     """The error lists what there is, and nothing is made."""
     with pytest.raises(ValueError, match=r"'parquet:PATH', 'jsonl:PATH', 'tfr.*Received: .*" + uri):
-        check_sink(uri)
+        parse(uri)
 
 
 @pytest.mark.parametrize("sink", [3, None, b"run", object(), {"write": 1}])
 def test_what_is_no_sink(sink: Any) -> None:
     with pytest.raises(TypeError, match=r"`sink` must be a folder, .*Received: .* of type "):
-        open_sink(sink, ORIGIN)
+        parse(sink).open(ORIGIN)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,7 @@ def test_what_is_no_sink(sink: Any) -> None:
 )
 def test_a_secret_in_an_unknown_uri_is_not_repeated(uri: str) -> None:
     with pytest.raises(ValueError, match="`sink` must be") as error:
-        check_sink(uri)
+        parse(uri)
     assert "hunter2" not in str(error.value)
     assert uri.split(":", maxsplit=1)[0] in str(error.value)
 
@@ -138,7 +144,7 @@ def test_a_secret_in_an_unknown_uri_is_not_repeated(uri: str) -> None:
 def test_files_are_whole_and_carry_worker_attempt_and_number(
     scheme: str, tmp_path: pathlib.Path
 ) -> None:
-    sink = open_sink(f"{scheme}:{tmp_path}", ORIGIN)
+    sink = parse(f"{scheme}:{tmp_path}").open(ORIGIN)
     for number in range(3):
         sink.write(frame(number, number + 10))
         assert names(tmp_path) == [f"{STEM}{n:012d}.{scheme}" for n in range(number + 1)]
@@ -157,7 +163,7 @@ def test_records_are_the_same_in_every_format(text: str, number: float) -> None:
     records = frame(1, -2, text=text, number=number)
     with tempfile.TemporaryDirectory() as folder:
         for scheme in SINKS:
-            open_sink(f"{scheme}:{folder}/{scheme}", ORIGIN).write(records)
+            parse(f"{scheme}:{folder}/{scheme}").open(ORIGIN).write(records)
             (path,) = pathlib.Path(folder, scheme).iterdir()
             assert messages(path) == json_messages(records).to_list()
 
@@ -167,7 +173,7 @@ def test_two_sinks_of_one_origin_overwrite_nothing(scheme: str, tmp_path: pathli
     """Nor what others put there: a file of the next name, what a killed process left aside."""
     (tmp_path / f"{STEM}000000000001.{scheme}").write_bytes(b"someone's")
     (tmp_path / f".{STEM}000000000003.{scheme}.inprogress").write_bytes(b"half")
-    sinks = [open_sink(f"{scheme}:{tmp_path}", ORIGIN) for _ in range(2)]
+    sinks = [parse(f"{scheme}:{tmp_path}").open(ORIGIN) for _ in range(2)]
     for number in range(6):
         sinks[number % 2].write(frame(number))
     assert (tmp_path / f"{STEM}000000000001.{scheme}").read_bytes() == b"someone's"

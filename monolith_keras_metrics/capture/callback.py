@@ -22,9 +22,9 @@ from monolith_keras_metrics.capture.targets import Pairs, TargetNames, check_tar
 from monolith_keras_metrics.capture.train_function import Recorder, Recording, RecordingFunction
 from monolith_keras_metrics.ops.strategy import check_strategy
 from monolith_keras_metrics.pipeline.client import DeepInsightClient, check_options
-from monolith_keras_metrics.pipeline.options import absolute_options, sink_list
+from monolith_keras_metrics.pipeline.options import absolute_options
 from monolith_keras_metrics.pipeline.stats import Stats
-from monolith_keras_metrics.sinks import SinkLike, absolute, shown
+from monolith_keras_metrics.sinks import Destination, Sinks
 
 _MODES = ("train", "test")
 
@@ -92,7 +92,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        sink: SinkLike | Sequence[SinkLike],
+        sink: Sinks,
         *,
         model_name: str,
         uid: str = "uid",
@@ -137,7 +137,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
         }
         options.setdefault("counter_tags", {"model_name": model_name})
         own = inspect.signature(type(self)).parameters.values()
-        check_options(sink, [one.name for one in own if one.kind is one.KEYWORD_ONLY], **options)
+        names = [one.name for one in own if one.kind is one.KEYWORD_ONLY]
+        self._destinations = check_options(sink, names, **options)
         inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields), example_id)
         self._epoch: int | None = None
         self._recording = Recording(
@@ -150,8 +151,6 @@ class DeepInsightCallback(keras.callbacks.Callback):
             self._running_epoch,
         )
         self._recording.layout(Pairs(("any",)))  # says what is wrong with these arguments
-        self._sink = sink  # as it is shown to people
-        self._places = [absolute(place) for place in sink_list(sink)]
         self._modes = frozenset(modes)
         self._options = absolute_options(options)
         self._functions: dict[str, RecordingFunction] = {}
@@ -268,7 +267,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def _open(self, mode: str) -> None:
         self._abort()  # what an earlier training that ended with an exception may have left
-        self._client = DeepInsightClient(self._places, **self._options)
+        self._client = DeepInsightClient(self._destinations, **self._options)
         self._opened_for = mode
         # If `fit` ends with an exception outside of a step, nobody tells.
         self._over = end_of_caller()
@@ -288,8 +287,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         finally:
             self._last_stats = client.stats()
             if (getattr(self, "params", None) or {}).get("verbose", 1):
-                places = sink_list(self._sink)
-                print(_summary(self._last_stats, places, client.spool_folder))
+                print(_summary(self._last_stats, self._destinations, client.spool_folder))
 
     def _running_epoch(self) -> int | None:
         return self._epoch
@@ -347,10 +345,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _summary(stats: Stats, places: Sequence[SinkLike], spool: os.PathLike[str] | None) -> str:
+def _summary(
+    stats: Stats, destinations: Sequence[Destination], spool: os.PathLike[str] | None
+) -> str:
     text = f"Deep insight: {stats.written:,} of {stats.accepted:,} examples written"
-    if places:
-        text += f" to {', '.join(map(shown, places))}"
+    if destinations:
+        text += f" to {', '.join(map(str, destinations))}"
     if stats.recovered:
         text += f", and {stats.recovered:,} that an earlier run had left"
     if stats.spooled:

@@ -14,9 +14,9 @@ from monolith_keras_metrics.capture.compat import keras
 from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
 from monolith_keras_metrics.pipeline import lifecycle
 from monolith_keras_metrics.pipeline.client import DeepInsightClient, check_options
-from monolith_keras_metrics.pipeline.options import absolute_options, sink_list
+from monolith_keras_metrics.pipeline.options import absolute_options
 from monolith_keras_metrics.records.batch import Layout
-from monolith_keras_metrics.sinks import SinkLike, absolute, shown, without_secrets
+from monolith_keras_metrics.sinks import Destination
 
 
 @keras.utils.register_keras_serializable("monolith_keras_metrics")
@@ -80,8 +80,8 @@ class DeepInsightLayer(keras.layers.Layer):
                 "arguments are saved with the model. Hash uids with DeepInsightCallback, or with "
                 "deep_insight_client(uid_hash_key=…) and the write operations"
             )
-        check_options(sink, **self.client_options)
-        self._clients = _Clients(_places(sink), absolute_options(self.client_options))
+        destinations = check_options(sink, **self.client_options)
+        self._clients = _Clients(destinations, absolute_options(self.client_options))
         # `sink` and `client_options` stay as they came: a saved model may be loaded elsewhere.
         self._sink = _as_given(sink)
         self._has_warned = False
@@ -95,10 +95,9 @@ class DeepInsightLayer(keras.layers.Layer):
 
     @sink.setter
     def sink(self, sink: Any) -> None:
-        check_options(sink, **self.client_options)
-        places = _places(sink)
+        destinations = check_options(sink, **self.client_options)
         self._clients.close()
-        self._clients.places = places
+        self._clients.destinations = destinations
         self._sink = _as_given(sink)
 
     def call(
@@ -212,21 +211,15 @@ class DeepInsightLayer(keras.layers.Layer):
         }
 
     def _sink_to_save(self) -> Any:
-        places, secrets = [], []
-        for place in sink_list(self.sink):
-            if not isinstance(place, (str, os.PathLike)):
-                raise TypeError(
-                    "`sink` must be a folder or a URI, or a list of these, for a layer that is "
-                    f"saved or cloned. Received: {place!r}. Give a URI, or have a subclass of "
-                    "DeepInsightLayer whose get_config leaves `sink` out"
-                )
-            kept, names = without_secrets(place)
-            places.append(os.fspath(kept) if isinstance(kept, os.PathLike) else kept)
+        texts, secrets = [], []
+        for destination in self._clients.destinations:
+            text, names = destination.to_save()
+            texts.append(text)
             if names:
-                secrets.append((shown(place), names))
+                secrets.append((destination, names))
         if secrets and not self._has_warned:
             self._has_warned = True
-            told = "; ".join(f"{', '.join(names)} of {uri}" for uri, names in secrets)
+            told = "; ".join(f"{', '.join(names)} of {where}" for where, names in secrets)
             logging.warning(
                 "DeepInsightLayer %r: secrets are not saved with a model, nor cloned: %s. After "
                 "loading or cloning give the whole sink again, before training: "
@@ -234,7 +227,7 @@ class DeepInsightLayer(keras.layers.Layer):
                 self.name,
                 told,
             )
-        return places if isinstance(self.sink, list) else places[0]
+        return texts if isinstance(self.sink, list) else texts[0]
 
 
 class _Clients:
@@ -243,12 +236,12 @@ class _Clients:
     Graphs hold `number`, which stands for whichever is open, and not a client's own.
 
     Args:
-        places: Where to write.
+        destinations: Where to write.
         options: Further arguments of `DeepInsightClient`.
     """
 
-    def __init__(self, places: Sequence[SinkLike], options: Mapping[str, Any]) -> None:
-        self.places = places
+    def __init__(self, destinations: Sequence[Destination], options: Mapping[str, Any]) -> None:
+        self.destinations = destinations
         self._options = options
         self._changing = threading.RLock()  # replicas record from several threads
         self._client: DeepInsightClient | None = None
@@ -258,7 +251,7 @@ class _Clients:
     def _open(self) -> DeepInsightClient:
         with self._changing:
             if self._client is None:
-                self._client = DeepInsightClient(list(self.places), **self._options)
+                self._client = DeepInsightClient(list(self.destinations), **self._options)
             return self._client
 
     def totals(self) -> dict[str, int]:
@@ -285,10 +278,6 @@ class _Clients:
                 self._client.close()
             finally:
                 self._closed, self._client = self.totals(), None
-
-
-def _places(sink: Any) -> list[SinkLike]:
-    return [absolute(place) for place in sink_list(sink)]
 
 
 def _as_given(sink: Any) -> Any:

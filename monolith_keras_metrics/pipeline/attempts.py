@@ -18,8 +18,8 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 
-from monolith_keras_metrics import sinks
 from monolith_keras_metrics.records.run_folder import JOURNAL, LAST_ATTEMPT, attempt_in
+from monolith_keras_metrics.sinks.destination import Destination
 
 _SPREAD = 1_000_000  # microseconds
 # The year 33658. Numbers beyond, from a file that is not ours, would leave no room for larger ones.
@@ -45,14 +45,14 @@ def new_attempt(clock: Callable[[], float], at_least: int = 0) -> int:
         return _last
 
 
-def largest_seen(places: Sequence[sinks.SinkLike], journal: pathlib.Path | None) -> int:
+def largest_seen(destinations: Sequence[Destination], journal: pathlib.Path | None) -> int:
     """Return the largest attempt that left a name in the folders of a run; 0 if none did.
 
     Args:
-        places: The sinks.
+        destinations: Where records go.
         journal: The folder of the journal; None without one.
     """
-    folders = [*map(sinks.folder, places), journal]
+    folders = [*(one.folder for one in destinations), journal]
     seen = [largest_attempt(folder) for folder in folders if folder is not None]
     return max([*seen, _read(journal) if journal is not None else 0])
 
@@ -71,19 +71,21 @@ def largest_attempt(folder: str | os.PathLike[str]) -> int:
     return max((attempt for attempt in found if attempt < _LARGEST), default=0)
 
 
-def remember(attempt: int, places: Sequence[sinks.SinkLike], journal: pathlib.Path | None) -> None:
+def remember(
+    attempt: int, destinations: Sequence[Destination], journal: pathlib.Path | None
+) -> None:
     """Keep the attempt in the journal's folder, if there is a topic whose messages keep no name.
 
     Does nothing where the folder has a larger one, or cannot be written to.
 
     Args:
         attempt: The attempt.
-        places: The sinks.
+        destinations: Where records go.
         journal: The folder of the journal; None without one.
     """
     if journal is None or journal.name == JOURNAL:  # there a run's files tell
         return
-    if not any(sinks.is_topic(place) for place in places) or _read(journal) >= attempt:
+    if all(one.keeps_attempts for one in destinations) or _read(journal) >= attempt:
         return
     aside = journal / f".{LAST_ATTEMPT}.{secrets.token_hex(8)}"
     try:

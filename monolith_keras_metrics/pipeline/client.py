@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from monolith_keras_metrics import exit_hook, sinks, task_context
+from monolith_keras_metrics import exit_hook, task_context
 from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.journal.files import SpoolFiles
 from monolith_keras_metrics.journal.format import Header
@@ -47,12 +47,13 @@ from monolith_keras_metrics.pipeline import attempts, lifecycle, recovery
 from monolith_keras_metrics.pipeline.counter_emitter import CounterEmitter
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.encoder import BackgroundWriter
-from monolith_keras_metrics.pipeline.options import check_values, sink_list
+from monolith_keras_metrics.pipeline.options import check_values
 from monolith_keras_metrics.pipeline.queue import Accepted, ClosedError, RowQueue
 from monolith_keras_metrics.pipeline.stats import Stats
 from monolith_keras_metrics.records import sampling
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import json_messages, uids_of
+from monolith_keras_metrics.sinks import Destination, Sinks, open_all, parse_all
 from monolith_keras_metrics.threads import BackgroundThread, RunningClock, bounded
 
 _MOST_LAYOUTS = 1_000  # that are kept in mind
@@ -113,7 +114,7 @@ class DeepInsightClient:
 
     def __init__(
         self,
-        sink: sinks.SinkLike | Sequence[sinks.SinkLike],
+        sink: Sinks,
         *,
         run: str | None = None,
         worker: int | None = None,
@@ -132,8 +133,8 @@ class DeepInsightClient:
         clock: Callable[[], float] = time.time,
     ) -> None:
         worker = task_context.get().worker_number if worker is None else worker
+        destinations = parse_all(sink)
         check_values(
-            sink,
             run=run,
             worker=worker,
             overflow=overflow,
@@ -150,12 +151,11 @@ class DeepInsightClient:
             counter_tags=counter_tags,
         )
         lifecycle.check_process()
-        places = [sinks.absolute(place) for place in sink_list(sink)]
-        run_names = [name for name in map(sinks.run_name, places) if name]
-        place = recovery.place_of(places, spool)
+        run_names = [name for one in destinations if (name := one.run_name)]
+        place = recovery.place_of(destinations, spool)
         self.origin = Origin(
             run or next(iter(run_names), "run"),
-            attempts.new_attempt(clock, attempts.largest_seen(places, place)),
+            attempts.new_attempt(clock, attempts.largest_seen(destinations, place)),
             int(worker),
         )
         self._ended: str | None = None
@@ -170,11 +170,11 @@ class DeepInsightClient:
             claim, self.origin = recovery.new_claim(
                 place, self.origin, journal, functools.partial(attempts.new_attempt, clock)
             )
-            attempts.remember(self.origin.attempt, places, place)
-            sinks_of_journal = recovery.identities(places, place)
+            attempts.remember(self.origin.attempt, destinations, place)
+            sinks_of_journal = recovery.identities(destinations, place)
             header = Header(journal, self.origin.worker, self.origin.attempt, sinks_of_journal)
         try:
-            opened = sinks.open_all(places, self.origin, journal)
+            opened = open_all(destinations, self.origin, journal)
         except BaseException:
             if claim is not None:
                 claim.release()
@@ -557,15 +557,16 @@ class DeepInsightClient:
             )
 
 
-def check_options(
-    sink: sinks.SinkLike | Sequence[sinks.SinkLike], others: Sequence[str] = (), **options: Any
-) -> None:
+def check_options(sink: Sinks, others: Sequence[str] = (), **options: Any) -> list[Destination]:
     """Raises for arguments of `DeepInsightClient` that make no sense; opens nothing.
 
     Args:
         sink: As of `DeepInsightClient`.
         others: Names of the arguments of whoever asks.
         **options: The other arguments.
+
+    Returns:
+        Where `sink` says that records go.
 
     Raises:
         TypeError, ValueError: With the argument's name, what came and what was expected.
@@ -577,7 +578,8 @@ def check_options(
             f"There is no argument {unknown[0]!r}. "
             + (f"Did you mean {near[0]!r}?" if near else f"The arguments are: {[*others, *known]}")
         )
-    check_values(sink, **options)
+    check_values(**options)
+    return parse_all(sink)
 
 
 def open_client(number: int) -> DeepInsightClient:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from monolith_keras_metrics import sinks
-
 _MOST_WORKERS = 10**19  # names of files have room for 19 digits
-
-
-def sink_list(sink: sinks.SinkLike | Sequence[sinks.SinkLike]) -> list[sinks.SinkLike]:
-    """Returns one sink or several as a list."""
-    return list(sink) if isinstance(sink, (list, tuple)) else [sink]  # type: ignore[list-item]
 
 
 def absolute_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,13 +18,12 @@ def absolute_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "spool": os.path.abspath(os.path.expanduser(spool))}
 
 
-def check_values(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any) -> None:
+def check_values(**options: Any) -> None:
     """Raises for arguments of `DeepInsightClient` that make no sense; opens nothing.
 
     Raises:
         TypeError, ValueError: With the argument's name, what came and what was expected.
     """
-    _check_sinks(sink_list(sink))
     _check_origin(options.get("run"), options.get("worker"))
     for name, choices in (("overflow", ("block", "drop")), ("on_error", ("warn", "raise"))):
         if name in options and options[name] not in choices:
@@ -68,19 +60,6 @@ def check_values(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any
     tags = options.get("counter_tags")
     if not (tags is None or isinstance(tags, Mapping)):
         raise TypeError(f"`counter_tags` must be a dict or None. Received: counter_tags={tags!r}")
-
-
-def _check_sinks(places: Sequence[sinks.SinkLike]) -> None:
-    seen: dict[object, sinks.SinkLike] = {}
-    for place in places:
-        sinks.check_sink(place)
-        key = sinks.destination(place)
-        if key in seen:
-            raise ValueError(
-                "`sink` must not name one place twice: each record would be there twice. "
-                f"Received: {sinks.shown(seen[key])} and {sinks.shown(place)}"
-            )
-        seen[key] = place
 
 
 def _check_origin(run: Any, worker: Any) -> None:

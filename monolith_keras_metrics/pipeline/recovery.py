@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from absl import logging
 
-from monolith_keras_metrics import sinks
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.claims import Claim
@@ -25,6 +24,8 @@ from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.run_folder import stem_of
+from monolith_keras_metrics.sinks import Destination, Sink, SinkLike, open_all, parse_all
+from monolith_keras_metrics.sinks.folder import FolderDestination
 from monolith_keras_metrics.threads import BackgroundThread
 
 # Of how many crashed processes the files are held at once: each takes a descriptor.
@@ -35,36 +36,36 @@ _RETRY_SECONDS = 30.0
 
 
 def place_of(
-    places: Sequence[sinks.SinkLike], spool: str | os.PathLike[str] | None
+    destinations: Sequence[Destination], spool: str | os.PathLike[str] | None
 ) -> pathlib.Path | None:
     """Return the folder of the journal; None where records wait in memory.
 
     Args:
-        places: The sinks.
+        destinations: Where records go.
         spool: A folder; `"auto"` for that of the first sink that has one, folders before topics;
             None for none.
     """
-    if spool is None or not places:
+    if spool is None or not destinations:
         return None
     if spool != "auto":
         return pathlib.Path(os.path.abspath(os.path.expanduser(spool)))
-    own = [place for place in map(sinks.spool_place, places) if place is not None]
-    if not own and any(isinstance(place, (str, os.PathLike)) for place in places):
+    own = [(one, folder) for one in destinations if (folder := one.journal_folder) is not None]
+    if not own and any(one.wants_journal for one in destinations):
         logging.warning(
             "Deep insight: there is no home for a journal, so records wait in memory, and a kill "
             "loses them: name a folder with `spool`"
         )
-    in_folders = [place for place in own if place.name == run_folder.JOURNAL]
-    return next(iter(in_folders + own), None)
+    in_folders = [folder for one, folder in own if one.folder is not None]
+    return next(iter([*in_folders, *(folder for _, folder in own)]), None)
 
 
-def identities(places: Sequence[sinks.SinkLike], place: pathlib.Path) -> tuple[str, ...]:
+def identities(destinations: Sequence[Destination], place: pathlib.Path) -> tuple[str, ...]:
     """Return what a journal says of its sinks, in an order that does not matter."""
-    return tuple(sorted(sinks.identity(sink, place) for sink in places))
+    return tuple(sorted(one.identity(place) for one in destinations))
 
 
 def spool_of_others(
-    opened: Sequence[sinks.Sink], changed: threading.Condition, decoder: Decoder
+    opened: Sequence[Sink], changed: threading.Condition, decoder: Decoder
 ) -> Spool:
     """Return a spool for what crashed processes left.
 
@@ -288,7 +289,7 @@ class Recovered(NamedTuple):
 
 def recover(
     path: str | os.PathLike[str],
-    places: Sequence[sinks.SinkLike] = (),
+    places: Sequence[SinkLike] = (),
     timeout: float = 60.0,
     *,
     redirect: bool = False,
@@ -313,11 +314,11 @@ def recover(
     place = run_folder.journal_of(root)
     if redirect and not places:
         raise ValueError("`redirect` needs `places`: say where to deliver what was for others")
-    to = list(places) or _own_folder(place)
+    to = parse_all(places) or _own_folder(place)
     if not any(claims.listing(place).journals.values()):
         to = []  # which are not opened for nothing
     hurry = threading.Event()
-    opened = sinks.open_all(to, Origin("recover", 0, 0))
+    opened = open_all(to, Origin("recover", 0, 0))
     decoder = Decoder(probe(place).uids)
     spool = spool_of_others(opened, threading.Condition(), decoder)
     recovery = Recovery(
@@ -357,7 +358,7 @@ def recover(
     return Recovered(counts["written"], spool.journaled(), counts["failed"], tuple(problems))
 
 
-def _own_folder(place: pathlib.Path) -> list[sinks.SinkLike]:
+def _own_folder(place: pathlib.Path) -> list[Destination]:
     """Return a run folder's own sinks, from what its journals say: formats, and no paths."""
     found = probe(place)
     said: set[tuple[str, ...]] = set()
@@ -369,7 +370,7 @@ def _own_folder(place: pathlib.Path) -> list[sinks.SinkLike]:
             except (UnreadableError, OSError):
                 continue  # which is told when it is its turn
     names = {name for sinks_of_one in said for name in sinks_of_one}
-    formats = [f"{name}:." for name in sinks.FOLDER_FORMATS]
+    formats = [f"{name}:." for name in run_folder.FORMATS]
     if not names:
         return []
     if place.name != run_folder.JOURNAL or not names <= set(formats):
@@ -384,7 +385,7 @@ def _own_folder(place: pathlib.Path) -> list[sinks.SinkLike]:
             f"The records in {str(place)!r} were for different sinks, {', '.join(sorted(names))}: "
             "say with --sink where to deliver them"
         )
-    return [f"{name.partition(':')[0]}:{place.parent}" for name in sorted(names)]
+    return [FolderDestination(name.partition(":")[0], place.parent) for name in sorted(names)]
 
 
 def new_claim(
