@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +36,11 @@ from monolith_keras_metrics.records.batch import Batch, Layout
 from monolith_keras_metrics.sinks import Sinks, parse_all
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from monolith_keras_metrics.pipeline.options import OptionValues
+
 
 @tf.autograph.experimental.do_not_convert
 def deep_insight_client(
@@ -45,7 +50,7 @@ def deep_insight_client(
     container: str = socket.gethostname(),
     *,
     sink: Sinks = (),
-    **options: Any,
+    **options: Unpack[OptionValues],
 ) -> tf.Tensor:
     """Makes a client that writes in the background, and returns a handle to it.
 
@@ -64,7 +69,7 @@ def deep_insight_client(
         container: A tag of the counters.
         sink: Where to write: as for `DeepInsightClient`. Without a sink, messages are only
             returned and dumped.
-        **options: Further arguments of `DeepInsightClient`.
+        **options: How records are written, where that differs from the defaults of `Options`.
 
     Returns:
         A scalar int64 tensor, the handle. Two calls give two clients.
@@ -85,11 +90,10 @@ def deep_insight_client(
         context = task_context.get()
         part = f".part-{context.worker_number:05d}" if context.num_workers > 1 else ""
         dump = TFRecordDump(f"{os.path.abspath(dump_filename)}{part}")
-    tags = {"container": container} if enable_metrics_counter else None
+    if enable_metrics_counter:
+        options.setdefault("counter_tags", {"container": container})
     try:
-        client = DeepInsightClient(
-            [*destinations, *([dump] if dump else [])], counter_tags=tags, **options
-        )
+        client = DeepInsightClient([*destinations, *([dump] if dump else [])], **options)
     except BaseException:
         if dump is not None:
             dump.abandon()

@@ -12,7 +12,7 @@ import inspect
 import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from monolith_keras_metrics.capture.compat import check_keras, is_legacy, keras
 from monolith_keras_metrics.capture.fit_scope import EndOfCaller, end_of_caller
@@ -21,10 +21,17 @@ from monolith_keras_metrics.capture.model_inputs import ModelInputs
 from monolith_keras_metrics.capture.targets import Pairs, TargetNames, check_target_names
 from monolith_keras_metrics.capture.train_function import Recorder, Recording, RecordingFunction
 from monolith_keras_metrics.ops.strategy import check_strategy
-from monolith_keras_metrics.pipeline.client import DeepInsightClient, check_options
-from monolith_keras_metrics.pipeline.options import absolute_options
+from monolith_keras_metrics.pipeline.client import DeepInsightClient
+from monolith_keras_metrics.pipeline.options import (
+    OptionValues,
+    make_options,
+    signature_with_options,
+)
 from monolith_keras_metrics.pipeline.stats import Stats
-from monolith_keras_metrics.sinks import Destination, Sinks
+from monolith_keras_metrics.sinks import Destination, Sinks, parse_all
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _MODES = ("train", "test")
 
@@ -64,16 +71,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
             single outputs (a dict or list of them). None: every label is one.
         sample_ratio: Share of users to record, from 0 to 1; always the same users.
         modes: `"train"` records `fit`, `"test"` records `evaluate` and validation.
-        overflow: When many examples wait to be written: `"block"` has training wait, so that
-            nothing is lost; `"drop"` has it go on, and counts what is dropped.
-        flush_seconds: The longest that an example waits to be in the journal on disk, in seconds:
-            what a kill (SIGKILL) loses. What is in the journal, the next run delivers.
-        file_seconds: The longest that records wait to be in a file of the folder, in seconds.
-        on_error: A sink that fails is retried, logged and counted (`"warn"`), or ends `fit` with
-            its own error (`"raise"`).
-        exit_timeout: The longest that the end of training waits for records to be written,
-            in seconds.
-        **options: Further arguments of `DeepInsightClient`.
+        **options: How records are written, where that differs from the defaults of `Options`:
+            `overflow`, `flush_seconds`, `on_error`, `exit_timeout`, `spool`, `uid_hash_key`, ….
 
     Raises:
         TypeError, ValueError: If an argument makes no sense; from `fit`, before the first step is
@@ -90,6 +89,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
     ```
     """
 
+    __signature__: ClassVar[inspect.Signature]
+
     def __init__(
         self,
         sink: Sinks,
@@ -105,12 +106,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         missing_label: float | None = None,
         sample_ratio: float = 0.01,
         modes: Sequence[str] = ("train",),
-        overflow: Literal["block", "drop"] = "block",
-        flush_seconds: float = 1.0,
-        file_seconds: float = 30.0,
-        on_error: Literal["warn", "raise"] = "warn",
-        exit_timeout: float = 10.0,
-        **options: Any,
+        **options: Unpack[OptionValues],
     ) -> None:
         super().__init__()
         if keras.backend.backend() != "tensorflow":
@@ -128,17 +124,11 @@ class DeepInsightCallback(keras.callbacks.Callback):
             )
         if isinstance(modes, str) or not modes or not set(modes) <= set(_MODES):
             raise ValueError(f"`modes` must be some of {_MODES}. Received: modes={modes!r}")
-        options |= {
-            "overflow": overflow,
-            "flush_seconds": flush_seconds,
-            "file_seconds": file_seconds,
-            "on_error": on_error,
-            "exit_timeout": exit_timeout,
-        }
         options.setdefault("counter_tags", {"model_name": model_name})
-        own = inspect.signature(type(self)).parameters.values()
+        own = inspect.signature(DeepInsightCallback.__init__).parameters.values()
         names = [one.name for one in own if one.kind is one.KEYWORD_ONLY]
-        self._destinations = check_options(sink, names, **options)
+        self._options = make_options(None, names, **options)
+        self._destinations = parse_all(sink)
         inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields), example_id)
         self._epoch: int | None = None
         self._recording = Recording(
@@ -152,7 +142,6 @@ class DeepInsightCallback(keras.callbacks.Callback):
         )
         self._recording.layout(Pairs(("any",)))  # says what is wrong with these arguments
         self._modes = frozenset(modes)
-        self._options = absolute_options(options)
         self._functions: dict[str, RecordingFunction] = {}
         self._recorders = {
             mode: Recorder(self._recording, mode, recorded=mode in modes, on_exception=self._abort)
@@ -267,7 +256,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def _open(self, mode: str) -> None:
         self._abort()  # what an earlier training that ended with an exception may have left
-        self._client = DeepInsightClient(self._destinations, **self._options)
+        self._client = DeepInsightClient(self._destinations, self._options)
         self._opened_for = mode
         # If `fit` ends with an exception outside of a step, nobody tells.
         self._over = end_of_caller()
@@ -339,6 +328,9 @@ class DeepInsightCallback(keras.callbacks.Callback):
         # In legacy Keras, the next validation reads the test function before `on_test_begin`.
         if mode != "test" or not self._training:
             function.release(self._recorders[mode])
+
+
+DeepInsightCallback.__signature__ = signature_with_options(DeepInsightCallback)
 
 
 def _is_number(value: object) -> bool:

@@ -13,10 +13,10 @@ from absl import logging
 from monolith_keras_metrics.capture.compat import keras
 from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
 from monolith_keras_metrics.pipeline import lifecycle
-from monolith_keras_metrics.pipeline.client import DeepInsightClient, check_options
-from monolith_keras_metrics.pipeline.options import absolute_options
+from monolith_keras_metrics.pipeline.client import DeepInsightClient
+from monolith_keras_metrics.pipeline.options import Options, make_options
 from monolith_keras_metrics.records.batch import Layout
-from monolith_keras_metrics.sinks import Destination
+from monolith_keras_metrics.sinks import Destination, parse_all
 
 
 @keras.utils.register_keras_serializable("monolith_keras_metrics")
@@ -80,8 +80,7 @@ class DeepInsightLayer(keras.layers.Layer):
                 "arguments are saved with the model. Hash uids with DeepInsightCallback, or with "
                 "deep_insight_client(uid_hash_key=…) and the write operations"
             )
-        destinations = check_options(sink, **self.client_options)
-        self._clients = _Clients(destinations, absolute_options(self.client_options))
+        self._clients = _Clients(parse_all(sink), make_options(**self.client_options))
         # `sink` and `client_options` stay as they came: a saved model may be loaded elsewhere.
         self._sink = _as_given(sink)
         self._has_warned = False
@@ -95,7 +94,7 @@ class DeepInsightLayer(keras.layers.Layer):
 
     @sink.setter
     def sink(self, sink: Any) -> None:
-        destinations = check_options(sink, **self.client_options)
+        destinations = parse_all(sink)
         self._clients.close()
         self._clients.destinations = destinations
         self._sink = _as_given(sink)
@@ -237,10 +236,10 @@ class _Clients:
 
     Args:
         destinations: Where to write.
-        options: Further arguments of `DeepInsightClient`.
+        options: How records are written.
     """
 
-    def __init__(self, destinations: Sequence[Destination], options: Mapping[str, Any]) -> None:
+    def __init__(self, destinations: Sequence[Destination], options: Options) -> None:
         self.destinations = destinations
         self._options = options
         self._changing = threading.RLock()  # replicas record from several threads
@@ -251,7 +250,7 @@ class _Clients:
     def _open(self) -> DeepInsightClient:
         with self._changing:
             if self._client is None:
-                self._client = DeepInsightClient(list(self.destinations), **self._options)
+                self._client = DeepInsightClient(list(self.destinations), self._options)
             return self._client
 
     def totals(self) -> dict[str, int]:

@@ -20,17 +20,14 @@ What is promised:
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
-import os
 import pathlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,14 +44,24 @@ from monolith_keras_metrics.pipeline import attempts, lifecycle, recovery
 from monolith_keras_metrics.pipeline.counter_emitter import CounterEmitter
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.encoder import BackgroundWriter
-from monolith_keras_metrics.pipeline.options import check_values
+from monolith_keras_metrics.pipeline.options import (
+    Options,
+    OptionValues,
+    make_options,
+    signature_with_options,
+)
 from monolith_keras_metrics.pipeline.queue import Accepted, ClosedError, RowQueue
 from monolith_keras_metrics.pipeline.stats import Stats
 from monolith_keras_metrics.records import sampling
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import json_messages, uids_of
-from monolith_keras_metrics.sinks import Destination, Sinks, open_all, parse_all
+from monolith_keras_metrics.sinks import Sinks, open_all, parse_all
 from monolith_keras_metrics.threads import BackgroundThread, RunningClock, bounded
+
+if TYPE_CHECKING:
+    from inspect import Signature
+
+    from typing_extensions import Unpack
 
 _MOST_LAYOUTS = 1_000  # that are kept in mind
 _COUNTERS_SECONDS = 0.5  # for the last of them, where the sinks have taken all the time
@@ -68,33 +75,9 @@ class DeepInsightClient:
             `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
             these. An empty list writes nowhere. A relative folder is resolved when the client is
             made; a later `os.chdir` changes nothing.
-        run: Name of the training that all its workers and restarts belong to. Default: the last
-            part of the first sink's path, or its topic.
-        worker: This process's number among those that write to the same place. Default: what
-            `task_context` says.
-        overflow: When `queue_rows` examples wait in memory, or `spool_bytes` on disk: `"block"`
-            waits, so that nothing is lost; `"drop"` never waits, and counts what it drops.
-        queue_rows: How many examples may wait to be turned into records, and how many records may
-            wait in memory for the sinks.
-        memory_bytes: The same in bytes: how many bytes of examples, and of records.
-        flush_seconds: The longest that an example waits to be in the journal, in seconds: what a
-            kill loses.
-        file_seconds: The longest that records wait to be in a file of their folder, in seconds,
-            where they are fewer than a file holds.
-        spool: The folder of the journal. `"auto"`: `.spool` in the first sink's folder; for Kafka
-            alone, a folder in `$XDG_STATE_HOME` or `~/.local/state`; for sink objects none.
-            None: no journal, records wait in memory.
-        spool_bytes: The most that the journal takes, in bytes.
-        on_error: `"warn"` logs and counts what a sink fails to take; `"raise"` raises the sink's
-            error from the next `write`, or from `close`.
-        retry_seconds: When the spool is full: for how long a sink may have failed before records
-            for it are given up. At any time: for how long records are tried that a sink refuses
-            with an error that may be their own (see `sinks.errors.may_pass`).
-        exit_timeout: The longest that `close` takes, in seconds.
-        uid_hash_key: With a key of 1 to 64 bytes, records carry a keyed hash of the uid.
-        counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`); None for
-            no counters.
-        clock: Unix seconds; makes the attempt's number (see `attempts`).
+        options: How records are written.
+        clock: Returns Unix seconds; makes the attempt's number (see `attempts`).
+        **changes: The options that differ from `options`, or from the defaults: see `Options`.
 
     Raises:
         TypeError, ValueError: If an argument makes no sense.
@@ -112,57 +95,30 @@ class DeepInsightClient:
     2
     """
 
+    __signature__: ClassVar[Signature]
+
     def __init__(
         self,
         sink: Sinks,
+        options: Options | None = None,
         *,
-        run: str | None = None,
-        worker: int | None = None,
-        overflow: Literal["block", "drop"] = "block",
-        queue_rows: int = 262_144,
-        memory_bytes: int = 256 << 20,
-        flush_seconds: float = 1.0,
-        file_seconds: float = 30.0,
-        spool: str | os.PathLike[str] | None = "auto",
-        spool_bytes: int = 1 << 30,
-        on_error: Literal["warn", "raise"] = "warn",
-        retry_seconds: float = 30.0,
-        exit_timeout: float = 10.0,
-        uid_hash_key: bytes | None = None,
-        counter_tags: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
+        **changes: Unpack[OptionValues],
     ) -> None:
-        worker = task_context.get().worker_number if worker is None else worker
         destinations = parse_all(sink)
-        check_values(
-            run=run,
-            worker=worker,
-            overflow=overflow,
-            queue_rows=queue_rows,
-            memory_bytes=memory_bytes,
-            flush_seconds=flush_seconds,
-            file_seconds=file_seconds,
-            spool=spool,
-            spool_bytes=spool_bytes,
-            on_error=on_error,
-            retry_seconds=retry_seconds,
-            exit_timeout=exit_timeout,
-            uid_hash_key=uid_hash_key,
-            counter_tags=counter_tags,
-        )
+        opts = make_options(options, ["clock"], **changes)
+        if opts.worker is None:
+            opts = make_options(opts, worker=task_context.get().worker_number)
+        self._options = opts
         lifecycle.check_process()
         run_names = [name for one in destinations if (name := one.run_name)]
-        place = recovery.place_of(destinations, spool)
+        place = recovery.place_of(destinations, opts.spool)
         self.origin = Origin(
-            run or next(iter(run_names), "run"),
+            opts.run or next(iter(run_names), "run"),
             attempts.new_attempt(clock, attempts.largest_seen(destinations, place)),
-            int(worker),
+            int(opts.worker or 0),
         )
         self._ended: str | None = None
-        self._overflow = overflow
-        self._on_error = on_error
-        self._retry_seconds = retry_seconds
-        self._exit_timeout = exit_timeout
         self._hurry = threading.Event()
         claim = header = None
         journal = secrets.token_hex(8)
@@ -184,10 +140,10 @@ class DeepInsightClient:
             [bool(getattr(sink, "gathers", False)) for sink in opened],
             SpoolFiles(claim, header),
             changed,
-            memory_rows=queue_rows,
-            memory_bytes=memory_bytes,
-            spool_bytes=spool_bytes,
-            segment_seconds=file_seconds,
+            memory_rows=opts.queue_rows,
+            memory_bytes=opts.memory_bytes,
+            spool_bytes=opts.spool_bytes,
+            segment_seconds=opts.file_seconds,
             threads=[ENCODER] if claim is None else [ENCODER, KEEPER],
         )
         self._decoder = Decoder(frozenset() if place is None else probe(place).uids)
@@ -195,27 +151,27 @@ class DeepInsightClient:
         spools = [self._spool] if header is None else [self._left, self._spool]
         running = RunningClock()
         self._deliveries = [
-            Delivery(sink, number, spools, retry_seconds, self._hurry, running)
+            Delivery(sink, number, spools, opts.retry_seconds, self._hurry, running)
             for number, sink in enumerate(opened)
         ]
         self._checked: set[Layout] = set()
         self._last_layout: Layout | None = None
-        self._queue = RowQueue(queue_rows, memory_bytes)
+        self._queue = RowQueue(opts.queue_rows, opts.memory_bytes)
         self._keeper = (
             None
             if claim is None
-            else JournalKeeper(self._spool, claim, flush_seconds, self._at_risk_seconds)
+            else JournalKeeper(self._spool, claim, opts.flush_seconds, self._at_risk_seconds)
         )
         self._writer = BackgroundWriter(
             self._queue,
             self._spool,
             self._deliveries,
-            self.origin if run or run_names or claim is not None else None,
-            overflow=overflow,
-            retry_seconds=retry_seconds,
-            flush_seconds=flush_seconds,
+            self.origin if opts.run or run_names or claim is not None else None,
+            overflow=opts.overflow,
+            retry_seconds=opts.retry_seconds,
+            flush_seconds=opts.flush_seconds,
             hurry=self._hurry,
-            uid_hash_key=uid_hash_key,
+            uid_hash_key=opts.uid_hash_key,
             clock=running,
             ended=self._writer_ended,
             now_and_then=self._start_counters,
@@ -229,8 +185,8 @@ class DeepInsightClient:
         )
         self._counters = (
             None
-            if counter_tags is None
-            else CounterEmitter(self._counts, counter_tags, flush_seconds)
+            if opts.counter_tags is None
+            else CounterEmitter(self._counts, opts.counter_tags, opts.flush_seconds)
         )
         self._finishing = threading.RLock()
         self._closing = threading.Event()
@@ -260,7 +216,7 @@ class DeepInsightClient:
         if batch.layout is not self._last_layout and self._ended is None:
             self._check_first(batch)
         try:
-            block = self._overflow == "block"
+            block = self._options.overflow == "block"
             accepted = self._queue.put(batch, block=block, answers=self._answers)
         except ClosedError:
             raise RuntimeError(f"This DeepInsightClient {self._ended}: make a new one") from None
@@ -337,7 +293,7 @@ class DeepInsightClient:
 
     def finish(self, timeout: float | None = None) -> None:
         """Does what `close` does, and raises nothing: another exception is on its way."""
-        timeout = bounded(self._exit_timeout if timeout is None else timeout)
+        timeout = bounded(self._options.exit_timeout if timeout is None else timeout)
         if lifecycle.find(self.number) is None or not self._finishing.acquire(timeout=timeout):
             return
         try:
@@ -513,12 +469,12 @@ class DeepInsightClient:
     def _is_down(self) -> bool:
         """Whether a sink keeps failing, so that nobody should wait for it."""
         return any(
-            delivery.is_down() or (self._on_error == "raise" and delivery.error is not None)
+            delivery.is_down() or (self._options.on_error == "raise" and delivery.error is not None)
             for delivery in self._deliveries
         )
 
     def _raise_error(self) -> None:
-        if self._on_error != "raise" or self._raised is not None:
+        if self._options.on_error != "raise" or self._raised is not None:
             return
         errors = (self._writer.died, *(delivery.first_error for delivery in self._deliveries))
         self._raised = next((error for error in errors if error is not None), None)
@@ -557,29 +513,7 @@ class DeepInsightClient:
             )
 
 
-def check_options(sink: Sinks, others: Sequence[str] = (), **options: Any) -> list[Destination]:
-    """Raises for arguments of `DeepInsightClient` that make no sense; opens nothing.
-
-    Args:
-        sink: As of `DeepInsightClient`.
-        others: Names of the arguments of whoever asks.
-        **options: The other arguments.
-
-    Returns:
-        Where `sink` says that records go.
-
-    Raises:
-        TypeError, ValueError: With the argument's name, what came and what was expected.
-    """
-    known = [name for name in inspect.signature(DeepInsightClient).parameters if name != "sink"]
-    if unknown := [name for name in options if name not in known]:
-        near = difflib.get_close_matches(unknown[0], [*known, *others], n=1)
-        raise TypeError(
-            f"There is no argument {unknown[0]!r}. "
-            + (f"Did you mean {near[0]!r}?" if near else f"The arguments are: {[*others, *known]}")
-        )
-    check_values(**options)
-    return parse_all(sink)
+DeepInsightClient.__signature__ = signature_with_options(DeepInsightClient)
 
 
 def open_client(number: int) -> DeepInsightClient:
