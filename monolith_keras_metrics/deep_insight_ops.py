@@ -111,6 +111,10 @@ def client_of(deep_insight_client_tensor: tf.Tensor) -> DeepInsightClient:
 
     Raises:
         ValueError: If it is no handle of an open client of this process.
+
+    Example:
+    >>> client_of(deep_insight_client(is_fake=True)).stats().accepted
+    0
     """
     number = tf.get_static_value(deep_insight_client_tensor)
     if number is None or np.ndim(number) != 0:
@@ -378,6 +382,15 @@ def write_deep_insight_from_features(
     Returns:
         What `write_deep_insight` or `write_deep_insight_v2` returns; `tf.no_op()` where `features`
         has no `req_time`, with one line in the log.
+
+    Example:
+    >>> features = {"uid": tf.constant([3]), "req_time": tf.constant([7]),
+    ...             "sample_rate": tf.constant([1.0])}
+    >>> msgs = write_deep_insight_from_features(
+    ...     features, 1.0, "ctr", labels=tf.constant([1.0]), preds=tf.constant([0.5]),
+    ...     deep_insight_client_tensor=deep_insight_client(is_fake=True), return_msgs=True)
+    >>> msgs.numpy()[0][:29]
+    b'{"model_name":"ctr","uid":3,'
     """
     if "req_time" not in features:
         logging.log_first_n(logging.INFO, "Deep insight is off: the features have no 'req_time'", 1)

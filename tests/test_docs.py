@@ -34,8 +34,9 @@ def test_public_names_are_documented(name: str) -> None:
         assert value.count(".") == 2
         return
     doc = inspect.getdoc(value) or ""
-    assert "Args:" in doc
+    assert "Args:" in doc or "Attributes:" in doc
     assert "Raises:" in doc or "Returns:" in doc
+    assert ">>>" in doc or "```python" in doc
 
 
 def test_unknown_names() -> None:

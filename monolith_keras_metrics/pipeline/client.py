@@ -86,7 +86,7 @@ class DeepInsightClient:
 
     Example:
     >>> import tempfile, numpy as np
-    >>> from monolith_keras_metrics.records.batch import Batch, Layout
+    >>> from monolith_keras_metrics import Batch, Layout
     >>> layout = Layout("ctr", ("click",), sample_ratio=0.01)
     >>> with DeepInsightClient(tempfile.mkdtemp()) as client:
     ...     client.write(Batch(layout, 3, np.array([0, 19, 1005]), np.zeros(3, int), 0,
