@@ -384,7 +384,7 @@ def write_deep_insight_from_features(
         has no `req_time`, with one line in the log.
 
     Example:
-    >>> features = {"uid": tf.constant([3]), "req_time": tf.constant([7]),
+    >>> features = {"uid": tf.constant([3], tf.int64), "req_time": tf.constant([7], tf.int64),
     ...             "sample_rate": tf.constant([1.0])}
     >>> msgs = write_deep_insight_from_features(
     ...     features, 1.0, "ctr", labels=tf.constant([1.0]), preds=tf.constant([0.5]),
