@@ -7,6 +7,7 @@ import pathlib
 import stat
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
 import pytest
@@ -17,6 +18,7 @@ from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.files import SpoolFiles
 from monolith_keras_metrics.journal.regular import probe
 from monolith_keras_metrics.journal.spool import ENCODER, Spool
+from monolith_keras_metrics.pipeline.ledger import Ledger
 from monolith_keras_metrics.pipeline.queue import ClosedError, RowQueue
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
@@ -32,9 +34,25 @@ def frame(number: int) -> pl.DataFrame:
     return to_frame([batch(1, number * ROWS)], origin, positions=[number * ROWS])
 
 
-def make(folder: pathlib.Path | None, *gathers: bool, spool_bytes: int = 1 << 30) -> Spool:
+class Kept(Spool):
+    """A spool with its ledger at hand."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.ledger = Ledger()
+        super().__init__(*args, self.ledger, **kwargs)
+
+    def journaled(self) -> int:
+        return self.ledger.fates().journaled
+
+    def settled(self) -> tuple[int, int]:
+        """How many were written, and how many failed."""
+        fates = self.ledger.fates()
+        return fates.written, fates.failed
+
+
+def make(folder: pathlib.Path | None, *gathers: bool, spool_bytes: int = 1 << 30) -> Kept:
     claim = None if folder is None else claims.claim_new(folder, STEM, "a")
-    return Spool(
+    return Kept(
         gathers,
         SpoolFiles(claim, HEADER),
         threading.Condition(),
@@ -125,7 +143,7 @@ def test_only_what_makes_room_is_given_up(tmp_path: pathlib.Path) -> None:
         portion = waiting.portion(1)
         assert portion is not None
         waiting.done(1, portion)
-    assert waiting.counts == {"written": 0, "failed": 2 * ROWS}
+    assert waiting.settled() == (0, 2 * ROWS)
     assert append(waiting, 5)
     assert waiting.give_up(0) == ROWS
     waiting.end()
@@ -313,7 +331,8 @@ def test_memory_is_bounded_in_bytes(tmp_path: pathlib.Path) -> None:
 def test_a_queue_is_bounded_in_bytes() -> None:
     """With what texts take, as far as it has been learned."""
     one = batch(1, 0)
-    queue = RowQueue(100 * ROWS, 3 * ROWS * one.layout.row_bytes)
+    ledger = Ledger()
+    queue = RowQueue(ledger, 100 * ROWS, 3 * ROWS * one.layout.row_bytes)
 
     def is_taken() -> bool:
         return not queue.put(batch(1, 0), block=False, answers=lambda: True).dropped
@@ -326,7 +345,9 @@ def test_a_queue_is_bounded_in_bytes() -> None:
     assert len(queue.take(100 * ROWS, 0.0)) == 1
     queue.done(ROWS)
     assert is_taken()
-    assert queue.counts() == (6 * ROWS, 2 * ROWS, ROWS)
+    fates = ledger.fates()
+    assert (fates.accepted, fates.dropped, fates.queued) == (6 * ROWS, 2 * ROWS, 4 * ROWS)
+    assert queue.entered() == 4 * ROWS
 
 
 def test_nothing_is_left_of_what_found_no_room(
@@ -360,7 +381,7 @@ def test_what_is_refused_is_counted_beside_what_cannot_be_read(tmp_path: pathlib
     assert portion is not None
     portion.segment.entries[0].failed = ROWS  # as `Portion.frames` has it
     waiting.done(0, portion, failed=5)
-    assert waiting.counts == {"written": ROWS - 5, "failed": ROWS + 5}
+    assert waiting.settled() == (ROWS - 5, ROWS + 5)
     waiting.end()
 
 
@@ -397,7 +418,7 @@ def test_an_error_of_closing_a_file_ends_nothing(
     assert portion is not None
     waiting.done(0, portion)
     assert waiting.portion(0) is None
-    assert waiting.counts["written"] == ROWS
+    assert waiting.settled() == (ROWS, 0)
 
 
 @pytest.fixture
@@ -429,7 +450,7 @@ def test_nobody_waits_for_a_disk_to_get_counts(
     assert begun.wait(60)
     counts: list[int] = []
     asking = threading.Thread(
-        target=lambda: counts.append(waiting.journaled() + waiting.counts["written"])
+        target=lambda: counts.append(sum(waiting.settled()) + waiting.journaled())
     )
     asking.start()
     asking.join(60)
@@ -440,7 +461,8 @@ def test_nobody_waits_for_a_disk_to_get_counts(
 
 
 def test_a_queue_that_is_closed_lets_nobody_wait() -> None:
-    queue = RowQueue(ROWS)
+    ledger = Ledger()
+    queue = RowQueue(ledger, ROWS)
     assert not queue.put(batch(1, 0), block=True, answers=lambda: True).dropped
     refused = threading.Event()
 
@@ -455,12 +477,18 @@ def test_a_queue_that_is_closed_lets_nobody_wait() -> None:
     assert refused.wait(60)
     waiting.join()
     assert [one.batch.rows for one in queue.take(10 * ROWS, 0.0)] == [ROWS]
-    assert queue.counts() == (ROWS, 0, ROWS)
+    assert ledger.fates().queued == ROWS
 
 
 def test_counts_can_be_had_in_the_middle_of_a_put() -> None:
     """By a signal's handler, which interrupts whatever the main thread does."""
     seen = []
-    queue = RowQueue(ROWS, 1 << 30, lambda: float(seen.append(queue.counts()) is None))
+    ledger = Ledger()
+
+    def clock() -> float:
+        seen.append((queue.entered(), ledger.fates().accepted))
+        return 0.0
+
+    queue = RowQueue(ledger, ROWS, 1 << 30, clock)
     queue.put(batch(1, 0), block=True, answers=lambda: True)
-    assert seen == [(0, 0, 0)]
+    assert seen == [(0, 0)]

@@ -22,12 +22,12 @@ from monolith_keras_metrics.capture.targets import Pairs, TargetNames, check_tar
 from monolith_keras_metrics.capture.train_function import Recorder, Recording, RecordingFunction
 from monolith_keras_metrics.ops.strategy import check_strategy
 from monolith_keras_metrics.pipeline.client import DeepInsightClient
+from monolith_keras_metrics.pipeline.ledger import Stats
 from monolith_keras_metrics.pipeline.options import (
     OptionValues,
     make_options,
     signature_with_options,
 )
-from monolith_keras_metrics.pipeline.stats import Stats
 from monolith_keras_metrics.sinks import Destination, Sinks, parse_all
 
 if TYPE_CHECKING:

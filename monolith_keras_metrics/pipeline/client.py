@@ -44,6 +44,7 @@ from monolith_keras_metrics.pipeline import attempts, lifecycle, recovery
 from monolith_keras_metrics.pipeline.counter_emitter import CounterEmitter
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.encoder import BackgroundWriter
+from monolith_keras_metrics.pipeline.ledger import Ledger, Stats
 from monolith_keras_metrics.pipeline.options import (
     Options,
     OptionValues,
@@ -51,7 +52,6 @@ from monolith_keras_metrics.pipeline.options import (
     signature_with_options,
 )
 from monolith_keras_metrics.pipeline.queue import Accepted, ClosedError, RowQueue
-from monolith_keras_metrics.pipeline.stats import Stats
 from monolith_keras_metrics.records import sampling
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import json_messages, uids_of
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _MOST_LAYOUTS = 1_000  # that are kept in mind
+_COUNTERS = ("accepted", "sampled", "unsampled", "written", "dropped", "failed")
 _COUNTERS_SECONDS = 0.5  # for the last of them, where the sinks have taken all the time
 
 
@@ -136,10 +137,12 @@ class DeepInsightClient:
                 claim.release()
             raise
         changed = threading.Condition()
+        self._ledger, self._recovered = Ledger(), Ledger()
         self._spool = Spool(
             [bool(getattr(sink, "gathers", False)) for sink in opened],
             SpoolFiles(claim, header),
             changed,
+            self._ledger,
             memory_rows=opts.queue_rows,
             memory_bytes=opts.memory_bytes,
             spool_bytes=opts.spool_bytes,
@@ -147,7 +150,7 @@ class DeepInsightClient:
             threads=[ENCODER] if claim is None else [ENCODER, KEEPER],
         )
         self._decoder = Decoder(frozenset() if place is None else probe(place).uids)
-        self._left = recovery.spool_of_others(opened, changed, self._decoder)
+        self._left = recovery.spool_of_others(opened, changed, self._recovered, self._decoder)
         spools = [self._spool] if header is None else [self._left, self._spool]
         running = RunningClock()
         self._deliveries = [
@@ -156,7 +159,7 @@ class DeepInsightClient:
         ]
         self._checked: set[Layout] = set()
         self._last_layout: Layout | None = None
-        self._queue = RowQueue(opts.queue_rows, opts.memory_bytes)
+        self._queue = RowQueue(self._ledger, opts.queue_rows, opts.memory_bytes)
         self._keeper = (
             None
             if claim is None
@@ -165,6 +168,7 @@ class DeepInsightClient:
         self._writer = BackgroundWriter(
             self._queue,
             self._spool,
+            self._ledger,
             self._deliveries,
             self.origin if opts.run or run_names or claim is not None else None,
             overflow=opts.overflow,
@@ -328,6 +332,8 @@ class DeepInsightClient:
     def forget(self) -> None:
         """In a forked process: leaves everything to the process that it came from."""
         self._ended = "belongs to the process that this one was forked from"
+        for ledger in (self._ledger, self._recovered):
+            ledger.detach()
         self._queue.make_locks()
         self._queue.close()
         changed = threading.Condition()
@@ -359,9 +365,8 @@ class DeepInsightClient:
 
     def _counts(self) -> dict[str, int]:
         """The counters."""
-        names = ("accepted", "sampled", "unsampled", "written", "dropped", "failed")
-        stats = self.stats()._asdict()
-        return {name: stats[name] for name in names}
+        fates = self._ledger.fates()
+        return {name: getattr(fates, name) for name in _COUNTERS}
 
     def messages(self, accepted: Accepted) -> npt.NDArray[np.object_]:
         """Returns the messages of a batch.
@@ -387,27 +392,17 @@ class DeepInsightClient:
 
     def stats(self) -> Stats:
         """Returns the counts so far."""
-        # In this order a row that moves on meanwhile is seen as waiting, never twice.
-        spooled = self._spool.journaled()
-        delivered = dict(self._spool.counts)
-        counts = dict(self._writer.counts)
+        fates = self._ledger.fates()._asdict()
+        recovered = self._recovered.fates()
         oldest = [at for at in (self._spool.oldest(), self._writer.oldest()) if at is not None]
-        accepted, dropped, queued = self._queue.counts()
-        counts["dropped"] += dropped
-        counts["failed"] += delivered["failed"]
-        settled = counts["unsampled"] + delivered["written"] + counts["failed"] + counts["dropped"]
         return Stats(
-            accepted=accepted,
-            written=delivered["written"],
-            waiting=accepted - settled,
-            queued=queued,
-            spooled=min(spooled, accepted - settled),
+            spooled=fates.pop("journaled"),
+            **fates,
             spooled_bytes=self._spool.bytes + self._left.bytes,
-            recovered=self._left.counts["written"],
-            recovered_failed=self._left.counts["failed"],
+            recovered=recovered.written,
+            recovered_failed=recovered.failed,
             lag_seconds=time.monotonic() - min(oldest) if oldest else 0.0,
             at_risk_seconds=self._at_risk_seconds(),
-            **counts,
         )
 
     def _writer_ended(self) -> None:
@@ -483,7 +478,7 @@ class DeepInsightClient:
 
     def _warn_of_losses(self, timeout: float) -> None:
         stats = self.stats()
-        if left := stats.spooled + self._left.journaled():
+        if left := stats.spooled + self._recovered.fates().journaled:
             logging.warning(
                 "Deep insight: %s examples were not delivered within %g s. They wait in %r: the "
                 "next run with the same sinks delivers them, and so does `deep-insight recover`",

@@ -16,6 +16,7 @@ from absl import logging
 
 from monolith_keras_metrics.journal.spool import ENCODER, Spool
 from monolith_keras_metrics.pipeline.delivery import Delivery
+from monolith_keras_metrics.pipeline.ledger import Ledger
 from monolith_keras_metrics.pipeline.queue import Accepted, RowQueue
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
@@ -43,6 +44,7 @@ class BackgroundWriter(BackgroundThread):
     Args:
         queue: Where batches come from.
         spool: Where records go.
+        ledger: Where it is noted what becomes of examples.
         deliveries: Who takes them from there; asked for how long they have been stuck.
         origin: Who writes; None leaves its columns out of the records.
         overflow: What happens when the spool is full: `"block"` waits, `"drop"` drops.
@@ -56,7 +58,6 @@ class BackgroundWriter(BackgroundThread):
         now_and_then: Called a few times a second; it must not wait.
 
     Attributes:
-        counts: Examples that are `"sampled"`, `"unsampled"`, `"failed"` and `"dropped"` here.
         died: What ended the thread, if it was no orderly end.
     """
 
@@ -64,6 +65,7 @@ class BackgroundWriter(BackgroundThread):
         self,
         queue: RowQueue,
         spool: Spool,
+        ledger: Ledger,
         deliveries: Sequence[Delivery],
         origin: Origin | None,
         *,
@@ -77,10 +79,10 @@ class BackgroundWriter(BackgroundThread):
         now_and_then: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(self._write_all, "deep-insight")
-        self.counts = {"sampled": 0, "unsampled": 0, "failed": 0, "dropped": 0}
         self.died: BaseException | None = None
         self._queue = queue
         self._spool = spool
+        self._ledger = ledger
         self._deliveries = deliveries
         self._origin = origin
         self._drop = overflow == "drop"
@@ -229,11 +231,11 @@ class BackgroundWriter(BackgroundThread):
 
     def _ask_for_flush(self) -> int:
         """Returns how many rows must be taken from the queue for all that is in it now."""
-        positions, dropped, _ = self._queue.counts()
+        entered = self._queue.entered()
         with self._flushed:
-            self._flush_at = max(self._flush_at, positions - dropped)
+            self._flush_at = max(self._flush_at, entered)
         self._queue.hurry()
-        return positions - dropped
+        return entered
 
     def _absorb(self, taken: Sequence[Accepted]) -> None:
         """Turns batches into frames and puts these into the spool."""
@@ -249,7 +251,7 @@ class BackgroundWriter(BackgroundThread):
                         frames.append(self.records([one]))
                     except _BAD_BATCH as error:
                         same_layout = [other for other in same_layout if other is not one]
-                        self.counts["failed"] += one.batch.rows
+                        self._ledger.convert(0, 0, failed=one.batch.rows)
                         self.warn_once(
                             "bad batch",
                             "a batch of %d examples could not be turned into records and is left "
@@ -259,8 +261,7 @@ class BackgroundWriter(BackgroundThread):
                             error,
                         )
             sampled = sum(frame.height for frame in frames)
-            self.counts["unsampled"] += _rows(same_layout) - sampled
-            self.counts["sampled"] += sampled
+            self._ledger.convert(sampled, _rows(same_layout) - sampled)
             for frame in filter(len, frames):
                 self._seen_at = self._clock()
                 self._learn_text(frame, same_layout[0].batch.layout)
@@ -282,11 +283,11 @@ class BackgroundWriter(BackgroundThread):
         while not self._spool.append(frame, encoded, accepted_at, size):
             self._seen_at = self._clock()
             if self._drop:
-                self.counts["dropped"] += frame.height
+                self._ledger.drop(frame.height)
                 self.warn_once("spool", "the spool is full: examples are dropped (see `stats`)")
                 return
             if self._hurry.is_set():
-                self.counts["failed"] += frame.height
+                self._ledger.settle(0, frame.height)
                 self.warn_once("spool", "the spool is full, and the process ends: examples fail")
                 return
             self.warn_once("spool", "the spool is full: training may have to wait for the sinks")

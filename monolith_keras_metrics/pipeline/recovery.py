@@ -21,6 +21,7 @@ from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.journal.regular import NotOursError, Probe, probe
 from monolith_keras_metrics.journal.spool import RECOVERY, Spool
 from monolith_keras_metrics.pipeline.delivery import Delivery
+from monolith_keras_metrics.pipeline.ledger import Ledger
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.run_folder import stem_of
@@ -65,19 +66,21 @@ def identities(destinations: Sequence[Destination], place: pathlib.Path) -> tupl
 
 
 def spool_of_others(
-    opened: Sequence[Sink], changed: threading.Condition, decoder: Decoder
+    opened: Sequence[Sink], changed: threading.Condition, ledger: Ledger, decoder: Decoder
 ) -> Spool:
     """Return a spool for what crashed processes left.
 
     Args:
         opened: The sinks.
         changed: As of `Spool`.
+        ledger: Where it is noted what becomes of it.
         decoder: Reads what other processes wrote.
     """
     return Spool(
         [bool(getattr(sink, "gathers", False)) for sink in opened],
         SpoolFiles(None),
         changed,
+        ledger,
         threads=[RECOVERY],
         read=decoder.read,
     )
@@ -320,7 +323,8 @@ def recover(
     hurry = threading.Event()
     opened = open_all(to, Origin("recover", 0, 0))
     decoder = Decoder(probe(place).uids)
-    spool = spool_of_others(opened, threading.Condition(), decoder)
+    ledger = Ledger()
+    spool = spool_of_others(opened, threading.Condition(), ledger, decoder)
     recovery = Recovery(
         spool,
         place,
@@ -339,7 +343,7 @@ def recover(
         thread.start()
     deadline, seen = time.monotonic() + timeout, -1
     while time.monotonic() < deadline and not all(one.join(0.05) for one in threads):
-        if (waits := spool.journaled()) != seen:
+        if (waits := ledger.fates().journaled) != seen:
             deadline, seen = time.monotonic() + timeout, waits
     hurry.set()
     spool.release()
@@ -354,8 +358,8 @@ def recover(
             f"could be delivered: {', '.join(aside[:3])}{', …' if aside[3:] else ''}. Rename one "
             "to end in .journal to have it tried again, or remove it"
         )
-    counts = spool.counts
-    return Recovered(counts["written"], spool.journaled(), counts["failed"], tuple(problems))
+    fates = ledger.fates()
+    return Recovered(fates.written, fates.journaled, fates.failed, tuple(problems))
 
 
 def _own_folder(place: pathlib.Path) -> list[Destination]:
