@@ -9,8 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from places import HELPERS
 
-_SCRIPT = pathlib.Path(__file__).parent / "other_keras.py"
+_SCRIPT = HELPERS / "other_keras.py"
 
 
 def start(package: str, folder: pathlib.Path, legacy: str | None) -> subprocess.Popen[str]:

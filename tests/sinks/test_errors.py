@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import polars as pl
 import pytest
+from places import HELPERS
 from test_sinks import ORIGIN, every_format, names
 
 from monolith_keras_metrics.records.batch import Batch, Layout
@@ -46,7 +47,7 @@ def test_a_limit_on_the_size_of_files_may_pass(scheme: str, tmp_path: pathlib.Pa
     """TensorFlow calls it `OutOfRangeError`; what it quotes tells."""
     code = f"""
         import resource, signal, sys
-        sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+        sys.path.insert(0, {str(HELPERS)!r})
         import test_errors
         from monolith_keras_metrics.sinks.errors import may_pass
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from places import HELPERS
 from test_faults import read as read_whole
 from training import ROWS, columns, dataset, frozen, labels, model, read
 from writing import check_records
@@ -227,7 +228,7 @@ def test_a_kill_and_a_restart_elsewhere(home: pathlib.Path) -> None:
     """One process is given the relative folder and leaves it; its successor the absolute one."""
     code = f"""
 import os, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 from writing import batch, ROWS
 from monolith_keras_metrics import DeepInsightClient
 client = DeepInsightClient(sys.argv[1], file_seconds=0.2)

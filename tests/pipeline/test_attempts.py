@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import HELPERS
 from writing import batch
 
 from monolith_keras_metrics import DeepInsightClient
@@ -113,7 +114,7 @@ def attempt_of_a_process(sink: Any, clock: float, spool: Any = "auto") -> int:
     """Opens a client in a new process, with a clock that stands still; writes, and closes it."""
     code = f"""
 import sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 from writing import batch
 from monolith_keras_metrics import DeepInsightClient
 from monolith_keras_metrics.sinks.kafka import destination
@@ -146,7 +147,7 @@ def test_a_clock_that_was_set_back_after_a_kill(tmp_path: pathlib.Path) -> None:
     """What was left counts, too, before anything is in the run's folder."""
     code = f"""
 import os, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 from writing import batch
 from monolith_keras_metrics import DeepInsightClient
 client = DeepInsightClient({str(tmp_path)!r}, clock=lambda: {NOW / 1e6})

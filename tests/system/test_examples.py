@@ -15,12 +15,12 @@ import nbclient
 import nbformat
 import polars as pl
 import pytest
+from places import EXAMPLES, ROOT
 from sklearn.metrics import roc_auc_score
 from training import read
 
 from monolith_keras_metrics import insight
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 NOTEBOOK = EXAMPLES / "notebooks" / "first_look.ipynb"
 FLIGHTS = 336_776
 TARGETS = ("dep_late", "arr_late")
@@ -225,7 +225,7 @@ def test_notebook(
         shutil.copy(script, tmp_path)
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     committed = pictures(notebook)
     client = nbclient.NotebookClient(

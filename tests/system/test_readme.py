@@ -7,9 +7,9 @@ import pathlib
 import re
 
 import pytest
+from places import ROOT
 
-_ROOT = pathlib.Path(__file__).parents[1]
-_README = (_ROOT / "README.md").read_text(encoding="utf-8")
+_README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def snippets(language: str) -> list[str]:
@@ -45,7 +45,7 @@ def test_the_record_that_is_shown_has_the_fields_of_a_real_one(tmp_path: pathlib
 
 
 def test_shell_commands_are_targets_of_the_makefile() -> None:
-    makefile = (_ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in ("quickstart", "test"):
         assert f"make {command}\n" in _README
         assert re.search(rf"^{command}:", makefile, re.MULTILINE)

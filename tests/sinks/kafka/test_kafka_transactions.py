@@ -19,6 +19,7 @@ import pytest
 import tcp_proxy
 from absl import logging as absl_logging
 from kafka_broker import Broker
+from places import HELPERS
 from sending import deliver, frame
 from tcp_proxy import TcpProxy
 from writing import ROWS
@@ -69,7 +70,7 @@ class Sending:
         attempt: int = ATTEMPT,
         pause: float = 0.0,
     ) -> None:
-        script = str(pathlib.Path(__file__).with_name("sending.py"))
+        script = str(HELPERS / "sending.py")
         arguments = [brokers, topic, repr(options or {}), journal, attempt, frames, pause]
         self._process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", "-W", "ignore", script, *map(str, arguments)],

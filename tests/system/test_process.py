@@ -12,12 +12,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from places import HELPERS
 from training import BATCH, columns, read
 
 from monolith_keras_metrics.pipeline import recovery
 
 Start = Callable[..., subprocess.Popen[str]]
-_SCRIPT = pathlib.Path(__file__).with_name("process.py")
+_SCRIPT = HELPERS / "process.py"
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_two_processes_write_to_one_folder(start: Start, tmp_path: pathlib.Path)
 
 @pytest.mark.parametrize("mode", ["graph", "eager"])
 def test_a_signal_in_a_loop_of_ones_own(mode: str, tmp_path: pathlib.Path) -> None:
-    script = _SCRIPT.with_name("looping.py")
+    script = HELPERS / "looping.py"
     for number in range(3):
         folder = tmp_path / str(number)
         process = subprocess.Popen(
@@ -219,7 +220,7 @@ def test_an_interrupt_in_a_notebook(tmp_path: pathlib.Path) -> None:
     jupyter_client = pytest.importorskip("jupyter_client")
     code = f"""
 import sys, keras
-sys.path.insert(0, {str(_SCRIPT.parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 from training import *
 from monolith_keras_metrics import DeepInsightCallback
 recorder = DeepInsightCallback(

@@ -9,12 +9,13 @@ import sys
 import time
 
 import pytest
+from places import HELPERS
 from test_faults import read
 from writing import ROWS, check_records
 
 from monolith_keras_metrics.pipeline import recovery
 
-_SCRIPT = pathlib.Path(__file__).with_name("signalled.py")
+_SCRIPT = HELPERS / "signalled.py"
 
 
 class Signalled:

@@ -14,9 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
+from places import EXAMPLES, HELPERS
 from training import ROWS, columns, labels, read
-
-_TESTS = pathlib.Path(__file__).parent
 
 
 def free_ports(count: int) -> list[int]:
@@ -31,7 +30,7 @@ def free_ports(count: int) -> list[int]:
 
 def start(script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(_TESTS / script), *map(str, arguments)],
+        [sys.executable, str(HELPERS / script), *map(str, arguments)],
         env={**os.environ, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -70,7 +69,7 @@ def test_mirrored_strategy_over_two_cpus(steps: int, tmp_path: pathlib.Path) -> 
 
 def test_two_workers_write_their_own_parts(tmp_path: pathlib.Path) -> None:
     """`MultiWorkerMirroredStrategy` with the operations in a loop of one's own."""
-    example = _TESTS.parent / "examples" / "two_workers.py"
+    example = EXAMPLES / "two_workers.py"
     output = finished(start(str(example), "--out", tmp_path))
     records = pl.read_parquet(f"{tmp_path}/*.parquet")
     assert sorted(records["worker"].unique()) == [0, 1]

@@ -19,6 +19,7 @@ import writing
 from absl import logging as absl_logging
 from kafka_broker import Broker
 from kills import Killed
+from places import HELPERS
 from training import columns, dataset, frozen, labels, model
 
 from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, command
@@ -288,7 +289,7 @@ def leave_journal(uri: str, sent: int, batches: int) -> None:
     """Have a process killed of whose journal the broker has the first `sent` batches."""
     code = f"""
 import os, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 from writing import ROWS, batch
 from monolith_keras_metrics.pipeline.client import DeepInsightClient
 from monolith_keras_metrics.journal.files import SpoolFiles
@@ -484,7 +485,7 @@ def test_processes_that_are_killed_leave_each_message_once(
     """
     own_broker.create_topic("t")
     rng = np.random.default_rng(KILLS)
-    script = str(pathlib.Path(__file__).with_name("writing.py"))
+    script = str(HELPERS / "writing.py")
     uri = f"kafka://{own_broker.bootstrap}/t"
     ended: dict[int, Killed] = {}
     for number in range(KILLS):
@@ -525,7 +526,7 @@ def test_processes_that_are_killed_leave_each_message_once(
 def test_a_fork_neither_hangs_nor_sends_twice(broker: Broker, topic: str) -> None:
     code = f"""
 import multiprocessing, os, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 from test_kafka import batch
 from monolith_keras_metrics import DeepInsightClient
 client = DeepInsightClient("kafka://{broker.bootstrap}/{topic}")

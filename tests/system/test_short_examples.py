@@ -7,14 +7,13 @@ import subprocess
 import sys
 
 import polars as pl
+from places import EXAMPLES
 
 from monolith_keras_metrics import insight
 
-_EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-
 
 def run(name: str, out: pathlib.Path) -> tuple[str, pl.DataFrame]:
-    command = [sys.executable, str(_EXAMPLES / name), "--out", str(out)]
+    command = [sys.executable, str(EXAMPLES / name), "--out", str(out)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return output, insight.open_run(out).collect()
 

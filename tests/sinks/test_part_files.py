@@ -17,6 +17,7 @@ from absl import logging as absl_logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import Killed
+from places import HELPERS
 from test_sinks import SINKS, every_format, names
 from writing import ROWS, check_records
 
@@ -28,7 +29,7 @@ from monolith_keras_metrics.sinks import parse
 CRASHED = Origin("run", 1_790_000_000_000_000, 3)
 RECOVERER = Origin("recover", 0, 0)
 STEM = "worker-00003.attempt-1790000000000000.part-"
-_SCRIPT = pathlib.Path(__file__).with_name("writing.py")
+_SCRIPT = HELPERS / "writing.py"
 
 
 @pytest.fixture
@@ -285,7 +286,7 @@ def test_two_processes_write_the_same_records(scheme: str, tmp_path: pathlib.Pat
     """As where a file system has no locks, and both recover one journal: each record once."""
     code = f"""
         import pathlib, sys, time
-        sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+        sys.path[:0] = [{str(HELPERS)!r}, {str(pathlib.Path(__file__).parent)!r}]
         from test_part_files import RECOVERER, parse, records
         folder = pathlib.Path({str(tmp_path)!r})
         sink = parse(f"{scheme}:{{folder / 'run'}}").open(RECOVERER)

@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from places import HELPERS, ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from confluent_kafka import Message, TopicPartition
     from confluent_kafka.admin import AdminClient, ClusterMetadata
 
-_ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 REQUEST_SECONDS = 10.0
@@ -97,7 +98,7 @@ def find_jars() -> Path:
         raise NoJarsError("no java with its keytool, which an Apache Kafka broker needs")
     if given := os.environ.get("KAFKA_JARS"):
         return Path(given).resolve()
-    pom, jars, aside = _ROOT / "tests/kafka_pom.xml", _ROOT / ".kafka", _ROOT / ".kafka.part"
+    pom, jars, aside = HELPERS / "kafka_pom.xml", ROOT / ".kafka", ROOT / ".kafka.part"
     if (jars / "pom.xml").exists() and (jars / "pom.xml").read_bytes() == pom.read_bytes():
         return jars
     if shutil.which("mvn") is None:

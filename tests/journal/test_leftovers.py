@@ -16,6 +16,7 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 from absl import logging as absl_logging
+from places import HELPERS
 from test_journal import FRAMES, ORIGIN, STEM, frame, left_by_a_killed_process, written
 from writing import ROWS, batch, check_records
 
@@ -165,7 +166,7 @@ def test_what_unpacks_to_more_than_memory_is_set_aside(tmp_path: pathlib.Path) -
     assert path.stat().st_size < 20 << 20
     code = f"""
 import resource, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 from test_leftovers import train
 import pathlib
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -316,7 +317,7 @@ def test_more_is_left_than_the_spool_may_take(tmp_path: pathlib.Path) -> None:
     """What was adopted stands on the disk already: it is no reason to give anything up."""
     code = f"""
 import os, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 from writing import ROWS, batch
 from monolith_keras_metrics import DeepInsightClient
 client = DeepInsightClient({str(tmp_path)!r}, file_seconds=3600)

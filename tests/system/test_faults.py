@@ -17,12 +17,13 @@ import polars as pl
 import pytest
 from absl import logging as absl_logging
 from kills import Killed
+from places import HELPERS
 from training import columns
 from writing import ROWS, batch, check_records
 
 from monolith_keras_metrics import DeepInsightClient, command, insight
 
-_SCRIPT = pathlib.Path(__file__).with_name("writing.py")
+_SCRIPT = HELPERS / "writing.py"
 # CI's time is bounded; the README tells of 100 each.
 KILLS = int(os.environ.get("KILLS", "20"))
 KILLS_OF_FIT = int(os.environ.get("KILLS_OF_FIT", "4"))
@@ -154,7 +155,7 @@ def test_no_permission(tmp_path: pathlib.Path) -> None:
     """At the start an error that names the folder; later on it waits until there is permission."""
     code = f"""
         import os, pathlib, sys
-        sys.path.insert(0, {str(_SCRIPT.parent)!r})
+        sys.path.insert(0, {str(HELPERS)!r})
         import test_faults
         from monolith_keras_metrics.sinks import jsonl, parquet
         from monolith_keras_metrics import DeepInsightClient
@@ -299,7 +300,7 @@ def test_long_texts_and_a_sink_that_is_down(spool: str | None, tmp_path: pathlib
     """Memory is bounded in bytes, not only in rows: here 100,000 rows would take 1 GB."""
     code = f"""
 import dataclasses, resource, sys
-sys.path.insert(0, {str(_SCRIPT.parent)!r})
+sys.path.insert(0, {str(HELPERS)!r})
 import numpy as np
 from writing import ROWS, batch
 from monolith_keras_metrics import DeepInsightClient
@@ -390,7 +391,7 @@ def test_a_kill_of_a_process_with_a_slow_disk_or_wide_records(
 def test_random_kills_of_fit(tmp_path: pathlib.Path) -> None:
     """The same with `fit`, two at a time, in one folder."""
     rng = np.random.default_rng(KILLS_OF_FIT)
-    script, run = str(_SCRIPT.with_name("process.py")), tmp_path / "run"
+    script, run = str(HELPERS / "process.py"), tmp_path / "run"
     ended = []
     for worker in range(0, KILLS_OF_FIT, 2):
         words = [script, str(run), "often", "progress", "{progress}", "worker"]
