@@ -272,7 +272,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
             if raising:
                 client.close()
             else:
-                client.finish()
+                client.close(raising=False)
         finally:
             self._last_stats = client.stats()
             if (getattr(self, "params", None) or {}).get("verbose", 1):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import polars as pl
 from absl import logging
@@ -17,6 +16,7 @@ from absl import logging
 from monolith_keras_metrics.journal.spool import ENCODER, Spool
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.ledger import Ledger
+from monolith_keras_metrics.pipeline.options import Options
 from monolith_keras_metrics.pipeline.queue import Accepted, RowQueue
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
@@ -38,7 +38,7 @@ _HANG_SECONDS = 5.0
 _BAD_BATCH = (Exception, pl.exceptions.PanicException)
 
 
-class BackgroundWriter(BackgroundThread):
+class Encoder(BackgroundThread):
     """Takes batches from a queue and puts their sampled records into the spool.
 
     Args:
@@ -47,12 +47,8 @@ class BackgroundWriter(BackgroundThread):
         ledger: Where it is noted what becomes of examples.
         deliveries: Who takes them from there; asked for how long they have been stuck.
         origin: Who writes; None leaves its columns out of the records.
-        overflow: What happens when the spool is full: `"block"` waits, `"drop"` drops.
-        retry_seconds: For how long a full spool waits for a sink that fails, before records that
-            wait for this sink are given up.
-        flush_seconds: The longest until an example is in the journal.
+        options: How records are written: what happens when the journal is full, and for how long.
         hurry: Once set, a full spool is not waited for: the process wants to end.
-        uid_hash_key: With a key, records carry a keyed hash of the uid.
         clock: Seconds for which this process has run.
         ended: Called when nothing more comes into the spool.
         now_and_then: Called a few times a second; it must not wait.
@@ -68,12 +64,9 @@ class BackgroundWriter(BackgroundThread):
         ledger: Ledger,
         deliveries: Sequence[Delivery],
         origin: Origin | None,
+        options: Options,
         *,
-        overflow: Literal["block", "drop"],
-        retry_seconds: float,
-        flush_seconds: float,
         hurry: threading.Event,
-        uid_hash_key: bytes | None,
         clock: Callable[[], float],
         ended: Callable[[], None],
         now_and_then: Callable[[], None] = lambda: None,
@@ -85,13 +78,13 @@ class BackgroundWriter(BackgroundThread):
         self._ledger = ledger
         self._deliveries = deliveries
         self._origin = origin
-        self._drop = overflow == "drop"
-        self._retry_seconds = retry_seconds
+        self._drop = options.overflow == "drop"
+        self._retry_seconds = options.retry_seconds
         # An example waits for a poll, then for its records to be made and written, which takes a
         # while on a machine that is busy.
-        self._poll_seconds = min(_LONGEST_POLL_SECONDS, flush_seconds / 4)
+        self._poll_seconds = min(_LONGEST_POLL_SECONDS, options.flush_seconds / 4)
         self._hurry = hurry
-        self._uid_hash_key = uid_hash_key
+        self._uid_hash_key = options.uid_hash_key
         self._clock = clock
         self._at_end = ended
         self._now_and_then = now_and_then

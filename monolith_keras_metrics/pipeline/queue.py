@@ -67,7 +67,7 @@ class RowQueue:
         self._clock = clock
         self._wake_at = max(1, capacity // 2)
         self._batches: collections.deque[tuple[Accepted, int]] = collections.deque()
-        self.make_locks()
+        self._make_locks()
         self._rows = self._bytes = 0
         self._taken_bytes = 0
         self._next_position = 0
@@ -75,8 +75,12 @@ class RowQueue:
         self._urgent = False
         self._closed = False
 
-    def make_locks(self) -> None:
-        """Makes new locks; in a forked process, where another thread's hold on one never ends."""
+    def detach(self) -> None:
+        """Take nothing more, in a forked process: nobody releases what another thread held."""
+        self._make_locks()
+        self._closed = True
+
+    def _make_locks(self) -> None:
         # A signal's handler may ask for counts in the middle of a `put`.
         self._lock = threading.RLock()
         self._not_empty = threading.Condition(self._lock)

@@ -20,6 +20,7 @@ from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.pipeline import recovery
+from monolith_keras_metrics.pipeline.journal_home import identities
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.frame import to_frame
@@ -236,7 +237,7 @@ def test_who_reads_a_run_is_told_of_what_a_killed_process_left(
         insight.open_run(tmp_path / "run")
     client = DeepInsightClient(tmp_path / "run")
     client.write(batch(1, 0))
-    client._writer.flush(None)
+    client.flush(to="journal")
     (tmp_path / "run" / ".spool" / "worker-1.journal").touch()
     with pytest.raises(FileNotFoundError, match="no file is whole yet"):
         insight.open_run(tmp_path / "run")
@@ -297,9 +298,7 @@ def test_what_was_for_an_object_is_not_for_another_of_its_class(
     """Two databases may have one class. What is left is named, and can be redirected."""
     spool = tmp_path / ".spool"
     first, other = Keeping(), Keeping()
-    path = left_by_a_killed_process(
-        tmp_path, FRAMES, recovery.identities(parse_all([first]), spool)
-    )
+    path = left_by_a_killed_process(tmp_path, FRAMES, identities(parse_all([first]), spool))
     with DeepInsightClient(other, spool=spool) as client:
         client.write(batch(1, 0))
     assert (client.stats().recovered, sum(map(len, other.frames))) == (0, batch(1, 0).rows)
@@ -320,13 +319,11 @@ def test_an_object_gets_what_was_left_for_itself_or_for_its_identity(
     spool = tmp_path / ".spool"
     one = Keeping()
     for before, after in ((one, one), (Keeping("db-1"), Keeping("db-1"))):
-        left_by_a_killed_process(tmp_path, FRAMES, recovery.identities(parse_all([before]), spool))
+        left_by_a_killed_process(tmp_path, FRAMES, identities(parse_all([before]), spool))
         with DeepInsightClient(after, spool=spool) as client:
             assert client.flush(60)
         assert client.stats().recovered == sum(map(len, after.frames)) == 13
-    left_by_a_killed_process(
-        tmp_path, FRAMES, recovery.identities(parse_all([Keeping("db-1")]), spool)
-    )
+    left_by_a_killed_process(tmp_path, FRAMES, identities(parse_all([Keeping("db-1")]), spool))
     with DeepInsightClient(Keeping("db-2"), spool=spool) as client:
         assert client.flush(60)
     assert client.stats().recovered == 0
@@ -380,7 +377,7 @@ def test_whatever_lies_in_the_folder_of_journals(content: bytes, name: str) -> N
 def test_a_process_that_lives_keeps_its_journal(tmp_path: pathlib.Path) -> None:
     first = DeepInsightClient(tmp_path)
     first.write(batch(1, 0))
-    first._writer.flush(None)
+    first.flush(to="journal")
     spool = tmp_path / ".spool"
     with DeepInsightClient(tmp_path) as second:
         assert second.stats().recovered == 0

@@ -323,7 +323,7 @@ from monolith_keras_metrics import DeepInsightClient
 client = DeepInsightClient({str(tmp_path)!r}, file_seconds=3600)
 for step in range(100):
     client.write(batch(client.origin.attempt, step * ROWS))
-client._writer.flush(None)
+client.flush(to="journal")
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", code], check=False)

@@ -152,7 +152,7 @@ from writing import batch
 from monolith_keras_metrics import DeepInsightClient
 client = DeepInsightClient({str(tmp_path)!r}, clock=lambda: {NOW / 1e6})
 client.write(batch(1, 0))
-client._writer.flush(None)
+client.flush(to="journal")
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", code], check=False)

@@ -324,7 +324,7 @@ def test_a_frame_is_encoded_once_however_long_it_waits(
     monkeypatch.setattr(Spool, "append", appending)
     client = DeepInsightClient(sink, spool=tmp_path, spool_bytes=1, flush_seconds=0.01)
     client.write(batch())
-    assert sink.written.wait(0) or client._writer.flush(60)
+    assert sink.written.wait(0) or client.flush(60, to="journal")
     client.write(batch(start=10))
     assert tried.wait(60)
     assert len(encoded) == 2
@@ -778,7 +778,7 @@ def test_a_signal_in_the_middle_of_close_loses_nothing(tmp_path: pathlib.Path) -
         class Slow:
             told = []
             def write(self, frame):
-                while not other._ended:
+                while other._state.name == "OPEN":
                     time.sleep(0.01)
                 if not self.told:
                     self.told.append(True)
@@ -793,7 +793,7 @@ def test_a_signal_in_the_middle_of_close_loses_nothing(tmp_path: pathlib.Path) -
             for start in range(0, 500, 10):
                 client.write(batch(start))
                 if start % 100 == 90:
-                    client._writer.flush(None)
+                    client.flush(to="journal")
         print("not reached")
         """,
         tmp_path / "run",
@@ -856,7 +856,7 @@ def test_a_fork_while_another_thread_holds_a_lock(tmp_path: pathlib.Path) -> Non
     result = run(
         """
         client.write(batch(0))
-        with client._queue._lock, client._spool.changed:
+        with client._pipeline.queue._lock, client._pipeline._spool.changed:
             child = os.fork()
             if child == 0:
                 import threading

@@ -239,7 +239,7 @@ for step in range(40):
         os.chdir(sys.argv[2])
     if step == 30:
         client.flush()
-client._writer.flush(None)
+client.flush(to="journal")
 if sys.argv[3] == "kill":
     os.kill(os.getpid(), 9)
 client.close()

@@ -281,11 +281,11 @@ def test_room_that_comes_while_it_closes(small_disk: pathlib.Path) -> None:
 
     client = DeepInsightClient(Down(), run="r", spool=small_disk / "journal", exit_timeout=6.0)
     write(client, 20)
-    client._writer.flush(None)
+    client.flush(to="journal")
     with pytest.raises(OSError, match="No space"):
         (small_disk / "ballast").write_bytes(b"x" * (3 << 20))
     write(client, 20, 20)
-    client._writer.flush(None)
+    client.flush(to="journal")
     assert client.stats().spooled < 40 * ROWS
     room = threading.Timer(1.0, (small_disk / "ballast").unlink)
     room.start()

@@ -73,8 +73,8 @@ def test_a_machine_that_stops(
     for step in range(STEPS):
         client.write(batch(client.origin.attempt, step * ROWS))
         if step % 2:
-            client._writer.flush(None)  # as the background threads do it each `flush_seconds`
-            client._spool.sync()
+            client.flush(to="journal")  # as the background threads do it each `flush_seconds`
+            client._pipeline.sync()
             disk.promised = (step + 1) * ROWS
         if step % 8 == 7:
             assert client.flush()

@@ -299,9 +299,9 @@ SpoolFiles.remove = lambda *_: False  # killed before that
 client = DeepInsightClient({uri!r})
 for number in range({batches}):
     if number == {sent}:
-        client._deliveries[0].sink.write = down
+        client._pipeline.outlet.deliveries[0].sink.write = down
     client.write(batch(client.origin.attempt, ROWS * number))
-    client._writer.flush(None)
+    client.flush(to="journal")
     if number < {sent}:
         assert client.flush(60)
 os.kill(os.getpid(), 9)
@@ -443,7 +443,7 @@ def test_a_producer_that_ends_while_it_commits(
     if wrapped:
         error, cause = SystemError("returned a result with an exception set"), error
         error.__cause__ = cause
-    transactions = client._deliveries[0].sink._transactions  # type: ignore[attr-defined]
+    transactions = client._pipeline.outlet.deliveries[0].sink._transactions  # type: ignore[attr-defined]
     transactions._producer = ending = Ending(transactions.producer, error)
     ending.committed = committed
     client.write(batch(100))
