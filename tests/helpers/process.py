@@ -91,9 +91,9 @@ def main() -> None:
         )
     net = frozen(model())
     if "hang" in events:
-        finish = DeepInsightClient.finish
-        DeepInsightClient.finish = lambda client, timeout=None: (
-            print("closing", flush=True) or finish(client, timeout)
+        close = DeepInsightClient.close
+        DeepInsightClient.close = lambda client, *args, **kwargs: (
+            print("closing", flush=True) or close(client, *args, **kwargs)
         )
     try:
         net.fit(data, steps_per_epoch=1_000_000, callbacks=[recorder, Steps(events)], verbose=0)

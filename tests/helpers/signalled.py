@@ -55,8 +55,10 @@ def main() -> None:
     log = os.open(progress, os.O_WRONLY | os.O_CREAT)
     with DeepInsightClient(folder, exit_timeout=3600 if fault != "slow" else 60) as client:
         attempt = client.origin.attempt
-        finish = client.finish
-        client.finish = lambda *args: print("closing", flush=True) or finish(*args)
+        close = client.close
+        client.close = lambda *args, **kwargs: (
+            print("closing", flush=True) or close(*args, **kwargs)
+        )
         for step in itertools.count():
             client.write(batch(attempt, step * ROWS))
             os.pwrite(log, f"{(step + 1) * ROWS:20}".encode(), 0)

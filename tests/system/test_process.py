@@ -233,10 +233,10 @@ net = frozen(model(), steps_per_execution=50)
 net.fit(dataset(columns(), labels()).repeat(), steps_per_epoch=10**6,
         callbacks=[recorder, Ready()], verbose=0)
 """
-    check = """
+    check = f"""
 import polars, time
 while recorder.stats.waiting: time.sleep(0.05)
-rows = polars.read_parquet(f"{recorder._sink}/*.parquet").height
+rows = polars.read_parquet({str(tmp_path)!r} + "/*.parquet").height
 print(recorder.stats.accepted == recorder.stats.written == rows > 5000)
 net.fit(dataset(columns(), labels()), callbacks=[recorder], verbose=0)
 print(recorder.stats.written)
