@@ -52,7 +52,7 @@ class ModelInputs:
                 inputs = tuple(inputs) if isinstance(inputs, list) else inputs
             if others:
                 return (inputs, *others)
-            # Keras reads an element (a, b) of a dataset as (x, y), but not an argument of `predict`.
+            # Keras reads a dataset's element (a, b) as (x, y), but not an argument of `predict`.
             in_dataset = not tf.executing_eagerly()
             return (inputs,) if isinstance(inputs, tuple) and in_dataset else inputs
 
@@ -172,7 +172,7 @@ class ModelInputs:
             ).with_traceback(error.__traceback__) from error
         raise ValueError(
             "A subclassed model gets the dict of all columns or, if its `call` takes an array, the "
-            f"only column that is not recorded. Received: {features} that are not recorded; "
+            f"only column that is not recorded. Received: columns {features} not recorded; "
             f"`call` with the dict: {_essence(error)}.\n"
             "If `call` takes an array, join its inputs into one column, as in x['features'] = "
             "np.concatenate([…], axis=1), and record the others with "
