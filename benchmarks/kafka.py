@@ -1,4 +1,4 @@
-"""Measure the cost of a message to Kafka: messages per second, and this process's CPU time each.
+"""Measure the cost of a message to Kafka: messages per second, and this process's CPU time.
 
 Batches of 512 examples are submitted to a client with `sample_ratio=1`, as in `throughput.py`. The
 time ends when the broker has acknowledged all messages, and includes the journal. The same rounds

@@ -44,7 +44,7 @@ def load(limit: int | None = None) -> pl.DataFrame:
     - `INPUTS`: the model's inputs. The weather is that of the hour before.
 
     Args:
-        limit: Number of flights, from the first on; None for all.
+        limit: Number of flights to return, starting with the first; None for all.
     """
     flights = _read("flights.csv").with_row_index("row")
     time = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ").dt.epoch("s")

@@ -2,11 +2,11 @@
 
     python examples/quickstart.py --out runs/flights
 
-The model has two targets: whether a flight leaves late, and whether it arrives late. It passes
+The model has two targets: whether a flight leaves late, and whether it arrives late. It goes
 through the year once, in scheduled order, like a model that learns online. Every prediction is made
-before the model learns from that flight. The records are therefore a progressive validation: an
-honest AUC without a test set. (In production, a flight's label arrives hours after its prediction;
-here it is available at once.)
+before the model learns from that flight. The records are therefore a progressive validation, which
+gives an honest AUC without a test set. (In production, a flight's label arrives hours after its
+prediction; here it is available at once.)
 """
 
 from __future__ import annotations

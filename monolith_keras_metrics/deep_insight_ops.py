@@ -61,7 +61,8 @@ def deep_insight_client(
     Args:
         enable_metrics_counter: Whether to send counters of written records to the metrics client
             (`cli.get_cli`).
-        is_fake: Whether to open no sinks. Messages are still returned and dumped.
+        is_fake: Whether the client is a fake one, which opens no sinks. Messages are still
+            returned and dumped.
         dump_filename: TFRecord file to which every message is also written. It gets this name when
             the client is closed. A missing folder is created. If the task context has several
             workers, worker `i` adds `.part-%05d`.
@@ -237,7 +238,7 @@ def write_deep_insight_v2(
         extra_fields_keys: Names of the extra fields, one per value. One name must be `"uid"`: its
             value, int64 or text (recorded as its hash), is the message's `uid`.
         model_name: Name of the model.
-        targets: Names of the `num_targets` targets. One message has all of them.
+        targets: Names of the `num_targets` targets. Each message has all of them.
         sample_ratio: Share of users to write, in [0, 1].
         return_msgs: Whether to return the messages.
         use_zero_train_time: Whether to write `train_time` 0 instead of the time of the call.
@@ -373,7 +374,7 @@ def write_deep_insight_from_features(
         dump_filename: If given, that client is a fake one that dumps to this file.
         deep_insight_client_tensor: The client to use. By default this call creates one; in a
             training step, create the client outside of the step instead.
-        return_msgs: Whether to return the messages; default: only those of a fake client.
+        return_msgs: Whether to return the messages; default: only if the client is a fake one.
         use_zero_train_time: Whether to write `train_time` 0 instead of the time of the call.
         example_ids: int64 or text, `(batch,)` or `(batch, 1)`: ids that identify the examples
             across trainings.

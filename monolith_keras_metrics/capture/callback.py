@@ -43,9 +43,9 @@ class DeepInsightCallback(keras.callbacks.Callback):
     extra fields. The predictions are those of the training step: there is no second forward pass.
     Records are written in the background while `fit` continues.
 
-    The dataset's `x` is a dict. `uid`, `req_time`, `sample_rate` and `extra_fields` name columns of
-    it, of shape `(batch,)` or `(batch, 1)`. Columns that are not inputs of the model are removed
-    before the model sees them.
+    The dataset's `x` is a dict. `uid`, `req_time`, `sample_rate` and `extra_fields` name columns in
+    this dict, each of shape `(batch,)` or `(batch, 1)`. Columns that are not inputs of the model
+    are removed before the model sees them.
 
     Args:
         sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
@@ -116,10 +116,12 @@ class DeepInsightCallback(keras.callbacks.Callback):
             )
         check_target_names(targets)
         if isinstance(extra_fields, str):
-            raise TypeError(f"`extra_fields` must be a list of names. Received: {extra_fields!r}")
+            raise TypeError(
+                f"`extra_fields` must be a list of names. Received: extra_fields={extra_fields!r}"
+            )
         if missing_label is not None and not _is_number(missing_label):
             raise TypeError(
-                "`missing_label` must be the number that stands for a missing label, or None. "
+                "`missing_label` must be the number that marks a missing label, or None. "
                 f"Received: missing_label={missing_label!r}"
             )
         if isinstance(modes, str) or not modes or not set(modes) <= set(_MODES):
@@ -200,8 +202,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Open the sink and start recording."""
-        self._check_free()
-        with self._others_ended():
+        self._check_not_nested()
+        with self._stop_others_on_error():
             self._epoch = None
             self._open("train")
             self._training = True
@@ -210,7 +212,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Write pending records, and restore the model's functions."""
-        with self._others_ended():
+        with self._stop_others_on_error():
             self._training = False
             self._epoch = None
             for mode in _MODES:
@@ -223,7 +225,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Start removing columns, and start recording if `modes` has `"test"`."""
-        with self._others_ended():
+        with self._stop_others_on_error():
             if self._training and self._over is not None and self._over():
                 self._abort()  # an exception ended that training, so this is a new call
             if self._client is None and "test" in self._modes:
@@ -232,11 +234,11 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Restore the model's test function."""
-        with self._others_ended():
+        with self._stop_others_on_error():
             self._end("test")
             self._close("test")
 
-    def _check_free(self) -> None:
+    def _check_not_nested(self) -> None:
         """Raise if `fit` was called within a `fit` that this callback records."""
         if self._training and self._over is not None and not self._over():
             raise RuntimeError(
@@ -246,7 +248,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
             )
 
     @contextlib.contextmanager
-    def _others_ended(self) -> Iterator[None]:
+    def _stop_others_on_error(self) -> Iterator[None]:
         """Stop other callbacks' recorders if this call fails: Keras does not notify them."""
         try:
             yield

@@ -42,7 +42,7 @@ Blocks = tuple[Block, ...]  # one per recorder
 
 
 class Captured(threading.local):
-    """The calls that one step made of the model's methods, for each replica's thread."""
+    """The calls of the model's methods in one step, kept apart for each replica's thread."""
 
     def __init__(self) -> None:
         self.metrics: list[StepCall] = []
@@ -89,7 +89,7 @@ class Captured(threading.local):
 
     @contextlib.contextmanager
     def output(self) -> Iterator[list[Any]]:
-        """Collect what is appended to the list, unless the model's call is nested in another."""
+        """Collect the outputs appended to the list, unless the model's call is a nested one."""
         self._depth += 1
         noted: list[Any] = []
         try:

@@ -34,12 +34,12 @@ check_version("TensorFlow", tf.__version__)
 
 # Keras 3, or legacy Keras if the environment asks for it.
 keras: Any = tf.keras
-if hasattr(keras, "__version__"):  # legacy Keras has TensorFlow's version, and no attribute here
+if hasattr(keras, "__version__"):  # legacy Keras follows TensorFlow's version, and has none here
     check_version("Keras", keras.__version__)
 
 
 def is_legacy(model: Any) -> bool:
-    """Return True if the model is one of legacy Keras."""
+    """Return True if the model is a legacy Keras model."""
     return hasattr(model, "_test_counter")
 
 

@@ -286,7 +286,7 @@ def _as_given(sink: Any) -> Any:
 def _flat(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
     tensor = tf.convert_to_tensor(value)
     if dtype.is_integer and not tensor.dtype.is_integer:
-        raise TypeError(f"`{name}` must be integers. Received: {tensor.dtype.name}")
+        raise TypeError(f"`{name}` must be integers. Received: dtype {tensor.dtype.name}")
     if tensor.shape.rank is not None and tensor.shape.rank > 1 and tensor.shape[1:] != [1]:
         raise ValueError(
             f"`{name}` must have shape (batch,) or (batch, 1). Received: {tuple(tensor.shape)}"

@@ -85,7 +85,7 @@ def outputs_of(model: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> li
 def _paired_by_keras(
     model: Any, outputs: Mapping[_Path, Output], y: Any, y_pred: Any, weights: Any
 ) -> bool:
-    """Set the labels, weights and losses of outputs as Keras does; return True if any label is."""
+    """Pair labels, weights and losses with outputs as Keras does; return True if it set a label."""
     if is_legacy(model):
         losses = getattr(getattr(model, "compiled_loss", None), "_losses", None)
         ordered = [outputs[path] for path, _ in _leaves(y_pred, in_order=True)]

@@ -93,7 +93,7 @@ def pair_targets(
 
 
 def label_columns(x: Any, names: str | Mapping[str, str]) -> Any:
-    """Return the labels that are columns of the model's `x`.
+    """Return the labels from the columns of the model's `x`.
 
     Args:
         x: The `x` that the step passes to `compute_metrics`.

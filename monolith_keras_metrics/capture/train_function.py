@@ -108,8 +108,8 @@ class Recorder:
 
         Args:
             model: The model.
-            client: Client for the columns; None only removes them.
-            over: Check that the call has ended; None if unknown.
+            client: The client for the columns; None to only remove them.
+            over: A check that the call has ended; None if there is none.
         """
         self.client = client if self.recorded else None
         self._over = over
@@ -183,8 +183,8 @@ class RecordingFunction:
 
         Args:
             recorder: The recorder.
-            client: Client for its columns; None only removes them.
-            over: Check that the call has ended; None if unknown.
+            client: The client for its columns; None to only remove them.
+            over: A check that the call has ended; None if there is none.
         """
         others = [one for one in self._attached if one is not recorder]
         recorder.begin(self.model, client, over)

@@ -1,7 +1,7 @@
 """Conversion and checks of the arguments of the write operations.
 
-A wrong dtype, rank or length raises when the operation is called or traced, as far as static
-shapes are known. The `tf.py_function` checks the rest on the values.
+A wrong dtype, rank or length raises an error when the operation is called or traced, as far as
+static shapes are known. The `tf.py_function` checks the values for the rest.
 """
 
 from __future__ import annotations
