@@ -1,4 +1,4 @@
-"""Deep Insight for Keras: writes down what a model predicts while it trains.
+"""Deep Insight for Keras: record a model's predictions while it trains.
 
 `import monolith_keras_metrics` is cheap: TensorFlow is imported when a name that needs it is used.
 """

@@ -21,30 +21,30 @@ from monolith_keras_metrics.sinks import Destination, parse_all
 
 @keras.utils.register_keras_serializable("monolith_keras_metrics")
 class DeepInsightLayer(keras.layers.Layer):
-    """Writes down each example that passes through; predictions pass through unchanged.
+    """Record each example that passes through; predictions pass through unchanged.
 
-    It has the manners of `keras.metrics`: `update_state` records, `result` tells what was seen,
-    `reset_state` begins to count anew. Called as a layer it records when `training` is true. The
-    client is opened at the first record and closed by `close`, or when the process exits. The next
-    record after `close` opens another one, in a function that was traced before, too.
+    It works like a `keras.metrics.Metric`: `update_state` records, `result` returns the counts, and
+    `reset_state` resets them. Called as a layer, it records if `training` is true. The first record
+    opens the client; `close` or the exit of the process closes it. A record after `close` opens a
+    new client, even in a function that was traced before.
 
-    The write is a `tf.py_function`, which XLA cannot compile: the layer says so
-    (`supports_jit = False`), and Keras then does not compile the model by itself.
+    The write is a `tf.py_function`, which XLA cannot compile. The layer therefore sets
+    `supports_jit = False`, so that Keras does not enable XLA for the model automatically.
 
     Args:
         sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
             `"kafka://HOST:PORT/TOPIC"`, or a list of these. A relative folder is resolved when the
-            layer is made; a saved model keeps it as it was written, and resolves it where it is
-            loaded. A URI's secrets (`sasl.password=…`) are not saved: after loading, set `sink`
-            again.
+            layer is created. A saved model keeps the relative folder, and resolves it where the
+            model is loaded. Secrets in a URI (`sasl.password=…`) are not saved: set `sink` again
+            after loading.
         model_name: Name of the model in the records.
         target: Name of the target.
         sample_ratio: Share of users to record, from 0 to 1.
         client_options: Further arguments of `DeepInsightClient`.
-        **kwargs: `name`, `dtype` and the like, as for every layer.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Raises:
-        TypeError, ValueError: If an argument makes no sense.
+        TypeError, ValueError: If an argument is invalid.
 
     Example:
     >>> import tempfile, tensorflow as tf
@@ -76,12 +76,12 @@ class DeepInsightLayer(keras.layers.Layer):
         self.client_options = dict(client_options or {})
         if "uid_hash_key" in self.client_options:
             raise ValueError(
-                "`client_options` must not have 'uid_hash_key': it is a secret, and a layer's "
+                "`client_options` must not contain 'uid_hash_key': it is a secret, and a layer's "
                 "arguments are saved with the model. Hash uids with DeepInsightCallback, or with "
                 "deep_insight_client(uid_hash_key=…) and the write operations"
             )
         self._clients = _Clients(parse_all(sink), make_options(**self.client_options))
-        # `sink` and `client_options` stay as they came: a saved model may be loaded elsewhere.
+        # `sink` and `client_options` stay unresolved: a saved model may be loaded elsewhere.
         self._sink = _as_given(sink)
         self._has_warned = False
         self.built = True
@@ -89,7 +89,7 @@ class DeepInsightLayer(keras.layers.Layer):
 
     @property
     def sink(self) -> Any:
-        """Where to write. When it is set, what waits is written to the sink before."""
+        """Return the sink. Setting it first writes pending records to the previous sink."""
         return self._sink if not isinstance(self._sink, (list, tuple)) else list(self._sink)
 
     @sink.setter
@@ -111,19 +111,19 @@ class DeepInsightLayer(keras.layers.Layer):
         example_id: Any = None,
         epoch: Any = None,
     ) -> Any:
-        """Records when `training` is true, and returns `predictions`.
+        """Record the examples if `training` is true, and return `predictions`.
 
         Args:
             predictions: Floats, shape `(batch,)` or `(batch, 1)`.
             labels: Numbers, shape `(batch,)` or `(batch, 1)`.
-            uid: Integers or text (which is hashed), shape `(batch,)` or `(batch, 1)`.
+            uid: Integers, or text (recorded as its hash), shape `(batch,)` or `(batch, 1)`.
             req_time: Integers, Unix seconds, shape `(batch,)` or `(batch, 1)`.
             sample_rate: Floats, shape `(batch,)` or `(batch, 1)`; default 1.
             extra_fields: Columns to record: floats, integers or strings.
             training: Whether this is a training step.
-            example_id: What names the examples in every training that sees them: integers or text
-                (which is hashed), shape `(batch,)` or `(batch, 1)`.
-            epoch: A scalar integer: the pass over the data, 0 for the first.
+            example_id: Ids that identify the examples across trainings: integers, or text (recorded
+                as its hash), shape `(batch,)` or `(batch, 1)`.
+            epoch: The epoch, a scalar integer, 0 for the first.
 
         Returns:
             `predictions`.
@@ -153,7 +153,7 @@ class DeepInsightLayer(keras.layers.Layer):
         example_id: Any = None,
         epoch: Any = None,
     ) -> None:
-        """Records a batch. The arguments are those of `call`."""
+        """Record a batch. The arguments are those of `call`."""
         predictions = _flat("predictions", predictions, tf.float32)
         if sample_rate is None:
             sample_rate = tf.ones_like(predictions)
@@ -174,28 +174,28 @@ class DeepInsightLayer(keras.layers.Layer):
         )
 
     def result(self) -> dict[str, int]:
-        """Returns how many examples were seen, sampled and written since `reset_state`."""
+        """Return the numbers of examples seen, sampled and written since `reset_state`."""
         now = self._clients.totals()
         return {name: now[name] - self._before[name] for name in now}
 
     def reset_state(self) -> None:
-        """Has `result` count from here on."""
+        """Reset the counts of `result` to zero."""
         self._before = self._clients.totals()
 
     def flush(self) -> None:
-        """Waits until what was recorded is durable."""
+        """Block until all records so far are durable."""
         self._clients.flush()
 
     def close(self) -> None:
-        """Writes what waits. The next record opens the sink again."""
+        """Write pending records and close the sink. The next record opens it again."""
         self._clients.close()
 
     def compute_output_shape(self, predictions_shape: Any, *args: Any, **kwargs: Any) -> Any:
-        """The shape of `predictions`."""
+        """Return the shape of `predictions`."""
         return predictions_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this layer again, without secrets.
+        """Return the arguments that recreate this layer, without secrets.
 
         Raises:
             TypeError: If a sink is an object, which cannot be saved.
@@ -218,21 +218,21 @@ class DeepInsightLayer(keras.layers.Layer):
                 secrets.append((destination, names))
         if secrets and not self._has_warned:
             self._has_warned = True
-            told = "; ".join(f"{', '.join(names)} of {where}" for where, names in secrets)
+            omitted = "; ".join(f"{', '.join(names)} of {where}" for where, names in secrets)
             logging.warning(
-                "DeepInsightLayer %r: secrets are not saved with a model, nor cloned: %s. After "
-                "loading or cloning give the whole sink again, before training: "
+                "DeepInsightLayer %r: secrets are not saved or cloned with a model: %s. After "
+                "loading or cloning, set the complete sink again before training: "
                 "layer.sink = 'kafka://HOST:PORT/TOPIC?…'",
                 self.name,
-                told,
+                omitted,
             )
         return texts if isinstance(self.sink, list) else texts[0]
 
 
 class _Clients:
-    """The clients that a layer has one after another: each open until `close`.
+    """The successive clients of a layer, each open until `close`.
 
-    Graphs hold `number`, which stands for whichever is open, and not a client's own.
+    Graphs store `number`, which refers to the currently open client, instead of a client's handle.
 
     Args:
         destinations: Where to write.
@@ -254,7 +254,7 @@ class _Clients:
             return self._client
 
     def totals(self) -> dict[str, int]:
-        """Return how many examples all of them have seen, sampled and written."""
+        """Return the numbers of examples that all clients have seen, sampled and written."""
         with self._changing:
             if self._client is None:
                 return dict(self._closed)
@@ -263,13 +263,13 @@ class _Clients:
         return {name: count + now[name] for name, count in self._closed.items()}
 
     def flush(self) -> None:
-        """Wait until what was recorded is durable."""
+        """Block until all records so far are durable."""
         client = self._client
         if client is not None:
             client.flush()
 
     def close(self) -> None:
-        """Close the one that is open."""
+        """Close the open client, if there is one."""
         with self._changing:
             if self._client is None:
                 return
@@ -286,7 +286,7 @@ def _as_given(sink: Any) -> Any:
 def _flat(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
     tensor = tf.convert_to_tensor(value)
     if dtype.is_integer and not tensor.dtype.is_integer:
-        raise TypeError(f"`{name}` must be integers. Received: {tensor.dtype.name}")
+        raise TypeError(f"`{name}` must be integers. Received: dtype {tensor.dtype.name}")
     if tensor.shape.rank is not None and tensor.shape.rank > 1 and tensor.shape[1:] != [1]:
         raise ValueError(
             f"`{name}` must have shape (batch,) or (batch, 1). Received: {tuple(tensor.shape)}"

@@ -107,7 +107,7 @@ def test_one_hot_classes_without_names_are_recorded_like_indices(tmp_path: pathl
 def test_columns_that_are_no_classes_must_be_named(tmp_path: pathlib.Path) -> None:
     x, y = columns(), np.stack([labels(seed=i) for i in range(3)], axis=1)
     model = frozen(softmax(3, "sigmoid"), loss="binary_crossentropy")
-    with pytest.raises(ValueError, match="3 columns, which are as many targets: name them"):
+    with pytest.raises(ValueError, match="has 3 columns, so `targets` must name each of them"):
         recorded(model, x, y, tmp_path)
     with pytest.raises(ValueError, match="or be indices of classes.*float32 labels of shape"):
         model = frozen(softmax(3, "sigmoid"), loss="mse")
@@ -117,7 +117,7 @@ def test_columns_that_are_no_classes_must_be_named(tmp_path: pathlib.Path) -> No
 @pytest.mark.parametrize(
     ("classes", "names", "said"),
     [
-        (33, 33, "at most 32 classes whose labels are indices: output 'kind' has 33"),
+        (33, 33, "at most 32 classes if labels are indices. Received: 33 names for output 'kind'"),
         (5, 4, "has 5, or give all of these classes one name. Received: 4 names"),
     ],
 )

@@ -121,9 +121,9 @@ def told(
 def test_a_call_of_an_array_and_several_columns(eagerly: bool, tmp_path: pathlib.Path) -> None:
     net = TakesArray()
     message = told(net, tmp_path / "not", MORE, options={"run_eagerly": eagerly})
-    assert "Received: ['features', 'segment'] beside those; `call` with the dict: Va" in message
+    assert "columns ['features', 'segment'] not recorded; `call` with the dict: Va" in message
     assert "expects 1 input(s), but it received 8 input tensors.\n" in message
-    assert "\nIf `call` takes an array, join what it needs into one column, as in x['f" in message
+    assert "\nIf `call` takes an array, join its inputs into one column, as in x['f" in message
     # As it says; the model is none the worse for it.
     joined = {name: column for name, column in MORE.items() if name != "segment"}
     joined["features"] = np.concatenate([MORE["features"], MORE["segment"]], axis=1)
@@ -133,7 +133,7 @@ def test_a_call_of_an_array_and_several_columns(eagerly: bool, tmp_path: pathlib
 @quiet
 def test_a_call_of_an_array_and_a_column_that_nobody_records(tmp_path: pathlib.Path) -> None:
     message = told(TakesArray(), tmp_path / "not", X, extra_fields=["price", "hour"])
-    assert "Received: ['carrier', 'features'] beside those" in message
+    assert "Received: columns ['carrier', 'features'] not recorded" in message
     assert "record the others with DeepInsightCallback(extra_fields=[…]), or drop" in message
     check_fit(TakesArray(), tmp_path / "recorded", extra_fields=EXTRA)
 
@@ -149,10 +149,10 @@ def test_a_call_with_a_mistake_of_its_own(tmp_path: pathlib.Path) -> None:
     message = told(Broken(), tmp_path, MORE, within=Broken.call)
     assert "`call` with the dict: KeyError: colour.\n" in message
     one = told(Broken(), tmp_path, X)
-    assert "if its `call` takes an array, the column 'features'. It took neither" in one
+    assert "if its `call` takes an array, the column 'features'. Both failed" in one
     assert "`call` with the dict: KeyError: colour; with the column: TypeError: Only" in one
     assert ", got 'colour'.\n" in one
-    assert "\nCall the model to see all of the error: model(x['features'][:2]) if it ta" in one
+    assert "\nCall the model to see the complete error: model(x['features'][:2]) if it ta" in one
 
 
 def test_a_loss_with_a_mistake_is_told_as_it_is(tmp_path: pathlib.Path) -> None:
@@ -206,7 +206,7 @@ def test_sequential_without_a_name_of_its_input(inputs: Any, tmp_path: pathlib.P
             "\nGive each input its column's name, as in keras.Input(…, name='features'" in message
         )
     else:
-        assert "takes one column of the dataset's `x` beside those that are recorded. R" in message
+        assert "needs exactly one column of the dataset's `x` that is not recorded. R" in message
         assert (
             "\nName its column, as in keras.Sequential([keras.Input(…, name='features')" in message
         )

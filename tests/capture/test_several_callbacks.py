@@ -134,7 +134,7 @@ def test_a_callback_that_records_a_fit_refuses_another_within(tmp_path: pathlib.
     net, data = frozen(model()), dataset(columns(), labels())
     recorder = callback(tmp_path)
     again = At(lambda: net.fit(data, callbacks=[recorder], verbose=0))
-    with pytest.raises(RuntimeError, match="still records.*fit.*a DeepInsightCallback of its own"):
+    with pytest.raises(RuntimeError, match="fit inside another.*one DeepInsightCallback per call"):
         net.fit(data, callbacks=[recorder, again], verbose=0)
     net.fit(data, callbacks=[recorder], verbose=0)
     check_as_it_was(net)

@@ -242,8 +242,8 @@ def test_wrong_arguments_of_one_target(
         ({"labels": tf.zeros([2, 2])}, r"`labels` must have .* num_targets = 3.*\(2, 2\)"),
         ({"preds": tf.zeros([3])}, r"`preds` must have shape \(num_targets, batch\)"),
         ({"sample_rates": tf.zeros([3, 5])}, r"`sample_rates` must .* batch = 2.*\(3, 5\)"),
-        ({"extra_fields_keys": ["uid"]}, r"as many as `extra_fields_values`.*1 keys"),
-        ({"extra_fields_keys": list("abcd")}, r"must have 'uid', once.*\['a', 'b', 'c', 'd'\]"),
+        ({"extra_fields_keys": ["uid"]}, r"same length as `extra_fields_values`.*1 keys"),
+        ({"extra_fields_keys": list("abcd")}, r"must contain 'uid' once.*\['a', 'b', 'c', 'd'\]"),
         ({"extra_fields_keys": ["hour", "uid", "price", "hour"]}, r"must be different names"),
         ({"targets": ["a", "a", "b"]}, r"`targets` must be different names"),
     ],
@@ -378,5 +378,5 @@ def test_from_features_with_several_targets(handle: tf.Tensor) -> None:
 def test_from_features_without_req_time_does_nothing() -> None:
     rest = {name: value for name, value in features().items() if name != "req_time"}
     assert write_deep_insight_from_features(rest, 1.0, "m") is None
-    with pytest.raises(ValueError, match=r"`features` must have \['uid'\]"):
+    with pytest.raises(ValueError, match=r"`features` must contain \['uid'\]"):
         write_deep_insight_from_features({"req_time": 1, "sample_rate": 1}, 1.0, "m")

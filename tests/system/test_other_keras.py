@@ -31,12 +31,12 @@ def test_a_model_of_the_other_keras(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("tf_keras", reason="legacy Keras is not installed")
     cases = {
         ("tf_keras", None): (
-            r"the Keras that `tf.keras` is, Keras 3\S*\. Received: Functional, a model of legacy "
+            r"built with `tf.keras`, which is Keras 3\S*\. Received: Functional, a model of legacy "
             r"Keras \(tf_keras\); TF_USE_LEGACY_KERAS is not set\.\n"
             r"Set the environment variable TF_USE_LEGACY_KERAS=1 before TensorFlow is imported"
         ),
         ("keras", "1"): (
-            r"the Keras that `tf.keras` is, legacy Keras \(tf_keras\)\. Received: Functional, a "
+            r"`tf.keras`, which is legacy Keras \(tf_keras\)\. Received: Functional, a "
             r"model of Keras 3; TF_USE_LEGACY_KERAS is '1'\.\n"
             r"Unset the environment variable TF_USE_LEGACY_KERAS before TensorFlow is imported"
         ),
