@@ -1,13 +1,13 @@
-"""What a message to Kafka costs: messages a second, and CPU of this process for each.
+"""Measure the cost of a message to Kafka: messages per second, and this process's CPU time.
 
-Batches of 512 examples are handed to a client at ratio 1, as in `throughput.py`, and the clock
-runs until the broker has acknowledged all. The journal is in the figure. Beside it stands
-confluent-kafka by itself, in the same rounds: messages that are made already, without headers, by
-`produce_batch`, and with headers, by `produce`.
+Batches of 512 examples are submitted to a client with `sample_ratio=1`, as in `throughput.py`. The
+time ends when the broker has acknowledged all messages, and includes the journal. The same rounds
+measure confluent-kafka alone on encoded messages: `produce_batch` without headers, and `produce`
+with headers.
 
     python benchmarks/kafka.py --brokers HOST:PORT
 
-Without `--brokers` it starts the broker of the tests, which needs Java and Maven.
+Without `--brokers`, it starts the broker of the tests, which needs Java and Maven.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "helpers"))
 
 import polars as pl
 from confluent_kafka import Producer
@@ -43,7 +43,9 @@ def through_client(brokers: str, topic: str, batches: list[Batch]) -> None:
         client.write(batch)
     client.close()
     if client.stats().written != len(batches) * BATCH:
-        raise RuntimeError(f"not everything was written: {client.stats()}")
+        raise RuntimeError(
+            f"expected {len(batches) * BATCH} messages written. Received: {client.stats()}"
+        )
 
 
 def by_hand(send: Callable[[Producer, str, list[str], list[bytes]], object]) -> Callable[..., None]:
@@ -83,8 +85,8 @@ def _produce_batch(producer: Producer, topic: str, keys: list[str], values: list
     producer.produce_batch(topic, messages)
 
 
-WAYS = {
-    "the Kafka sink, all of it": through_client,
+METHODS = {
+    "the complete Kafka sink": through_client,
     "confluent-kafka: produce, with headers": by_hand(_produce),
     "confluent-kafka: produce_batch, without headers": by_hand(_produce_batch),
 }
@@ -92,33 +94,35 @@ WAYS = {
 
 def measure(brokers: str, rounds: int, batches: list[Batch]) -> None:
     admin = AdminClient({"bootstrap.servers": brokers})
-    measured: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    measured: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
     messages = len(batches) * BATCH
     for number in range(rounds + 1):
-        order = list(WAYS)[number % len(WAYS) :] + list(WAYS)[: number % len(WAYS)]
-        for way in order:
+        first = number % len(METHODS)
+        for method in list(METHODS)[first:] + list(METHODS)[:first]:
             topic = f"benchmark-{time.time_ns()}"
             admin.create_topics([NewTopic(topic, 3, 1)], operation_timeout=10)[topic].result(10)
             wall, cpu = time.perf_counter(), time.process_time()
-            WAYS[way](brokers, topic, batches)
+            METHODS[method](brokers, topic, batches)
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
             if number:  # the first round warms up
-                measured[way].append((cpu / messages * 1e6, messages / wall))
+                measured[method].append((cpu / messages * 1e6, messages / wall))
             admin.delete_topics([topic])[topic].result(10)
-    print(f"{messages:,} messages, {rounds} rounds, {os.cpu_count()} cores, the broker's too\n")
-    print("| way | CPU µs a message | least to most | messages a second | least to most |")
+    print(
+        f"{messages:,} messages, {rounds} rounds, {os.cpu_count()} cores shared with the broker\n"
+    )
+    print("| method | CPU µs per message | range | messages per second | range |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for way, results in measured.items():
+    for method, results in measured.items():
         cpus, rates = (sorted(values) for values in zip(*results, strict=True))
         print(
-            f"| {way} | {statistics.median(cpus):.2f} | {cpus[0]:.2f}-{cpus[-1]:.2f} "
+            f"| {method} | {statistics.median(cpus):.2f} | {cpus[0]:.2f}-{cpus[-1]:.2f} "
             f"| {statistics.median(rates):,.0f} | {rates[0]:,.0f}-{rates[-1]:,.0f} |"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--brokers", help="HOST:PORT of a broker")
+    parser.add_argument("--brokers", help="HOST:PORT of a broker; default: start one")
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Whether memory grows with the number of steps: resident memory of a training that is recorded.
+"""Measure the resident memory of a recorded training, to see if it grows with the number of steps.
 
-Every example is written (ratio 1.0, Parquet, an integer and a string as extra fields). The model
-is small, so that many steps take little time.
+Every example is written (`sample_ratio=1.0`, Parquet, an integer and a string as extra fields). The
+model is small, so that many steps take little time.
 
     python benchmarks/memory.py --steps 20000
 """
@@ -27,13 +27,13 @@ BATCH = 512
 
 
 def resident_megabytes() -> float:
-    """Resident memory of this process, as Linux tells it."""
+    """Return the resident memory of this process, from Linux's `/proc`."""
     pages = int(pathlib.Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes resident memory now and then."""
+    """Measure resident memory ten times during training."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()

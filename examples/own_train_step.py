@@ -1,7 +1,7 @@
-"""A `train_step` of one's own, recorded in both ways.
+"""Record a custom `train_step` in two ways.
 
-A step that ends in `compute_metrics(x, y, y_pred)` needs the callback and nothing else. One that
-does not can hold a `DeepInsightLayer`, which is told what to record, as a metric is.
+A step that ends with `compute_metrics(x, y, y_pred)` only needs the callback. Any other step can
+pass its columns to a `DeepInsightLayer`, as it would update a metric.
 
     python examples/own_train_step.py --out runs/own_train_step
 """
@@ -22,7 +22,7 @@ ROWS = 20_000
 
 
 class Ranker(keras.Model):
-    """A small model with a step of its own."""
+    """A small model with a custom training step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,11 +46,11 @@ class Ranker(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y = data
         y_pred = self.learn(x, y)
-        return self.compute_metrics(x, y, y_pred)  # here the callback sees labels and predictions
+        return self.compute_metrics(x, y, y_pred)  # the callback reads labels and predictions here
 
 
 class RankerWithLayer(Ranker):
-    """The same with a step that calls no `compute_metrics`."""
+    """The same model with a step that does not call `compute_metrics`."""
 
     def __init__(self, out: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def main() -> None:
     model.compile("adam", "binary_crossentropy")
     model.fit(dataset, verbose=2)
     model.insight.close()
-    print("the layer:", model.insight.result())
+    print("counts of the layer:", model.insight.result())
 
     records = insight.open_run(out).collect()
     print(records.group_by("model_name").agg(pl.len(), pl.col("uid").n_unique()).sort("len"))

@@ -1,12 +1,12 @@
-"""Trains a model on every flight that left New York in 2013, and shows how well it learned.
+"""Train a model on every flight that left New York in 2013, and show how well it learned.
 
     python examples/quickstart.py --out runs/flights
 
 The model has two targets: whether a flight leaves late, and whether it arrives late. It goes
-through the year once, in the order of the schedule, as a model does that learns online. Every
-prediction is made before the model learns from that flight, so what the records tell is progressive
-validation: an honest AUC, with no test set. (In life a flight's label comes hours after its
-prediction; here it is there at once.)
+through the year once, in scheduled order, like a model that learns online. Every prediction is made
+before the model learns from that flight. The records are therefore a progressive validation, which
+gives an honest AUC without a test set. (In production, a flight's label arrives hours after its
+prediction; here it is available at once.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flights import INPUTS, TARGETS, load
 
 from monolith_keras_metrics import DeepInsightCallback, insight
 
-# Group by this to measure each month by itself. Times in records are Unix seconds.
+# The expression that groups records by month. Times in records are Unix seconds.
 MONTH = (
     pl.from_epoch("req_time")
     .dt.convert_time_zone("America/New_York")
@@ -30,7 +30,7 @@ MONTH = (
 
 
 def make_model() -> keras.Model:
-    """A vector for each value of each input, a hidden layer, and an output for each target."""
+    """Return a model with an embedding per input, a hidden layer, and an output per target."""
     inputs = {name: keras.Input((), dtype="int64", name=name) for name in INPUTS}
     vectors = [keras.layers.Embedding(size, 8)(inputs[name]) for name, size in INPUTS.items()]
     hidden = keras.layers.Dense(32, "relu")(keras.layers.concatenate(vectors))
@@ -39,10 +39,10 @@ def make_model() -> keras.Model:
 
 
 def to_arrays(flights: pl.DataFrame) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Makes `x` and `y` for `fit`.
+    """Return `x` and `y` for `fit`.
 
-    The model has no input for some columns of `x`, such as `uid` and `carrier`. They are for the
-    records: the callback takes them out before the model sees them.
+    Some columns of `x`, such as `uid` and `carrier`, are only for the records. The callback removes
+    them before the model sees them.
     """
     columns = {name: flights[name].to_numpy() for name in flights.columns}
     y = {name: columns.pop(name) for name in TARGETS}
@@ -50,7 +50,7 @@ def to_arrays(flights: pl.DataFrame) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def train(folder: str, sample_ratio: float) -> None:
-    """Trains a new model; the callback writes records to `folder`."""
+    """Train a new model with a callback that writes records to `folder`."""
     x, y = to_arrays(load())
     keras.utils.set_random_seed(1)
     model = make_model()
@@ -59,7 +59,7 @@ def train(folder: str, sample_ratio: float) -> None:
         x,
         y,
         batch_size=512,
-        shuffle=False,  # time order
+        shuffle=False,  # keep the order of time
         callbacks=[
             DeepInsightCallback(
                 folder,
@@ -72,7 +72,7 @@ def train(folder: str, sample_ratio: float) -> None:
 
 
 def show(folder: str) -> None:
-    """Reads the records of the newest training in `folder`, and prints what they tell."""
+    """Print the measures of the newest training in `folder`."""
     records = insight.open_run(folder)
     newest = records.filter(pl.col("attempt") == pl.col("attempt").max())
     by_target = insight.summary(newest)
@@ -85,7 +85,7 @@ def show(folder: str) -> None:
         tbl_hide_dataframe_shape=True,
         thousands_separator=",",
     ):
-        print("\nHow good the predictions were:")
+        print("\nQuality of the predictions:")
         print(
             by_target.select(
                 "target",
@@ -97,7 +97,7 @@ def show(folder: str) -> None:
                 "auc",
             )
         )
-        print("\nAUC, month by month:")
+        print("\nAUC by month:")
         print(by_month.pivot("target", index=["month", "examples"], values="auc"))
 
 

@@ -1,8 +1,8 @@
-"""Two workers train one model and each writes its own examples into one folder.
+"""Train one model with two workers that write their own examples into one folder.
 
-A loop of one's own under `MultiWorkerMirroredStrategy`: gradients are averaged over the workers,
-and each process records what it trained on, under its worker index. Run without arguments, the
-script starts both workers on this machine; a cluster's scheduler sets `TF_CONFIG` instead.
+A custom loop under `MultiWorkerMirroredStrategy`: gradients are averaged over the workers, and each
+process records the examples that it trained on, under its worker index. The script starts both
+workers on this machine, unless `TF_CONFIG` is set, as a cluster's scheduler does.
 
     python examples/two_workers.py --out runs/two_workers
 """
@@ -23,7 +23,7 @@ ROWS, BATCH, TARGETS = 20_000, 256, ["click", "buy"]
 
 
 def train(out: str) -> None:
-    """Trains as one of the workers that `TF_CONFIG` names."""
+    """Train as one of the workers that `TF_CONFIG` names."""
     import keras
     import tensorflow as tf
 
@@ -71,7 +71,7 @@ def train(out: str) -> None:
 
 
 def start_workers(out: str) -> None:
-    """Starts both workers on this machine and shows what they wrote."""
+    """Start both workers on this machine, and print the number of records that they wrote."""
     ports = []
     sockets = [socket.socket() for _ in range(2)]
     for free in sockets:

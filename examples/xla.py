@@ -1,4 +1,4 @@
-"""A training step compiled with XLA, recorded: string columns too.
+"""Record a training step that is compiled with XLA, including a string column.
 
 python examples/xla.py --out runs/xla
 """
@@ -29,7 +29,7 @@ def main() -> None:
         "features": features,
         "uid": rng.integers(0, 10_000, ROWS),
         "req_time": 1_700_000_000 + np.arange(ROWS),
-        # XLA knows no strings. This one never enters the compiled step: the callback takes it out.
+        # XLA does not support strings. The callback removes this column before the compiled step.
         "country": rng.choice([b"DE", b"FR", b"JP"], ROWS),
     }
     dataset = tf.data.Dataset.from_tensor_slices((x, clicks)).batch(512)

@@ -1,4 +1,4 @@
-"""Deep Insight for Keras: writes down what a model predicts while it trains.
+"""Deep Insight for Keras: record a model's predictions while it trains.
 
 `import monolith_keras_metrics` is cheap: TensorFlow is imported when a name that needs it is used.
 """
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from monolith_keras_metrics.capture.callback import DeepInsightCallback as DeepInsightCallback
     from monolith_keras_metrics.capture.layer import DeepInsightLayer as DeepInsightLayer
+    from monolith_keras_metrics.deep_insight_ops import client_of as client_of
     from monolith_keras_metrics.deep_insight_ops import deep_insight_client as deep_insight_client
     from monolith_keras_metrics.deep_insight_ops import write_deep_insight as write_deep_insight
     from monolith_keras_metrics.deep_insight_ops import (
@@ -22,11 +23,18 @@ if TYPE_CHECKING:
         write_deep_insight_v2 as write_deep_insight_v2,
     )
     from monolith_keras_metrics.pipeline.client import DeepInsightClient as DeepInsightClient
+    from monolith_keras_metrics.pipeline.options import Options as Options
+    from monolith_keras_metrics.records.batch import Batch as Batch
+    from monolith_keras_metrics.records.batch import Layout as Layout
 
 _HOMES = {
+    "Batch": "records.batch",
     "DeepInsightCallback": "capture.callback",
     "DeepInsightClient": "pipeline.client",
     "DeepInsightLayer": "capture.layer",
+    "Layout": "records.batch",
+    "Options": "pipeline.options",
+    "client_of": "deep_insight_ops",
     "deep_insight_client": "deep_insight_ops",
     "write_deep_insight": "deep_insight_ops",
     "write_deep_insight_from_features": "deep_insight_ops",

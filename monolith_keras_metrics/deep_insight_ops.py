@@ -1,13 +1,13 @@
-"""The operations: what Monolith's `deep_insight_ops` declares, backed by `tf.py_function`.
+"""The operations that Monolith's `deep_insight_ops` declares, backed by `tf.py_function`.
 
 They work eagerly (as plain Python), in a `tf.function`, in `Model.fit`, and in a TF1 graph with a
-session. A `tf.py_function` runs in the process that made it and XLA cannot compile it: call the
-operations outside of functions with `jit_compile=True`.
+session. A `tf.py_function` runs only in the process that created it, and XLA cannot compile it:
+call the operations outside of functions with `jit_compile=True`.
 
-What is wrong with an argument is a `TypeError` or `ValueError` when the operation is called or
-traced, as far as static shapes show it. What shows only when the graph runs (the length of a
-column, say) is `tf.errors.InvalidArgumentError` with the same text, which is how TensorFlow
-reports a `ValueError` from Python.
+An invalid argument raises a `TypeError` or `ValueError` when the operation is called or traced, as
+far as static shapes are known. Errors that depend on values (such as the length of a column) raise
+`tf.errors.InvalidArgumentError` with the same text when the graph runs, because TensorFlow
+reports a `ValueError` from Python in this way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,10 +32,14 @@ from monolith_keras_metrics.ops.arguments import (
     write_examples,
 )
 from monolith_keras_metrics.pipeline.client import DeepInsightClient, open_client
-from monolith_keras_metrics.pipeline.options import sink_list
 from monolith_keras_metrics.records.batch import Batch, Layout
-from monolith_keras_metrics.sinks import SinkLike
+from monolith_keras_metrics.sinks import Sinks, parse_all
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from monolith_keras_metrics.pipeline.options import OptionValues
 
 
 @tf.autograph.experimental.do_not_convert
@@ -45,34 +49,34 @@ def deep_insight_client(
     dump_filename: str | None = None,
     container: str = socket.gethostname(),
     *,
-    sink: SinkLike | Sequence[SinkLike] = (),
-    **options: Any,
+    sink: Sinks = (),
+    **options: Unpack[OptionValues],
 ) -> tf.Tensor:
-    """Makes a client that writes in the background, and returns a handle to it.
+    """Create a client that writes in the background, and return a handle to it.
 
-    The client is closed, with everything written, when the process exits, or by
-    `client_of(handle).close()`. If it has a sink, SIGTERM, SIGINT and SIGHUP unwind the stack
-    until then, so that the process does exit (see `exit_hook`).
+    The client is closed, with everything written, when the process exits or by
+    `client_of(handle).close()`. If it has a sink, it handles SIGTERM, SIGINT and SIGHUP until then:
+    they unwind the stack, so that the process exits normally (see `exit_hook`).
 
     Args:
-        enable_metrics_counter: Whether counters of what was written go to the metrics client
+        enable_metrics_counter: Whether to send counters of written records to the metrics client
             (`cli.get_cli`).
-        is_fake: Nothing leaves the process: sinks are not opened. Messages are still returned,
-            and dumped.
-        dump_filename: Every message is also written to this TFRecord file, which gets its name
-            when the client is closed. Its folder is made if it is missing. Where the task context
-            has several workers, worker `i` adds `.part-%05d`.
-        container: A tag of the counters.
-        sink: Where to write: as for `DeepInsightClient`. Without a sink, messages are only
+        is_fake: Whether the client is a fake one, which opens no sinks. Messages are still
             returned and dumped.
-        **options: Further arguments of `DeepInsightClient`.
+        dump_filename: TFRecord file to which every message is also written. It gets this name when
+            the client is closed. A missing folder is created. If the task context has several
+            workers, worker `i` adds `.part-%05d`.
+        container: A tag of the counters.
+        sink: Where to write, as for `DeepInsightClient`. Without a sink, messages are only
+            returned and dumped.
+        **options: Fields of `Options` that control how records are written.
 
     Returns:
-        A scalar int64 tensor, the handle. Two calls give two clients.
+        The handle, a scalar int64 tensor. Each call creates a new client.
 
     Raises:
         FileExistsError: If `dump_filename` exists or is being written.
-        OSError: If a sink cannot be written to.
+        OSError: If a sink is not writable.
 
     Example:
     >>> client = deep_insight_client(is_fake=True)
@@ -80,34 +84,37 @@ def deep_insight_client(
     ...                    return_msgs=True, use_zero_train_time=True).numpy()[1]
     b''
     """
-    places = [] if is_fake else sink_list(sink)
+    destinations = [] if is_fake else parse_all(sink)
     dump = None
     if dump_filename:
         context = task_context.get()
         part = f".part-{context.worker_number:05d}" if context.num_workers > 1 else ""
         dump = TFRecordDump(f"{os.path.abspath(dump_filename)}{part}")
-    tags = {"container": container} if enable_metrics_counter else None
+    if enable_metrics_counter:
+        options.setdefault("counter_tags", {"container": container})
     try:
-        client = DeepInsightClient(
-            [*places, *([dump] if dump else [])], counter_tags=tags, **options
-        )
+        client = DeepInsightClient([*destinations, *([dump] if dump else [])], **options)
     except BaseException:
         if dump is not None:
             dump.abandon()
         raise
-    if places:
+    if destinations:
         client.handle_signals()
     return client.handle
 
 
 def client_of(deep_insight_client_tensor: tf.Tensor) -> DeepInsightClient:
-    """Returns the client behind a handle, to flush it, close it or read its counts.
+    """Return the client of a handle, to flush it, close it or read its counts.
 
     Args:
-        deep_insight_client_tensor: What `deep_insight_client` returned, of a known value.
+        deep_insight_client_tensor: A handle from `deep_insight_client`, with a static value.
 
     Raises:
-        ValueError: If it is no handle of an open client of this process.
+        ValueError: If it is not the handle of an open client of this process.
+
+    Example:
+    >>> client_of(deep_insight_client(is_fake=True)).stats().accepted
+    0
     """
     number = tf.get_static_value(deep_insight_client_tensor)
     if number is None or np.ndim(number) != 0:
@@ -135,13 +142,13 @@ def write_deep_insight(
     example_ids: Any = None,
     epoch: Any = None,
 ) -> tf.Tensor:
-    """Writes a message for each example of a sampled user, with one target.
+    """Write a message for each example of a sampled user, with one target.
 
     Args:
         deep_insight_client_tensor: A handle from `deep_insight_client`.
-        uids: int64, or text, which is hashed (`ids.hashed_ids`); shape `(batch,)`.
-        req_times: int64, Unix seconds, shape `(batch,)`. Written as they are: what seems to be of
-            another unit is a warning.
+        uids: int64, or text (recorded as its hash, see `ids.hashed_ids`), shape `(batch,)`.
+        req_times: int64, Unix seconds, shape `(batch,)`. Values that seem to have another unit are
+            written unchanged, with a warning.
         labels: Floats, shape `(batch,)`.
         preds: Floats, shape `(batch,)`.
         sample_rates: Floats, shape `(batch,)`: the rate at which each example was kept before
@@ -150,14 +157,14 @@ def write_deep_insight(
         target: Name of the target.
         sample_ratio: Share of users to write, in [0, 1].
         return_msgs: Whether to return the messages.
-        use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
-        example_ids: int64 or text (which is hashed), shape `(batch,)`: what names the examples in
-            every training that sees them.
-        epoch: A scalar int64: the pass over the data, 0 for the first.
+        use_zero_train_time: Whether to write `train_time` 0 instead of the time of the call.
+        example_ids: int64, or text (recorded as its hash), shape `(batch,)`: ids that identify the
+            examples across trainings.
+        epoch: The epoch, a scalar int64, 0 for the first.
 
     Returns:
-        Strings, shape `(batch,)`: the message where `return_msgs` is true and the example was
-        sampled, `""` elsewhere.
+        Strings, shape `(batch,)`: the message if `return_msgs` is true and the example was
+        sampled, otherwise `""`.
 
     Raises:
         TypeError, ValueError: If an argument has a wrong dtype, shape or length.
@@ -218,7 +225,7 @@ def write_deep_insight_v2(
     example_ids: Any = None,
     epoch: Any = None,
 ) -> tf.Tensor:
-    """Writes a message for each example of a sampled user, with several targets and extra fields.
+    """Write a message for each example of a sampled user, with several targets and extra fields.
 
     Args:
         deep_insight_client_tensor: A handle from `deep_insight_client`.
@@ -228,20 +235,20 @@ def write_deep_insight_v2(
         sample_rates: Floats, shape `(num_targets, batch)`: the rate at which each example was
             kept before training.
         extra_fields_values: Tensors of shape `(batch,)`, float32, int64 or string.
-        extra_fields_keys: Their names, as many. One is `"uid"`, int64 or text, which is hashed
-            (`ids.hashed_ids`): the message's `uid`.
+        extra_fields_keys: Names of the extra fields, one per value. One name must be `"uid"`: its
+            value, int64 or text (recorded as its hash), is the message's `uid`.
         model_name: Name of the model.
-        targets: Names of the targets, `num_targets` of them. They travel in one message.
+        targets: Names of the `num_targets` targets. Each message has all of them.
         sample_ratio: Share of users to write, in [0, 1].
         return_msgs: Whether to return the messages.
-        use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
-        example_ids: int64 or text (which is hashed), shape `(batch,)`: what names the examples in
-            every training that sees them.
-        epoch: A scalar int64: the pass over the data, 0 for the first.
+        use_zero_train_time: Whether to write `train_time` 0 instead of the time of the call.
+        example_ids: int64, or text (recorded as its hash), shape `(batch,)`: ids that identify the
+            examples across trainings.
+        epoch: The epoch, a scalar int64, 0 for the first.
 
     Returns:
-        Strings, shape `(batch,)`: the message where `return_msgs` is true and the example was
-        sampled, `""` elsewhere.
+        Strings, shape `(batch,)`: the message if `return_msgs` is true and the example was
+        sampled, otherwise `""`.
 
     Raises:
         TypeError, ValueError: If an argument has a wrong dtype, shape or length.
@@ -261,11 +268,11 @@ def write_deep_insight_v2(
     values, targets = list(extra_fields_values), _names("targets", targets)
     if len(keys) != len(values):
         raise ValueError(
-            "`extra_fields_keys` must be as many as `extra_fields_values`. "
+            "`extra_fields_keys` must have the same length as `extra_fields_values`. "
             f"Received: {len(keys)} keys {keys}, {len(values)} values"
         )
     if keys.count("uid") != 1:
-        raise ValueError(f"`extra_fields_keys` must have 'uid', once. Received: {keys}")
+        raise ValueError(f"`extra_fields_keys` must contain 'uid' once. Received: {keys}")
     names = {key: f"extra_fields_values[{key!r}]" for key in keys}
     by_target = ("num_targets", "batch")
     arguments = {
@@ -307,7 +314,7 @@ def write_deep_insight_v2(
 
 
 def _optional(example_ids: Any, epoch: Any) -> dict[str, Argument]:
-    """The arguments that Monolith's operations do not have, where they are given."""
+    """Return the given arguments that Monolith's operations do not have."""
     found = {} if example_ids is None else {"example_ids": ids("example_ids", example_ids)}
     return found if epoch is None else {**found, "epoch": scalar("epoch", epoch)}
 
@@ -345,45 +352,57 @@ def write_deep_insight_from_features(
     example_ids: Any = None,
     epoch: Any = None,
 ) -> Any:
-    """Writes from a dict of features: Monolith's convenience form (`native_training/metric/utils`).
+    """Write messages from a dict of features, as Monolith's `native_training/metric/utils` does.
 
     Args:
-        features: Has `uid` (int64 or text), `req_time` (int64) and `sample_rate` (floats), of shape
-            `(batch,)` or `(batch, 1)`, and the extra fields.
+        features: A dict with `uid` (int64 or text), `req_time` (int64), `sample_rate` (floats) and
+            the extra fields, of shape `(batch,)` or `(batch, 1)`.
         sample_ratio: Share of users to write, in [0, 1].
         model_name: Name of the model.
-        labels: One target: floats, `(batch,)`.
-        preds: One target: floats, `(batch,)`.
-        target: One target: its name; default `"ctr_head"`.
-        targets: Several targets: their names; then the lists count.
-        labels_list: Several targets: floats `(batch,)` or `(batch, 1)` each; None entries are
-            left out.
+        labels: For one target: floats, `(batch,)`.
+        preds: For one target: floats, `(batch,)`.
+        target: For one target: its name; default `"ctr_head"`.
+        targets: For several targets: their names. The lists below are then used.
+        labels_list: For several targets: floats, `(batch,)` or `(batch, 1)` each. None entries are
+            skipped.
         preds_list: The same for predictions.
         sample_rates_list: The same for sample rates; default: the feature, for every target.
-        extra_fields_keys: With several targets: features to write as extra fields.
-        enable_deep_insight_metrics: Whether the client that is made here counts.
-        enable_kafka_metrics: Makes the client a fake one whose messages are returned, as in
+        extra_fields_keys: For several targets: features to write as extra fields.
+        enable_deep_insight_metrics: Whether the client that this call creates emits counters.
+        enable_kafka_metrics: Whether that client is a fake one and messages are returned, as in
             Monolith, where another hook sends them.
-        dump_filename: Makes the client a fake one that dumps to this file.
-        deep_insight_client_tensor: The client to use. Default: one is made for this call, which
-            in a training step belongs outside of the step.
-        return_msgs: Whether to return messages; default: if the client is a fake one.
-        use_zero_train_time: Writes `train_time` 0 instead of the time of the call.
-        example_ids: int64 or text, `(batch,)` or `(batch, 1)`: what names the examples.
-        epoch: A scalar int64: the pass over the data, 0 for the first.
+        dump_filename: If given, that client is a fake one that dumps to this file.
+        deep_insight_client_tensor: The client to use. By default this call creates one; in a
+            training step, create the client outside of the step instead.
+        return_msgs: Whether to return the messages; default: only if the client is a fake one.
+        use_zero_train_time: Whether to write `train_time` 0 instead of the time of the call.
+        example_ids: int64 or text, `(batch,)` or `(batch, 1)`: ids that identify the examples
+            across trainings.
+        epoch: The epoch, a scalar int64, 0 for the first.
 
     Returns:
-        What `write_deep_insight` or `write_deep_insight_v2` returns; `tf.no_op()` where `features`
-        has no `req_time`, with one line in the log.
+        The result of `write_deep_insight` or `write_deep_insight_v2`. If `features` has no
+        `req_time`: `tf.no_op()`, with one line in the log.
+
+    Example:
+    >>> features = {"uid": tf.constant([3], tf.int64), "req_time": tf.constant([7], tf.int64),
+    ...             "sample_rate": tf.constant([1.0])}
+    >>> msgs = write_deep_insight_from_features(
+    ...     features, 1.0, "ctr", labels=tf.constant([1.0]), preds=tf.constant([0.5]),
+    ...     deep_insight_client_tensor=deep_insight_client(is_fake=True), return_msgs=True)
+    >>> msgs.numpy()[0][:28]
+    b'{"model_name":"ctr","uid":3,'
     """
     if "req_time" not in features:
-        logging.log_first_n(logging.INFO, "Deep insight is off: the features have no 'req_time'", 1)
+        logging.log_first_n(
+            logging.INFO, "Deep insight is off: `features` does not contain 'req_time'", 1
+        )
         return tf.no_op()
     needed = ["uid", *extra_fields_keys]
     if targets is None or not sample_rates_list:
         needed.append("sample_rate")
     if missing := [name for name in needed if name not in features]:
-        raise ValueError(f"`features` must have {missing}. Received: {sorted(features)}")
+        raise ValueError(f"`features` must contain {missing}. Received: {sorted(features)}")
     is_fake = enable_kafka_metrics or bool(dump_filename)
     if deep_insight_client_tensor is None:
         deep_insight_client_tensor = deep_insight_client(

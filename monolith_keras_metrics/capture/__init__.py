@@ -1,1 +1,1 @@
-"""Where Keras gives up its columns. The only family that knows Keras."""
+"""Capture of a step's columns from Keras. No other folder depends on Keras."""

@@ -1,8 +1,8 @@
 """`DeepInsightCallback`: records what `fit` trains on and predicts.
 
-Where the columns come from: Keras makes `model.train_function` before `on_train_begin` and reads
-it at each step. While training runs, the callback puts its own in that place (see
-`recording`), and puts Keras's back afterwards; nothing else of the model is touched.
+Keras creates `model.train_function` before `on_train_begin` and reads it at each step. While
+training runs, the callback replaces it with a function that records (see `train_function`). It
+restores Keras's function afterwards, and changes nothing else in the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from monolith_keras_metrics.capture.compat import check_keras, is_legacy, keras
 from monolith_keras_metrics.capture.fit_scope import EndOfCaller, end_of_caller
@@ -21,64 +21,63 @@ from monolith_keras_metrics.capture.model_inputs import ModelInputs
 from monolith_keras_metrics.capture.targets import Pairs, TargetNames, check_target_names
 from monolith_keras_metrics.capture.train_function import Recorder, Recording, RecordingFunction
 from monolith_keras_metrics.ops.strategy import check_strategy
-from monolith_keras_metrics.pipeline.client import DeepInsightClient, check_options
-from monolith_keras_metrics.pipeline.options import absolute_options, sink_list
-from monolith_keras_metrics.pipeline.stats import Stats
-from monolith_keras_metrics.sinks import SinkLike, absolute, shown
+from monolith_keras_metrics.pipeline.client import DeepInsightClient
+from monolith_keras_metrics.pipeline.ledger import Stats
+from monolith_keras_metrics.pipeline.options import (
+    OptionValues,
+    make_options,
+    signature_with_options,
+)
+from monolith_keras_metrics.sinks import Destination, Sinks, parse_all
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _MODES = ("train", "test")
 
 
 class DeepInsightCallback(keras.callbacks.Callback):
-    """Writes down, for a sample of users, each example that a model trains on.
+    """Record each example that a model trains on, for a sample of users.
 
-    A record is the example's uid, time, label and prediction for each target, and extra fields.
-    The predictions are those that the training step computes anyway. Records are written in the
-    background; `fit` goes on.
+    A record contains the example's uid and time, the label and prediction for each target, and
+    extra fields. The predictions are those of the training step: there is no second forward pass.
+    Records are written in the background while `fit` continues.
 
-    The dataset's `x` is a dict. `uid`, `req_time`, `sample_rate` and `extra_fields` name columns of
-    it, of shape `(batch,)` or `(batch, 1)`. Columns that the model has no input for are taken out
-    before the model sees them.
+    The dataset's `x` is a dict. `uid`, `req_time`, `sample_rate` and `extra_fields` name columns in
+    this dict, each of shape `(batch,)` or `(batch, 1)`. Columns that are not inputs of the model
+    are removed before the model sees them.
 
     Args:
         sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
             `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
-            these. A relative folder is resolved when the callback is made.
+            these. A relative folder is resolved when the callback is created.
         model_name: Name of the model in the records.
-        uid: Column of user ids, integers or text (which is recorded as `ids.hashed_ids` of it).
-        req_time: Column of the times of the requests, integers, Unix seconds. Milli-, micro- and
-            nanoseconds, which their size tells, are converted, with a warning.
-        sample_rate: Column of the rates at which examples were kept before training, floats. Where
-            the dataset has no such column, the rate is 1.
-        extra_fields: Columns to record as they are: floats, integers, booleans (as 0 and 1) or
+        uid: Column of user ids, integers or text (recorded as its hash, see `ids.hashed_ids`).
+        req_time: Column of request times, integers, Unix seconds. Values large enough to be
+            milli-, micro- or nanoseconds are converted, with a warning.
+        sample_rate: Column of the rates at which examples were kept before training, floats. The
+            rate is 1 if the dataset has no such column.
+        extra_fields: Columns to record unchanged: floats, integers, booleans (as 0 and 1) or
             strings.
-        example_id: Column of what names an example in every training that sees it, integers or
-            text, so that two models' predictions of it can be compared.
-        targets: Names of the targets. None: each output is one, under its own name. A list: the
-            outputs to record, or, for a model of one output with K columns, the names of these. A
-            dict: from outputs to the name of their target, or to the names of their columns'.
-        labels: Where the loss is computed in the model's `call` and `fit` gets no `y`: the column
-            of `x` with the labels, or a dict from outputs to such columns. None: `y`.
-        missing_label: The label that stands for "not known", -1 for instance. Such a label is null
-            in the record, and so is one whose weight is 0 where `fit` gets sample weights for
-            single outputs (a dict or list of them). None: every label is one.
+        example_id: Column of ids that identify an example across trainings, integers or text. It
+            lets you compare two models' predictions for the same example.
+        targets: Names of the targets. None: each output is a target under its own name. A list:
+            the outputs to record, or the names of the K columns of a model's only output. A dict:
+            from each output to the name of its target, or to the names of its columns.
+        labels: Column of `x` with the labels, or a dict from outputs to such columns. Set it if the
+            model's `call` computes the loss and `fit` gets no `y`. None: the labels are `y`.
+        missing_label: The label value that means "not known", such as -1. These labels are null
+            in the record. So are labels with weight 0, if `fit` gets sample weights for single
+            outputs (in a dict or list). None: no value is special.
         sample_ratio: Share of users to record, from 0 to 1; always the same users.
         modes: `"train"` records `fit`, `"test"` records `evaluate` and validation.
-        overflow: When many examples wait to be written: `"block"` has training wait, so that
-            nothing is lost; `"drop"` has it go on, and counts what is dropped.
-        flush_seconds: The longest that an example waits to be in the journal on disk, in seconds:
-            what a kill (SIGKILL) loses. What is in the journal, the next run delivers.
-        file_seconds: The longest that records wait to be in a file of the folder, in seconds.
-        on_error: A sink that fails is retried, logged and counted (`"warn"`), or ends `fit` with
-            its own error (`"raise"`).
-        exit_timeout: The longest that the end of training waits for records to be written,
-            in seconds.
-        **options: Further arguments of `DeepInsightClient`.
+        **options: Fields of `Options` that control how records are written: `overflow`,
+            `flush_seconds`, `on_error`, `exit_timeout`, `spool`, `uid_hash_key`, ….
 
     Raises:
-        TypeError, ValueError: If an argument makes no sense; from `fit`, before the first step is
-            trained, if a column, an output or a label is missing or has a wrong dtype or shape.
-        OSError: From `fit`, before training, if the sink cannot be written to.
+        TypeError, ValueError: If an argument is invalid; from `fit`, before the first training
+            step, if a column, an output or a label is missing or has a wrong dtype or shape.
+        OSError: From `fit`, before training, if the sink is not writable.
 
     Example:
     ```python
@@ -90,9 +89,11 @@ class DeepInsightCallback(keras.callbacks.Callback):
     ```
     """
 
+    __signature__: ClassVar[inspect.Signature]
+
     def __init__(
         self,
-        sink: SinkLike | Sequence[SinkLike],
+        sink: Sinks,
         *,
         model_name: str,
         uid: str = "uid",
@@ -105,12 +106,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         missing_label: float | None = None,
         sample_ratio: float = 0.01,
         modes: Sequence[str] = ("train",),
-        overflow: Literal["block", "drop"] = "block",
-        flush_seconds: float = 1.0,
-        file_seconds: float = 30.0,
-        on_error: Literal["warn", "raise"] = "warn",
-        exit_timeout: float = 10.0,
-        **options: Any,
+        **options: Unpack[OptionValues],
     ) -> None:
         super().__init__()
         if keras.backend.backend() != "tensorflow":
@@ -120,24 +116,23 @@ class DeepInsightCallback(keras.callbacks.Callback):
             )
         check_target_names(targets)
         if isinstance(extra_fields, str):
-            raise TypeError(f"`extra_fields` must be a list of names. Received: {extra_fields!r}")
+            raise TypeError(
+                f"`extra_fields` must be a list of names. Received: extra_fields={extra_fields!r}"
+            )
         if missing_label is not None and not _is_number(missing_label):
             raise TypeError(
-                "`missing_label` must be the number that stands for a missing label, or None. "
+                "`missing_label` must be the number that marks a missing label, or None. "
                 f"Received: missing_label={missing_label!r}"
             )
         if isinstance(modes, str) or not modes or not set(modes) <= set(_MODES):
-            raise ValueError(f"`modes` must be some of {_MODES}. Received: modes={modes!r}")
-        options |= {
-            "overflow": overflow,
-            "flush_seconds": flush_seconds,
-            "file_seconds": file_seconds,
-            "on_error": on_error,
-            "exit_timeout": exit_timeout,
-        }
+            raise ValueError(
+                f"`modes` must be a list with one or more of {_MODES}. Received: modes={modes!r}"
+            )
         options.setdefault("counter_tags", {"model_name": model_name})
-        own = inspect.signature(type(self)).parameters.values()
-        check_options(sink, [one.name for one in own if one.kind is one.KEYWORD_ONLY], **options)
+        own = inspect.signature(DeepInsightCallback.__init__).parameters.values()
+        names = [one.name for one in own if one.kind is one.KEYWORD_ONLY]
+        self._options = make_options(None, names, **options)
+        self._destinations = parse_all(sink)
         inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields), example_id)
         self._epoch: int | None = None
         self._recording = Recording(
@@ -149,11 +144,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
             None if missing_label is None else float(missing_label),
             self._running_epoch,
         )
-        self._recording.layout(Pairs(("any",)))  # says what is wrong with these arguments
-        self._sink = sink  # as it is shown to people
-        self._places = [absolute(place) for place in sink_list(sink)]
+        self._recording.layout(Pairs(("any",)))  # raises if these arguments are invalid
         self._modes = frozenset(modes)
-        self._options = absolute_options(options)
         self._functions: dict[str, RecordingFunction] = {}
         self._recorders = {
             mode: Recorder(self._recording, mode, recorded=mode in modes, on_exception=self._abort)
@@ -167,31 +159,31 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     @property
     def stats(self) -> Stats | None:
-        """Counts of the running training, or of the last one; None before the first."""
+        """Return the counts of the running training, or of the last one; None before the first."""
         return self._client.stats() if self._client is not None else self._last_stats
 
     def flush(self) -> None:
-        """Waits until what was recorded so far is durable."""
+        """Block until all records so far are durable."""
         if self._client is not None:
             self._client.flush()
 
     def model_inputs(self, model: Any) -> Callable[..., Any]:
-        """Return a function that takes out what is no input of the model.
+        """Return a function that removes columns that are not inputs of the model.
 
-        `evaluate` and `predict` without this callback need it: Keras pairs a dict of inputs with
-        the columns of `x` by their position, and computes wrong numbers where there are more.
+        Use it for `evaluate` and `predict` without this callback: Keras pairs a dict of inputs with
+        the columns of `x` by position, so extra columns lead to wrong results.
 
         Args:
             model: The model.
 
         Returns:
             A function of `x`, `(x, y)` or `(x, y, sample_weight)`, where `x` is a dict of tensors
-            or arrays. It returns the same with `x` as the model takes it, and can be mapped over a
-            `tf.data.Dataset`. A list of inputs becomes a tuple.
+            or arrays. It returns the same with `x` as the model expects it, and can be mapped over
+            a `tf.data.Dataset`. A list of inputs becomes a tuple.
 
         Raises:
-            TypeError: If this is a model of the other Keras than `tf.keras` is. The function
-                raises a ValueError if the model has an input without a column.
+            TypeError: If the model was built with a different Keras than `tf.keras`. The returned
+                function raises a ValueError if an input of the model has no column.
 
         Example:
         ```python
@@ -203,15 +195,15 @@ class DeepInsightCallback(keras.callbacks.Callback):
         return ModelInputs(model).function(self._recording.inputs.names)
 
     def set_model(self, model: Any) -> None:
-        """Sets the model."""
+        """Set the model, after checking that it was built with `tf.keras`."""
         check_keras(model)
         super().set_model(model)
         self._install_early()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Opens the sink and begins to record."""
-        self._check_free()
-        with self._others_ended():
+        """Open the sink and start recording."""
+        self._check_not_nested()
+        with self._stop_others_on_error():
             self._epoch = None
             self._open("train")
             self._training = True
@@ -219,8 +211,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
             self._begin("train")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Writes what waits, and leaves the model as it was."""
-        with self._others_ended():
+        """Write pending records, and restore the model's functions."""
+        with self._stop_others_on_error():
             self._training = False
             self._epoch = None
             for mode in _MODES:
@@ -228,35 +220,36 @@ class DeepInsightCallback(keras.callbacks.Callback):
             self._close("train")
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Notes which pass over the data begins; validation within it is of the same."""
+        """Set the epoch of the records that follow, validation included."""
         self._epoch = epoch
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Begins to take out columns, and to record where `modes` has `"test"`."""
-        with self._others_ended():
+        """Start removing columns, and start recording if `modes` has `"test"`."""
+        with self._stop_others_on_error():
             if self._training and self._over is not None and self._over():
-                self._abort()  # that training ended with an exception: this is no part of it
+                self._abort()  # an exception ended that training, so this is a new call
             if self._client is None and "test" in self._modes:
                 self._open("test")
             self._begin("test")
 
     def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Leaves the model's test function as it was."""
-        with self._others_ended():
+        """Restore the model's test function."""
+        with self._stop_others_on_error():
             self._end("test")
             self._close("test")
 
-    def _check_free(self) -> None:
-        """Raises for a `fit` within one that this records: its steps would go on unrecorded."""
+    def _check_not_nested(self) -> None:
+        """Raise if `fit` was called within a `fit` that this callback records."""
         if self._training and self._over is not None and not self._over():
             raise RuntimeError(
-                "This DeepInsightCallback still records a call of fit, within which another one "
-                "began with the same object. Give each fit a DeepInsightCallback of its own"
+                "A DeepInsightCallback cannot record a call of fit inside another call of fit. "
+                "Received: an object that still records the outer call. Create one "
+                "DeepInsightCallback per call"
             )
 
     @contextlib.contextmanager
-    def _others_ended(self) -> Iterator[None]:
-        """Ends what others record of this call where it fails: Keras tells them nothing."""
+    def _stop_others_on_error(self) -> Iterator[None]:
+        """Stop other callbacks' recorders if this call fails: Keras does not notify them."""
         try:
             yield
         except BaseException:
@@ -267,10 +260,10 @@ class DeepInsightCallback(keras.callbacks.Callback):
             raise
 
     def _open(self, mode: str) -> None:
-        self._abort()  # what an earlier training that ended with an exception may have left
-        self._client = DeepInsightClient(self._places, **self._options)
+        self._abort()  # an earlier training may have ended with an exception
+        self._client = DeepInsightClient(self._destinations, self._options)
         self._opened_for = mode
-        # If `fit` ends with an exception outside of a step, nobody tells.
+        # Keras does not notify callbacks if `fit` raises outside a step.
         self._over = end_of_caller()
         self._client.handle_signals(self._over)
         self._client.close_when(self._over)
@@ -284,18 +277,17 @@ class DeepInsightCallback(keras.callbacks.Callback):
             if raising:
                 client.close()
             else:
-                client.finish()
+                client.close(raising=False)
         finally:
             self._last_stats = client.stats()
             if (getattr(self, "params", None) or {}).get("verbose", 1):
-                places = sink_list(self._sink)
-                print(_summary(self._last_stats, places, client.spool_folder))
+                print(_summary(self._last_stats, self._destinations, client.spool_folder))
 
     def _running_epoch(self) -> int | None:
         return self._epoch
 
     def _abort(self) -> None:
-        """Ends what runs, with the model as it was: training ended with an exception."""
+        """Stop recording and restore the model, after training raised an exception."""
         self._training = False
         self._epoch = None
         for mode in _MODES:
@@ -308,20 +300,20 @@ class DeepInsightCallback(keras.callbacks.Callback):
         self._install(mode).attach(self._recorders[mode], self._client, end_of_caller())
 
     def _install_early(self) -> None:
-        """Legacy Keras reads the test function before it calls `on_test_begin`."""
+        """Install the test function for legacy Keras, which reads it before `on_test_begin`."""
         if is_legacy(self.model):
             self.model.make_test_function()
             self._install("test").hold(self._recorders["test"])
 
     def _install(self, mode: str) -> RecordingFunction:
-        """Returns the function that records, in the place of the model's own."""
+        """Replace the model's function with one that records, and return that one."""
         attribute = f"{mode}_function"
         current = getattr(self.model, attribute)
-        if isinstance(current, RecordingFunction):  # of another callback, or left by an exception
+        if isinstance(current, RecordingFunction):  # another callback's, or left by an exception
             function: RecordingFunction | None = current
         else:
             function = self._functions.get(mode)
-            # Keras makes a new plain function when the model is compiled, and only then.
+            # Keras creates a new plain function only when the model is compiled.
             if (
                 function is None
                 or function.plain is not current
@@ -343,18 +335,23 @@ class DeepInsightCallback(keras.callbacks.Callback):
             function.release(self._recorders[mode])
 
 
+DeepInsightCallback.__signature__ = signature_with_options(DeepInsightCallback)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _summary(stats: Stats, places: Sequence[SinkLike], spool: os.PathLike[str] | None) -> str:
+def _summary(
+    stats: Stats, destinations: Sequence[Destination], spool: os.PathLike[str] | None
+) -> str:
     text = f"Deep insight: {stats.written:,} of {stats.accepted:,} examples written"
-    if places:
-        text += f" to {', '.join(map(shown, places))}"
+    if destinations:
+        text += f" to {', '.join(map(str, destinations))}"
     if stats.recovered:
-        text += f", and {stats.recovered:,} that an earlier run had left"
+        text += f", and {stats.recovered:,} recovered from earlier runs"
     if stats.spooled:
-        text += f"; {stats.spooled:,} wait in {spool} for the next run"
+        text += f"; {stats.spooled:,} in {spool} for the next run to deliver"
     late = stats.waiting - stats.spooled
     if lost := stats.failed + stats.dropped + late:
         text += (
@@ -362,5 +359,5 @@ def _summary(stats: Stats, places: Sequence[SinkLike], spool: os.PathLike[str] |
             "delivered in time)"
         )
     if stats.recovered_failed:
-        text += f"; {stats.recovered_failed:,} of an earlier run LOST"
+        text += f"; {stats.recovered_failed:,} from earlier runs LOST"
     return text

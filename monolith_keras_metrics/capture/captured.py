@@ -1,9 +1,9 @@
-"""Labels and predictions of a step, noted where the step passes them to the model's own methods.
+"""Labels and predictions of a step, captured from the calls of the model's methods.
 
-A step of Keras's own ends with `compute_metrics(x, y, y_pred, sample_weight)`, and so do most that
-users write. Those that compute their metrics themselves call `compute_loss` at least. Where
-neither is given predictions, and the user has named the column of labels, the output of the
-model's one call is what it predicts.
+Keras's steps and most custom steps end with `compute_metrics(x, y, y_pred, sample_weight)`. Custom
+steps that compute their own metrics still call `compute_loss`. If neither call gets predictions
+and the user has named the column of labels, the predictions are the output of the model's only
+call.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from monolith_keras_metrics.capture.targets import Pairs
 
 
 class StepCall(NamedTuple):
-    """What a step passed to `compute_metrics` or `compute_loss`.
+    """The arguments of a step's call of `compute_metrics` or `compute_loss`.
 
     Attributes:
-        x: What the model got.
-        y: Labels, as the dataset has them.
+        x: Inputs of the model.
+        y: Labels, as in the dataset.
         y_pred: Predictions, in the structure of the model's outputs.
         sample_weight: Weights of the examples, or None.
     """
@@ -37,12 +37,12 @@ class StepCall(NamedTuple):
     sample_weight: Any
 
 
-PairTargets = Callable[[StepCall], tuple[Pairs, ...]]  # for each of the recorders
-Blocks = tuple[Block, ...]  # of each of the recorders
+PairTargets = Callable[[StepCall], tuple[Pairs, ...]]  # one `Pairs` per recorder
+Blocks = tuple[Block, ...]  # one per recorder
 
 
 class Captured(threading.local):
-    """What one step passed to the model's methods; replicas run in threads of their own."""
+    """The calls of the model's methods in one step, kept apart for each replica's thread."""
 
     def __init__(self) -> None:
         self.metrics: list[StepCall] = []
@@ -51,45 +51,45 @@ class Captured(threading.local):
         self._depth = 0
 
     def begin(self) -> None:
-        """Forgets an earlier step."""
+        """Discard what an earlier step passed."""
         self.metrics, self.losses, self.outputs, self._depth = [], [], [], 0
 
     def paired(self, pair_targets: PairTargets, x: Any) -> Blocks:
-        """Pairs what was noted.
+        """Return the labels and predictions of the captured calls.
 
         Args:
             pair_targets: Pairs the labels and predictions of one call.
-            x: What the step got as `x`.
+            x: The step's `x`.
 
         Returns:
-            A block for each of the recorders.
+            A block for each recorder.
         """
         calls = self.metrics or _of_different_labels(self.losses)
-        # Keras calls an unbuilt model in a graph of its own first.
+        # Keras first calls an unbuilt model in a separate graph.
         outputs = [one for one in self.outputs if all(map(_is_reachable, tf.nest.flatten(one)))]
         if not calls and len(outputs) == 1:
             calls = [StepCall(x, None, outputs[0], None)]
         calls = [call if call.x is not None else call._replace(x=x) for call in calls]
         if not calls:
             raise ValueError(
-                "The model's train_step (or test_step) called neither "
-                "self.compute_metrics(x, y, y_pred) nor self.compute_loss(x, y, y_pred), which is "
-                "where DeepInsightCallback sees labels and predictions. End the step with "
-                "`return self.compute_metrics(x, y, y_pred, sample_weight)`; or, if labels are a "
-                "column of `x`, name it with DeepInsightCallback(labels=…); or record with "
-                "DeepInsightLayer or write_deep_insight_v2 instead of the callback"
+                "The model's train_step (or test_step) must call "
+                "self.compute_metrics(x, y, y_pred) or self.compute_loss(x, y, y_pred), from which "
+                "DeepInsightCallback reads labels and predictions. Received: no such call. End the "
+                "step with `return self.compute_metrics(x, y, y_pred, sample_weight)`; or, if "
+                "labels are a column of `x`, name it with DeepInsightCallback(labels=…); or record "
+                "with DeepInsightLayer or write_deep_insight_v2 instead of the callback"
             )
         pairs = [pair_targets(call) for call in calls]
         for tensor in tf.nest.flatten([one.block for of_call in pairs for one in of_call]):
             _check_reachable(tensor)
-        # A step that works through its batch in pieces calls compute_metrics for each of them.
+        # A step that splits its batch calls compute_metrics for each part.
         return tuple(
             _rows_joined([one.block for one in parts]) for parts in zip(*pairs, strict=True)
         )
 
     @contextlib.contextmanager
     def output(self) -> Iterator[list[Any]]:
-        """Notes what is appended to the list, unless this is a call of the model in its own."""
+        """Collect the outputs appended to the list, unless the model's call is a nested one."""
         self._depth += 1
         noted: list[Any] = []
         try:
@@ -102,31 +102,33 @@ class Captured(threading.local):
 
 @contextlib.contextmanager
 def captured_calls(model: Any, *, outputs: bool) -> Iterator[Captured]:
-    """Has the model's methods note what they get, for as long as a step is traced or run.
+    """Capture the arguments of the model's methods while a step is traced or run.
 
     Args:
         model: The model.
-        outputs: Whether to note what its `call` returns, too.
+        outputs: Whether to capture the outputs of the model's `call`, too.
     """
     captured = Captured()
     with contextlib.ExitStack() as stack:
         for name in ("compute_metrics", "compute_loss"):
             stack.enter_context(
-                replaced_method(model, name, functools.partial(_noting, captured, name))
+                replaced_method(model, name, functools.partial(_capture_arguments, captured, name))
             )
         if outputs:
-            output = functools.partial(_noting_output, captured)
+            output = functools.partial(_capture_output, captured)
             stack.enter_context(replaced_method(model, "call", output))
         yield captured
 
 
-def _noting(captured: Captured, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps `compute_metrics` or `compute_loss`."""
+def _capture_arguments(
+    captured: Captured, name: str, original: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Wrap `compute_metrics` or `compute_loss` to capture its arguments."""
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def method(*args: Any, **kwargs: Any) -> Any:
-        with contextlib.suppress(TypeError):  # the call itself tells what is wrong with it
+        with contextlib.suppress(TypeError):  # the call below raises the same error
             given = signature.bind(*args, **kwargs).arguments
             if given.get("y_pred") is not None:
                 call = StepCall(*(given.get(field) for field in StepCall._fields))
@@ -136,8 +138,8 @@ def _noting(captured: Captured, name: str, original: Callable[..., Any]) -> Call
     return method
 
 
-def _noting_output(captured: Captured, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps `call`."""
+def _capture_output(captured: Captured, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `call` to capture its output."""
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -150,8 +152,8 @@ def _noting_output(captured: Captured, original: Callable[..., Any]) -> Callable
 
 @contextlib.contextmanager
 def replaced_method(model: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Puts a wrapper in the place of one of the model's methods."""
-    # Into the instance's dict, past Keras's __setattr__: nothing is to be tracked or saved.
+    """Replace one of the model's methods with a wrapper while the context is open."""
+    # The instance's dict bypasses Keras's __setattr__, so that nothing is tracked or saved.
     attributes = vars(model)
     before = attributes.get(name)
     attributes[name] = wrap(getattr(model, name))
@@ -165,7 +167,7 @@ def replaced_method(model: Any, name: str, wrap: Callable[[Any], Any]) -> Iterat
 
 
 def _of_different_labels(calls: list[StepCall]) -> list[StepCall]:
-    """Leaves out further losses of the same labels: a second look at the same examples."""
+    """Return the calls without repeated losses of the same labels, which are the same examples."""
     seen: list[list[int]] = []
     kept = []
     for call in calls:
@@ -186,14 +188,14 @@ def _rows_joined(blocks: list[Block]) -> Block:
 def _check_reachable(tensor: Any) -> None:
     if isinstance(tensor, tf.Tensor) and not _is_reachable(tensor):
         raise ValueError(
-            "compute_metrics was called inside a loop or a branch of the graph, which labels and "
-            "predictions cannot leave. Call it outside of it, or record with "
-            "write_deep_insight_v2 in there"
+            "compute_metrics must be called outside of loops and branches of the graph, because "
+            "labels and predictions cannot leave them. Received: a call inside a loop or branch. "
+            "Move the call out of it, or record inside it with write_deep_insight_v2"
         )
 
 
 def _is_reachable(tensor: Any) -> bool:
-    """Return True for a tensor with a value, or one of this graph."""
+    """Return True if the tensor has a value or belongs to the current graph."""
     if not isinstance(tensor, tf.Tensor):
         return False
     if not tf.is_symbolic_tensor(tensor):

@@ -1,4 +1,4 @@
-"""Which Keras this is: Keras 3, or the legacy `tf_keras` where `TF_USE_LEGACY_KERAS=1` says so."""
+"""The Keras in use: Keras 3, or the legacy `tf_keras` if `TF_USE_LEGACY_KERAS=1`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _OLDEST = {"TensorFlow": (2, 16), "Keras": (3, 3)}
 
 
 def check_version(package: str, version: str) -> None:
-    """Raises for a version that is too old.
+    """Raise if a version is too old.
 
     Args:
         package: `"TensorFlow"` or `"Keras"`.
-        version: Such as `"2.16.1"`.
+        version: The version found, such as `"2.16.1"`.
 
     Raises:
-        ImportError: With the version that there is and the one that is needed.
+        ImportError: If the version is too old. The message has the required version.
     """
     found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if found < _OLDEST[package]:
@@ -32,25 +32,25 @@ def check_version(package: str, version: str) -> None:
 
 check_version("TensorFlow", tf.__version__)
 
-# What `tf.keras` is: Keras 3 from TensorFlow 2.16 on, else what the environment asks for.
+# Keras 3, or legacy Keras if the environment asks for it.
 keras: Any = tf.keras
-if hasattr(keras, "__version__"):  # legacy Keras goes with its TensorFlow, and tells none here
+if hasattr(keras, "__version__"):  # legacy Keras follows TensorFlow's version, and has none here
     check_version("Keras", keras.__version__)
 
 
 def is_legacy(model: Any) -> bool:
-    """Whether this is a model of legacy Keras."""
+    """Return True if the model is a legacy Keras model."""
     return hasattr(model, "_test_counter")
 
 
 def check_keras(model: Any) -> None:
-    """Raises for a model of the other Keras than `tf.keras` is.
+    """Raise if a model was built with a different Keras than `tf.keras`.
 
     Args:
-        model: The model. One of neither Keras passes.
+        model: The model. A model built with neither Keras passes.
 
     Raises:
-        TypeError: With the environment variable that decides, and what to write.
+        TypeError: If the model was built with the other Keras. The message says how to fix it.
     """
     made_with = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
     name = type(model).__name__
@@ -58,19 +58,19 @@ def check_keras(model: Any) -> None:
         return
     if "tf_keras" in made_with:
         raise TypeError(
-            f"DeepInsightCallback must get a model of the Keras that `tf.keras` is, Keras "
-            f"{keras.__version__}. Received: {name}, a model of legacy Keras (tf_keras); "
+            f"The model must be built with `tf.keras`, which is Keras {keras.__version__}. "
+            f"Received: {name}, a model of legacy Keras (tf_keras); "
             f"TF_USE_LEGACY_KERAS is {_variable()}.\n"
             "Set the environment variable TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, as "
-            "in os.environ['TF_USE_LEGACY_KERAS'] = '1' above all imports; or make the model with "
+            "in os.environ['TF_USE_LEGACY_KERAS'] = '1' above all imports; or build the model with "
             "`import keras`"
         )
     raise TypeError(
-        "DeepInsightCallback must get a model of the Keras that `tf.keras` is, legacy Keras "
-        f"(tf_keras). Received: {name}, a model of Keras 3; TF_USE_LEGACY_KERAS is "
+        "The model must be built with `tf.keras`, which is legacy Keras (tf_keras). "
+        f"Received: {name}, a model of Keras 3; TF_USE_LEGACY_KERAS is "
         f"{_variable()}.\n"
         "Unset the environment variable TF_USE_LEGACY_KERAS before TensorFlow is imported, as in "
-        "os.environ.pop('TF_USE_LEGACY_KERAS', None) above all imports; or make the model with "
+        "os.environ.pop('TF_USE_LEGACY_KERAS', None) above all imports; or build the model with "
         "`import tf_keras`"
     )
 
@@ -81,9 +81,9 @@ def _variable() -> str:
 
 
 def steps_per_execution(model: Any) -> Any:
-    """Steps that one call of the model's train function runs: an `int`.
+    """Return the number of steps that one call of the model's train function runs.
 
-    In legacy Keras a `tf.Variable` where it is not 1: Keras sets it lower for the last call.
+    An `int`, or a `tf.Variable` in legacy Keras if it is not 1: Keras lowers it for the last call.
     """
     steps = getattr(model, "_steps_per_execution", None)  # legacy Keras
     if isinstance(steps, tf.Variable):

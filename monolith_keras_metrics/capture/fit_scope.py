@@ -1,7 +1,7 @@
-"""Whether Keras's `fit` has ended, told from another thread.
+"""Detection of the end of Keras's `fit` from another thread.
 
-Keras calls no callback when `fit` ends with an exception. So whoever must know looks, now and
-then, whether `fit` is still among the functions that its thread is running.
+Keras calls no callback when `fit` ends with an exception. A background thread therefore checks
+periodically if `fit` is still on the stack of its thread.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _PACKAGES = ("keras", "tf_keras")
 
 
 class EndOfCaller:
-    """Tells, to any thread, whether a call has ended.
+    """A check, callable from any thread, that a call has ended.
 
     Args:
-        frame: The call, of the current thread.
+        frame: The frame of the call, in the current thread.
     """
 
     def __init__(self, frame: FrameType) -> None:
         self._thread = threading.get_ident()
-        self._held = [frame]  # released at the end: it keeps the caller's variables
+        self._held = [frame]  # released at the end, because it keeps the caller's variables alive
 
     def __call__(self) -> bool:
         """Return True if the call has ended."""
@@ -38,21 +38,21 @@ class EndOfCaller:
         return True
 
     def is_end_of(self, frame: FrameType | None) -> bool:
-        """Return True if it is the end of the call `frame` that this tells."""
+        """Return True if this checks the call `frame`, which has not ended."""
         return frame is not None and self._held[:] == [frame]
 
 
 def innermost_call(
     functions: Sequence[str] = _FUNCTIONS, packages: Sequence[str] = _PACKAGES
 ) -> FrameType | None:
-    """Return the frame of the call of Keras that we are in, the innermost of several.
+    """Return the frame of the innermost Keras call on the current stack.
 
     Args:
-        functions: Names of functions that may be the call.
-        packages: Where these are.
+        functions: Names of the functions to look for.
+        packages: Packages that define them.
 
     Returns:
-        The frame; None where no such function has called us.
+        The frame, or None if there is no such call on the stack.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not (
@@ -66,15 +66,14 @@ def innermost_call(
 def end_of_caller(
     functions: Sequence[str] = _FUNCTIONS, packages: Sequence[str] = _PACKAGES
 ) -> EndOfCaller | None:
-    """Returns a function that tells whether the call of Keras that we are in has ended.
+    """Return a check that the innermost Keras call on the current stack has ended.
 
     Args:
-        functions: Names of functions that may be the call.
-        packages: Where these are.
+        functions: Names of the functions to look for.
+        packages: Packages that define them.
 
     Returns:
-        The function, for any thread; None where no such function has called us, so that nothing
-        tells when what it began will end.
+        The check, callable from any thread, or None if there is no such call on the stack.
 
     Example:
     >>> def fit():

@@ -16,9 +16,9 @@ class InputColumns:
     Attributes:
         uid: Name of the column of user ids.
         req_time: Name of the column of request times.
-        sample_rate: Name of the column of sample rates, which a dataset may lack.
-        extra_fields: Names of the columns that are recorded as they are.
-        example_id: Name of the column of examples' ids; None for none.
+        sample_rate: Name of the optional column of sample rates.
+        extra_fields: Names of the columns that are recorded unchanged.
+        example_id: Name of the column of example ids, or None.
     """
 
     uid: str
@@ -38,7 +38,8 @@ class InputColumns:
                 )
         if again := [name for name in self.extra_fields if name in names]:
             raise ValueError(
-                f"`extra_fields` must not repeat {again}, recorded as {', '.join(arguments)}"
+                f"`extra_fields` must not repeat {again}: {', '.join(arguments)} are always "
+                f"recorded. Received: extra_fields={list(self.extra_fields)}"
             )
         if len(set(names)) < len(names):
             raise ValueError(
@@ -48,23 +49,23 @@ class InputColumns:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the columns."""
+        """Return the names of the columns."""
         example_id = () if self.example_id is None else (self.example_id,)
         return frozenset(
             (self.uid, self.req_time, self.sample_rate, *example_id, *self.extra_fields)
         )
 
     def of(self, data: Any) -> dict[str, Any]:
-        """Takes the recorded columns from a batch of data.
+        """Return the recorded columns of a batch of data.
 
         Args:
-            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; `x` should be a dict.
+            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; `x` must be a dict.
 
         Returns:
             The columns by name.
 
         Raises:
-            TypeError: If `x` is no dict, or a column has a wrong dtype.
+            TypeError: If `x` is not a dict, or a column has a wrong dtype.
             ValueError: If a column is missing, or has a wrong shape.
         """
         x = x_of(data)
@@ -72,12 +73,12 @@ class InputColumns:
             raise TypeError(
                 "DeepInsightCallback needs the dataset's `x` as a dict of columns, with "
                 f"{self.uid!r} and {self.req_time!r} among them. Received: {_described(x)}.\n"
-                + self._as_dict(x)
+                + self._remedy(x)
             )
         return self._columns(x)
 
-    def _as_dict(self, x: Any) -> str:
-        """What to write instead of an `x` that is no dict."""
+    def _remedy(self, x: Any) -> str:
+        """Return the text that shows how to pass `x` as a dict."""
         others = f"{self.uid!r}: …, {self.req_time!r}: …"
         if isinstance(x, (tuple, list)):
             return (
@@ -115,7 +116,7 @@ def x_of(data: Any) -> Any:
 
 
 def _described(x: Any) -> str:
-    """What a user would call an `x` that is no dict."""
+    """Return a description of an `x` that is not a dict, in a user's terms."""
     if isinstance(x, (tuple, list)):
         return f"a list of {len(x)} arrays"
     shape = getattr(x, "shape", None)
@@ -127,7 +128,7 @@ def _described(x: Any) -> str:
 
 def _check_column(argument: str, name: str, column: Any, kinds: str) -> None:
     if isinstance(column, tf.distribute.DistributedValues):
-        column = column.values[0]  # of this process's first replica: the others are like it
+        column = column.values[0]  # all replicas of this process have the same dtype and rank
     if isinstance(column, (tf.SparseTensor, tf.RaggedTensor)) or not hasattr(column, "dtype"):
         raise TypeError(
             f"`{argument}`: column {name!r} must be a dense tensor of shape (batch,). "
@@ -160,12 +161,12 @@ def _check_column(argument: str, name: str, column: Any, kinds: str) -> None:
 
 
 def _about_floats(name: str, kinds: str) -> str:
-    """Tell what became of a column of floats on its way, and what to write."""
+    """Return the text that explains a conversion to float32, and how to avoid it."""
     lost = {
         "id": "which rounds ids above 16,777,216",
         "time": "which rounds today's times to multiples of 128 s",
     }[kinds]
     return (
-        f", floats.\nKeras makes float32 of a float64 column of NumPy or pandas, {lost}. Write "
-        f"x[{name!r}].astype('int64') before it is handed to fit"
+        f".\nKeras converts float64 columns of NumPy or pandas to float32, {lost}. "
+        f"Convert the column with x[{name!r}].astype('int64') before you pass it to fit"
     )

@@ -1,16 +1,16 @@
-"""A model's train (or test) function that also gives out the step's columns.
+"""A model's train (or test) function that also returns the step's columns.
 
-Keras's own `make_train_function` wraps `train_step` into a function of an iterator that returns
-logs. The one made here does the same, with two additions: bookkeeping columns are taken out of
-`x` before the model sees it, and the function returns, beside the logs, those columns and what
-`compute_metrics(x, y, y_pred)` was given (see `captured`). So a recorded step costs a few more
-outputs, no call into Python from the graph; and since bookkeeping columns never enter the inner
-step, that one can be compiled with XLA, whatever their dtype.
+Keras's `make_train_function` wraps `train_step` into a function of an iterator that returns logs.
+The function here does the same, with two additions. It removes bookkeeping columns from `x` before
+the model sees it. Besides the logs, it returns those columns and the arguments of
+`compute_metrics(x, y, y_pred)` (see `captured`). A recorded step therefore has a few more outputs,
+but no call from the graph into Python. Bookkeeping columns never enter the inner step, so XLA can
+compile that step whatever their dtype.
 
-What is taken over from Keras (`keras/src/backend/tensorflow/trainer.py`): the inner step is a
-`tf.function` with the model's `jit_compile`, replicas are run by the model's strategy and their
-logs averaged, `steps_per_execution` steps make one call, the last one's logs count, and data that
-end within a call end it there.
+The rest follows Keras (`keras/src/backend/tensorflow/trainer.py`): the inner step is a
+`tf.function` with the model's `jit_compile`, the model's strategy runs the replicas and averages
+their logs, one call runs `steps_per_execution` steps and returns the logs of the last one, and the
+end of the data ends the call.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ RunStep = Callable[[Callable[[], Step], Any], Any]
 
 
 class Columns(NamedTuple):
-    """What one call of a step function recorded.
+    """The columns that one call of a step function returns.
 
     Attributes:
-        bookkeeping: Columns that were taken from `x`, each `(rows,)`.
-        blocks: Labels and predictions, for each recorder.
+        bookkeeping: Columns from `x`, each of shape `(rows,)`.
+        blocks: Labels and predictions, one block per recorder.
     """
 
     bookkeeping: dict[str, Any]
@@ -51,20 +51,20 @@ def make_step_function(
     outputs: bool = False,
     counter: Any = None,
 ) -> Callable[[Any], Iterator[tuple[Any, Columns]]]:
-    """Makes a function of an iterator that runs steps and yields logs and columns.
+    """Return a function of an iterator that runs steps and yields logs and columns.
 
     Args:
         model: A compiled Keras model.
-        step: Its `train_step` or `test_step`.
+        step: The model's `train_step` or `test_step`.
         take_columns: Returns the bookkeeping columns of a batch of data.
-        run_step: Calls the step, which its first argument makes, with what it gets of a batch.
+        run_step: Calls the step that its first argument makes with the step's part of a batch.
         pair_targets: Pairs the labels and predictions of a step; None to record none.
-        outputs: Whether the model's output may stand for predictions that the step passes nowhere.
-        counter: A variable that counts steps, which legacy Keras has.
+        outputs: Whether to use the model's output as predictions if the step passes none on.
+        counter: Legacy Keras's variable that counts steps, or None.
 
     Returns:
-        A function that takes an iterator over data and yields `(logs, columns)`, once for a
-        `tf.data` iterator, once a step for others. At the end of the data it raises
+        A function that takes an iterator over data and yields `(logs, columns)`: once for a
+        `tf.data` iterator, once per step for others. At the end of the data it raises
         `tf.errors.OutOfRangeError`, or yields nothing.
     """
     strategy = model.distribute_strategy
@@ -75,14 +75,14 @@ def make_step_function(
         if pair_targets is None:
 
             def plain_step(data: Any) -> Any:
-                return step(_own(data))
+                return step(_copy_dicts(data))
 
             return _mean(strategy, strategy.run(plain_step, args=(data,))), ()
         with captured_calls(model, outputs=outputs) as captured:
 
             def replica_step(data: Any) -> Any:
                 captured.begin()
-                logs = step(_own(data))
+                logs = step(_copy_dicts(data))
                 x = data[0] if isinstance(data, (tuple, list)) else data
                 return logs, captured.paired(pair_targets, x)
 
@@ -120,7 +120,7 @@ def make_step_function(
             yield execution(iterator)
         else:
             for _, data in zip(range(int(steps)), iterator):  # noqa: B905 (as many as there are)
-                yield one_step(tf.nest.map_structure(_owned, data))
+                yield one_step(tf.nest.map_structure(_copy_array, data))
 
     return function
 
@@ -132,9 +132,9 @@ def _more_steps(
     logs: Any,
     columns: Columns,
 ) -> tuple[Any, Columns]:
-    """Runs the steps after the first in a loop of the graph, and joins their columns."""
+    """Run the steps after the first in a loop of the graph, and concatenate their columns."""
     flat = tf.nest.flatten(columns)
-    # Batches may differ in their number of rows, so the arrays know no shape of an element.
+    # The element shape is unknown because batches may differ in their number of rows.
     arrays = [
         tf.TensorArray(
             column.dtype,
@@ -156,7 +156,7 @@ def _more_steps(
             a.write(index, c) for a, c in zip(arrays, tf.nest.flatten(new_columns), strict=True)
         ]
         logs = tf.nest.map_structure(lambda old, new: tf.cast(new, old.dtype), logs, new_logs)
-        # After the last step nothing more may be taken from the data.
+        # The last step must not consume another batch.
         following = tf.cond(
             index + 1 < tf.cast(steps, tf.int32),
             iterator.get_next_as_optional,
@@ -170,17 +170,17 @@ def _more_steps(
     return logs, tf.nest.pack_sequence_as(columns, [array.concat() for array in arrays])
 
 
-def _own(data: Any) -> Any:
-    """Copies dicts: the step may take labels out of them, with `pop`."""
+def _copy_dicts(data: Any) -> Any:
+    """Copy the dicts in a batch, because the step may `pop` labels from them."""
     if isinstance(data, dict):
         return dict(data)
     if isinstance(data, (tuple, list)) and not hasattr(data, "_fields"):
-        return type(data)(map(_own, data))
+        return type(data)(map(_copy_dicts, data))
     return data
 
 
 def _without_optionals(data: Any) -> Any:
-    """Keras passes what is None (sample weights, say) through `tf.data` as empty optionals."""
+    """Replace empty optionals with None, which Keras passes through `tf.data` in this form."""
     if isinstance(data, tf.experimental.Optional):
         return None
     if isinstance(data, Mapping):
@@ -191,14 +191,14 @@ def _without_optionals(data: Any) -> Any:
 
 
 def _mean(strategy: Any, logs: Any) -> Any:
-    """Averages logs over the replicas."""
+    """Average logs over the replicas."""
     if strategy.num_replicas_in_sync == 1:
         return logs
     return tf.nest.map_structure(lambda log: strategy.reduce("MEAN", log, axis=None), logs)
 
 
 def _joined(strategy: Any, columns: Any) -> Any:
-    """Puts the rows of this process's replicas one after another."""
+    """Concatenate the rows of this process's replicas."""
     if strategy.num_replicas_in_sync == 1:
         return columns
 
@@ -209,6 +209,6 @@ def _joined(strategy: Any, columns: Any) -> Any:
     return tf.nest.map_structure(join, columns)
 
 
-def _owned(value: Any) -> Any:
-    """Copies arrays that the caller may change once the step is over."""
+def _copy_array(value: Any) -> Any:
+    """Copy an array to a tensor, because the caller may change the array after the step."""
     return tf.convert_to_tensor(value.copy()) if isinstance(value, np.ndarray) else value

@@ -13,38 +13,38 @@ from absl import logging
 from monolith_keras_metrics.capture.compat import keras
 from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
 from monolith_keras_metrics.pipeline import lifecycle
-from monolith_keras_metrics.pipeline.client import DeepInsightClient, check_options
-from monolith_keras_metrics.pipeline.options import absolute_options, sink_list
+from monolith_keras_metrics.pipeline.client import DeepInsightClient
+from monolith_keras_metrics.pipeline.options import Options, make_options
 from monolith_keras_metrics.records.batch import Layout
-from monolith_keras_metrics.sinks import SinkLike, absolute, shown, without_secrets
+from monolith_keras_metrics.sinks import Destination, parse_all
 
 
 @keras.utils.register_keras_serializable("monolith_keras_metrics")
 class DeepInsightLayer(keras.layers.Layer):
-    """Writes down each example that passes through; predictions pass through unchanged.
+    """Record each example that passes through; predictions pass through unchanged.
 
-    It has the manners of `keras.metrics`: `update_state` records, `result` tells what was seen,
-    `reset_state` begins to count anew. Called as a layer it records when `training` is true. The
-    client is opened at the first record and closed by `close`, or when the process exits. The next
-    record after `close` opens another one, in a function that was traced before, too.
+    It works like a `keras.metrics.Metric`: `update_state` records, `result` returns the counts, and
+    `reset_state` resets them. Called as a layer, it records if `training` is true. The first record
+    opens the client; `close` or the exit of the process closes it. A record after `close` opens a
+    new client, even in a function that was traced before.
 
-    The write is a `tf.py_function`, which XLA cannot compile: the layer says so
-    (`supports_jit = False`), and Keras then does not compile the model by itself.
+    The write is a `tf.py_function`, which XLA cannot compile. The layer therefore sets
+    `supports_jit = False`, so that Keras does not enable XLA for the model automatically.
 
     Args:
         sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
             `"kafka://HOST:PORT/TOPIC"`, or a list of these. A relative folder is resolved when the
-            layer is made; a saved model keeps it as it was written, and resolves it where it is
-            loaded. A URI's secrets (`sasl.password=…`) are not saved: after loading, set `sink`
-            again.
+            layer is created. A saved model keeps the relative folder, and resolves it where the
+            model is loaded. Secrets in a URI (`sasl.password=…`) are not saved: set `sink` again
+            after loading.
         model_name: Name of the model in the records.
         target: Name of the target.
         sample_ratio: Share of users to record, from 0 to 1.
         client_options: Further arguments of `DeepInsightClient`.
-        **kwargs: `name`, `dtype` and the like, as for every layer.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Raises:
-        TypeError, ValueError: If an argument makes no sense.
+        TypeError, ValueError: If an argument is invalid.
 
     Example:
     >>> import tempfile, tensorflow as tf
@@ -76,13 +76,12 @@ class DeepInsightLayer(keras.layers.Layer):
         self.client_options = dict(client_options or {})
         if "uid_hash_key" in self.client_options:
             raise ValueError(
-                "`client_options` must not have 'uid_hash_key': it is a secret, and a layer's "
+                "`client_options` must not contain 'uid_hash_key': it is a secret, and a layer's "
                 "arguments are saved with the model. Hash uids with DeepInsightCallback, or with "
                 "deep_insight_client(uid_hash_key=…) and the write operations"
             )
-        check_options(sink, **self.client_options)
-        self._clients = _Clients(_places(sink), absolute_options(self.client_options))
-        # `sink` and `client_options` stay as they came: a saved model may be loaded elsewhere.
+        self._clients = _Clients(parse_all(sink), make_options(**self.client_options))
+        # `sink` and `client_options` stay unresolved: a saved model may be loaded elsewhere.
         self._sink = _as_given(sink)
         self._has_warned = False
         self.built = True
@@ -90,15 +89,14 @@ class DeepInsightLayer(keras.layers.Layer):
 
     @property
     def sink(self) -> Any:
-        """Where to write. When it is set, what waits is written to the sink before."""
+        """Return the sink. Setting it first writes pending records to the previous sink."""
         return self._sink if not isinstance(self._sink, (list, tuple)) else list(self._sink)
 
     @sink.setter
     def sink(self, sink: Any) -> None:
-        check_options(sink, **self.client_options)
-        places = _places(sink)
+        destinations = parse_all(sink)
         self._clients.close()
-        self._clients.places = places
+        self._clients.destinations = destinations
         self._sink = _as_given(sink)
 
     def call(
@@ -113,19 +111,19 @@ class DeepInsightLayer(keras.layers.Layer):
         example_id: Any = None,
         epoch: Any = None,
     ) -> Any:
-        """Records when `training` is true, and returns `predictions`.
+        """Record the examples if `training` is true, and return `predictions`.
 
         Args:
             predictions: Floats, shape `(batch,)` or `(batch, 1)`.
             labels: Numbers, shape `(batch,)` or `(batch, 1)`.
-            uid: Integers or text (which is hashed), shape `(batch,)` or `(batch, 1)`.
+            uid: Integers, or text (recorded as its hash), shape `(batch,)` or `(batch, 1)`.
             req_time: Integers, Unix seconds, shape `(batch,)` or `(batch, 1)`.
             sample_rate: Floats, shape `(batch,)` or `(batch, 1)`; default 1.
             extra_fields: Columns to record: floats, integers or strings.
             training: Whether this is a training step.
-            example_id: What names the examples in every training that sees them: integers or text
-                (which is hashed), shape `(batch,)` or `(batch, 1)`.
-            epoch: A scalar integer: the pass over the data, 0 for the first.
+            example_id: Ids that identify the examples across trainings: integers, or text (recorded
+                as its hash), shape `(batch,)` or `(batch, 1)`.
+            epoch: The epoch, a scalar integer, 0 for the first.
 
         Returns:
             `predictions`.
@@ -155,7 +153,7 @@ class DeepInsightLayer(keras.layers.Layer):
         example_id: Any = None,
         epoch: Any = None,
     ) -> None:
-        """Records a batch. The arguments are those of `call`."""
+        """Record a batch. The arguments are those of `call`."""
         predictions = _flat("predictions", predictions, tf.float32)
         if sample_rate is None:
             sample_rate = tf.ones_like(predictions)
@@ -176,28 +174,28 @@ class DeepInsightLayer(keras.layers.Layer):
         )
 
     def result(self) -> dict[str, int]:
-        """Returns how many examples were seen, sampled and written since `reset_state`."""
+        """Return the numbers of examples seen, sampled and written since `reset_state`."""
         now = self._clients.totals()
         return {name: now[name] - self._before[name] for name in now}
 
     def reset_state(self) -> None:
-        """Has `result` count from here on."""
+        """Reset the counts of `result` to zero."""
         self._before = self._clients.totals()
 
     def flush(self) -> None:
-        """Waits until what was recorded is durable."""
+        """Block until all records so far are durable."""
         self._clients.flush()
 
     def close(self) -> None:
-        """Writes what waits. The next record opens the sink again."""
+        """Write pending records and close the sink. The next record opens it again."""
         self._clients.close()
 
     def compute_output_shape(self, predictions_shape: Any, *args: Any, **kwargs: Any) -> Any:
-        """The shape of `predictions`."""
+        """Return the shape of `predictions`."""
         return predictions_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this layer again, without secrets.
+        """Return the arguments that recreate this layer, without secrets.
 
         Raises:
             TypeError: If a sink is an object, which cannot be saved.
@@ -212,43 +210,37 @@ class DeepInsightLayer(keras.layers.Layer):
         }
 
     def _sink_to_save(self) -> Any:
-        places, secrets = [], []
-        for place in sink_list(self.sink):
-            if not isinstance(place, (str, os.PathLike)):
-                raise TypeError(
-                    "`sink` must be a folder or a URI, or a list of these, for a layer that is "
-                    f"saved or cloned. Received: {place!r}. Give a URI, or have a subclass of "
-                    "DeepInsightLayer whose get_config leaves `sink` out"
-                )
-            kept, names = without_secrets(place)
-            places.append(os.fspath(kept) if isinstance(kept, os.PathLike) else kept)
+        texts, secrets = [], []
+        for destination in self._clients.destinations:
+            text, names = destination.to_save()
+            texts.append(text)
             if names:
-                secrets.append((shown(place), names))
+                secrets.append((destination, names))
         if secrets and not self._has_warned:
             self._has_warned = True
-            told = "; ".join(f"{', '.join(names)} of {uri}" for uri, names in secrets)
+            omitted = "; ".join(f"{', '.join(names)} of {where}" for where, names in secrets)
             logging.warning(
-                "DeepInsightLayer %r: secrets are not saved with a model, nor cloned: %s. After "
-                "loading or cloning give the whole sink again, before training: "
+                "DeepInsightLayer %r: secrets are not saved or cloned with a model: %s. After "
+                "loading or cloning, set the complete sink again before training: "
                 "layer.sink = 'kafka://HOST:PORT/TOPIC?…'",
                 self.name,
-                told,
+                omitted,
             )
-        return places if isinstance(self.sink, list) else places[0]
+        return texts if isinstance(self.sink, list) else texts[0]
 
 
 class _Clients:
-    """The clients that a layer has one after another: each open until `close`.
+    """The successive clients of a layer, each open until `close`.
 
-    Graphs hold `number`, which stands for whichever is open, and not a client's own.
+    Graphs store `number`, which refers to the currently open client, instead of a client's handle.
 
     Args:
-        places: Where to write.
-        options: Further arguments of `DeepInsightClient`.
+        destinations: Where to write.
+        options: How records are written.
     """
 
-    def __init__(self, places: Sequence[SinkLike], options: Mapping[str, Any]) -> None:
-        self.places = places
+    def __init__(self, destinations: Sequence[Destination], options: Options) -> None:
+        self.destinations = destinations
         self._options = options
         self._changing = threading.RLock()  # replicas record from several threads
         self._client: DeepInsightClient | None = None
@@ -258,11 +250,11 @@ class _Clients:
     def _open(self) -> DeepInsightClient:
         with self._changing:
             if self._client is None:
-                self._client = DeepInsightClient(list(self.places), **self._options)
+                self._client = DeepInsightClient(list(self.destinations), self._options)
             return self._client
 
     def totals(self) -> dict[str, int]:
-        """Return how many examples all of them have seen, sampled and written."""
+        """Return the numbers of examples that all clients have seen, sampled and written."""
         with self._changing:
             if self._client is None:
                 return dict(self._closed)
@@ -271,13 +263,13 @@ class _Clients:
         return {name: count + now[name] for name, count in self._closed.items()}
 
     def flush(self) -> None:
-        """Wait until what was recorded is durable."""
+        """Block until all records so far are durable."""
         client = self._client
         if client is not None:
             client.flush()
 
     def close(self) -> None:
-        """Close the one that is open."""
+        """Close the open client, if there is one."""
         with self._changing:
             if self._client is None:
                 return
@@ -287,10 +279,6 @@ class _Clients:
                 self._closed, self._client = self.totals(), None
 
 
-def _places(sink: Any) -> list[SinkLike]:
-    return [absolute(place) for place in sink_list(sink)]
-
-
 def _as_given(sink: Any) -> Any:
     return os.fspath(sink) if isinstance(sink, os.PathLike) else sink
 
@@ -298,7 +286,7 @@ def _as_given(sink: Any) -> Any:
 def _flat(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
     tensor = tf.convert_to_tensor(value)
     if dtype.is_integer and not tensor.dtype.is_integer:
-        raise TypeError(f"`{name}` must be integers. Received: {tensor.dtype.name}")
+        raise TypeError(f"`{name}` must be integers. Received: dtype {tensor.dtype.name}")
     if tensor.shape.rank is not None and tensor.shape.rank > 1 and tensor.shape[1:] != [1]:
         raise ValueError(
             f"`{name}` must have shape (batch,) or (batch, 1). Received: {tuple(tensor.shape)}"

@@ -1,4 +1,4 @@
-"""What a compiled loss says of an output: are its labels classes, are its predictions logits?"""
+"""Properties of a compiled loss: class labels, logits and the ignored class."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Classes = Literal["indices", "one-hot", "either"]
 
 
 def classes_of(loss: Any) -> Classes | None:
-    """Return how labels name classes where the loss is one over classes, else None.
+    """Return the encoding of class labels that a loss expects, or None if it is not over classes.
 
     Args:
-        loss: As `compile` takes it: a name, a function or a `Loss`.
+        loss: An argument of `compile`: a name, a function or a `Loss`.
     """
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
         return "either"  # Keras chooses by the labels' shape
@@ -26,19 +26,19 @@ def classes_of(loss: Any) -> Classes | None:
 
 
 def is_from_logits(loss: Any) -> bool:
-    """Return True if the loss takes predictions for logits."""
+    """Return True if the loss treats predictions as logits."""
     return bool(_option(loss, "from_logits"))
 
 
 def ignored_class(loss: Any) -> int | None:
-    """Return the class that the loss leaves out, Keras's `ignore_class`; None for none."""
+    """Return the class that the loss ignores (Keras's `ignore_class`), or None."""
     ignored = _option(loss, "ignore_class")
     return None if ignored is None else int(ignored)
 
 
 def _names(loss: Any) -> set[str]:
-    """The names of a loss, of its function and of its classes, in small letters."""
-    function = getattr(loss, "fn", loss)  # of a function that Keras has wrapped
+    """Return the lower-case names of a loss, its function and its classes."""
+    function = getattr(loss, "fn", loss)  # Keras wraps functions
     if isinstance(function, functools.partial):
         function = function.func
     names = [loss] if isinstance(loss, str) else [getattr(function, "__name__", "")]
@@ -48,13 +48,13 @@ def _names(loss: Any) -> set[str]:
 
 
 def _option(loss: Any, name: str) -> Any:
-    """What a loss was made with."""
+    """Return the value of an argument that a loss was created with, or None."""
     found = getattr(loss, name, None)
     for function in (loss, getattr(loss, "fn", None)):
         if found is None and isinstance(function, functools.partial):
             found = function.keywords.get(name)
     if found is None and hasattr(loss, "get_config"):
-        # A loss of the user's own may not support it.
+        # A custom loss may not support it.
         with contextlib.suppress(Exception):
             found = loss.get_config().get(name)
     return found

@@ -1,4 +1,4 @@
-"""What a model and its steps get of a dataset's `x`."""
+"""Selection of the columns of a dataset's `x` that a model and its steps get."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monolith_keras_metrics.capture.input_columns import x_of
 
 
 class ModelInputs:
-    """Takes columns that a model has no input for out of a dataset's `x`.
+    """The part of a dataset's `x` that a model has inputs for.
 
     Args:
         model: The model.
@@ -28,20 +28,20 @@ class ModelInputs:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._takes_array: bool | None = None  # known since it was tried
+        self._takes_array: bool | None = None  # None until both forms have been tried
         self._step: Callable[[Any], Any] | None = None
-        self._step_takes_all = False  # known since the step was tried with less
-        self._warned = False
+        self._step_takes_all = False  # True after the step failed with fewer columns
+        self._has_warned = False
         self._given: tuple[dict[str, Any], list[str]] | None = None  # x, and its features
 
     def function(self, bookkeeping: Collection[str]) -> Callable[..., Any]:
-        """Return a function of `x`, `(x, y)` or `(x, y, sample_weight)` that does what `of` does.
+        """Return a function of `x`, `(x, y)` or `(x, y, sample_weight)` that applies `of`.
 
-        The function can be mapped over a `tf.data.Dataset`: it gives tuples where the model has a
-        list of inputs, of which `tf.data` would make one tensor.
+        The function can be mapped over a `tf.data.Dataset`. It returns a tuple if the model has a
+        list of inputs, because `tf.data` would stack a list into one tensor.
 
         Args:
-            bookkeeping: Names of columns that are for the records.
+            bookkeeping: Names of the columns that are only for the records.
         """
 
         def taken(x: Any, *others: Any) -> Any:
@@ -52,55 +52,56 @@ class ModelInputs:
                 inputs = tuple(inputs) if isinstance(inputs, list) else inputs
             if others:
                 return (inputs, *others)
-            # Keras takes an element (a, b) of a dataset for (x, y), but not what `predict` gets.
+            # Keras reads a dataset's element (a, b) as (x, y), but not an argument of `predict`.
             in_dataset = not tf.executing_eagerly()
             return (inputs,) if isinstance(inputs, tuple) and in_dataset else inputs
 
-        taken_as_it_is: Callable[..., Any] = tf.autograph.experimental.do_not_convert(taken)
-        return taken_as_it_is
+        unconverted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(taken)
+        return unconverted
 
     def of(self, data: Any, bookkeeping: Collection[str]) -> Any:
-        """Return what the model's step gets of a batch of data.
+        """Return the part of a batch that the model's step gets.
 
         Args:
-            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`. An `x` that is no dict stays.
-            bookkeeping: Names of columns that are for the records.
+            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`. An `x` that is not a dict is
+                returned unchanged.
+            bookkeeping: Names of the columns that are only for the records.
 
         Returns:
             The same, with `x` in the structure of the model's inputs.
 
         Raises:
-            ValueError: If the model has an input without a column.
+            ValueError: If an input of the model has no column.
         """
         x = x_of(data)
         if not isinstance(x, Mapping):
             return data
         if isinstance(data, (tuple, list)):
             return (self._picked(x, bookkeeping), *data[1:])
-        inputs = self._picked(x, bookkeeping, whole=_has_own_step(self._model))
-        # Keras takes a bare list for (x, y).
+        inputs = self._picked(x, bookkeeping, keep_all=_has_own_step(self._model))
+        # Keras reads a bare list as (x, y).
         return (inputs,) if isinstance(inputs, (tuple, list)) else inputs
 
     def run(
         self, make_step: Callable[[], Callable[[Any], Any]], data: Any, bookkeeping: Collection[str]
     ) -> Any:
-        """Call a model's step with what `of` returns of a batch.
+        """Call a model's step with the part of a batch that `of` returns.
 
-        A custom step may read columns by name, as in `self(x["features"])`, where the model
-        itself takes an array. So a custom step that fails with what the model takes is called
-        with the dict of all columns, and gets it from then on.
+        A custom step may read columns by name, as in `self(x["features"])`, although the model
+        itself takes an array. A custom step that fails with the model's inputs is therefore called
+        again with the dict of all columns, and gets that dict from then on.
 
         Args:
-            make_step: Makes the step: once, and again where the first one fails, since a
+            make_step: Makes the step. It is called again for the second try, because a
                 `tf.function` may create variables only in its first call.
-            data: Like that of `of`.
-            bookkeeping: Names of columns that are for the records.
+            data: A batch, as for `of`.
+            bookkeeping: Names of the columns that are only for the records.
 
         Returns:
-            What the step returns.
+            The result of the step.
 
         Raises:
-            Exception: What the step raised where it got further, if it fails both ways.
+            Exception: If both tries fail: the error of the try that got further.
         """
         if self._step_takes_all:
             return self._run_with_all(data)
@@ -130,7 +131,7 @@ class ModelInputs:
             return self._step((x, *data[1:]) if isinstance(data, (tuple, list)) else x)
 
     def _without_further_keys(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a functional model's `call`, which pairs further keys with inputs by position."""
+        """Wrap a functional model's `call`, which would pair extra keys with inputs by position."""
         struct = _input_structure(self._model)
         if is_legacy(self._model) or not isinstance(struct, Mapping):
             return call
@@ -144,10 +145,10 @@ class ModelInputs:
         return picked
 
     def check_call(self, error: Exception) -> None:
-        """Raises an error that says what to write if a subclassed model's `call` took no dict.
+        """Raise an error with a remedy if a subclassed model's `call` does not accept a dict.
 
         Args:
-            error: What the step raised.
+            error: The error that the step raised.
         """
         if self._given is None:
             return
@@ -157,52 +158,52 @@ class ModelInputs:
             return
         x, features = self._given
         if _refusal(self._model, x) is None:
-            return  # it was something else
-        # With the traceback, since Keras drops the cause: it has the line of `call`.
+            return  # the error has another cause
+        # The traceback has the line of `call`, and Keras drops the cause.
         if len(features) == 1:
             of_array = _refusal(self._model, x[features[0]]) or error
             raise ValueError(
                 "A subclassed model gets the dict of all columns or, if its `call` takes an array, "
-                f"the column {features[0]!r}. It took neither. Received: `call` with the dict: "
+                f"the column {features[0]!r}. Both failed. Received: `call` with the dict: "
                 f"{_essence(error)}; with the column: {_essence(of_array)}.\n"
-                "Call the model to see all of the error: "
+                "Call the model to see the complete error: "
                 f"model(x[{features[0]!r}][:2]) if it takes an array; if it takes a dict, "
                 f"its columns are {sorted(map(str, x))}"
             ).with_traceback(error.__traceback__) from error
         raise ValueError(
             "A subclassed model gets the dict of all columns or, if its `call` takes an array, the "
-            f"one column beside those that are recorded. Received: {features} beside those; "
+            f"only column that is not recorded. Received: columns {features} not recorded; "
             f"`call` with the dict: {_essence(error)}.\n"
-            "If `call` takes an array, join what it needs into one column, as in x['features'] = "
+            "If `call` takes an array, join its inputs into one column, as in x['features'] = "
             "np.concatenate([…], axis=1), and record the others with "
             "DeepInsightCallback(extra_fields=[…]), or drop them. If it takes a dict, read columns "
             "by name, as in x['features']"
         ).with_traceback(error.__traceback__) from error
 
     def warn_of_positions(self, data: Any) -> None:
-        """Warns once if Keras would give the model other columns than those of its inputs' names.
+        """Log a warning, once, if Keras would feed the model's inputs from other columns.
 
         Args:
-            data: Like that of `of`.
+            data: A batch, as for `of`.
         """
         x, struct = x_of(data), _input_structure(self._model)
-        if self._warned or not isinstance(x, Mapping) or not isinstance(struct, Mapping):
+        if self._has_warned or not isinstance(x, Mapping) or not isinstance(struct, Mapping):
             return
         inputs, given = sorted(map(str, struct)), sorted(map(str, x))
         if is_legacy(self._model) or given[: len(inputs)] == inputs or _has_own_step(self._model):
             return
-        self._warned = True
+        self._has_warned = True
         logging.warning(
             "Deep insight: the model's inputs are a dict with the keys %s. Keras pairs them with "
-            "the sorted columns of `x` by position, so without this callback it computes wrong "
-            "numbers from %s. For evaluate and predict write "
+            "the sorted columns of `x` by position, so without this callback its results are wrong "
+            "for the columns %s. For evaluate and predict use "
             "dataset.map(recorder.model_inputs(model)), where `recorder` is this callback",
             inputs,
             given,
         )
 
     def _picked(
-        self, x: Mapping[str, Any], bookkeeping: Collection[str], whole: bool = False
+        self, x: Mapping[str, Any], bookkeeping: Collection[str], keep_all: bool = False
     ) -> Any:
         features = {name: value for name, value in x.items() if name not in bookkeeping}
         struct = _input_structure(self._model)
@@ -213,9 +214,9 @@ class ModelInputs:
         else:
             tensors = struct if isinstance(struct, (list, tuple)) else [struct]
             if not all(hasattr(tensor, "name") for tensor in tensors):
-                return dict(x)  # nested lists: nothing tells which column is which
+                return dict(x)  # nested lists do not name their columns
             wanted = {tensor.name: tensor.name for tensor in tensors}
-            # A model of one input takes the one column that is no bookkeeping, whatever its name.
+            # A model with one input takes the only column that is not bookkeeping, by any name.
             if len(tensors) == 1 and tensors[0].name not in x and len(features) == 1:
                 wanted = {tensors[0].name: next(iter(features))}
         if missing := [name for name in wanted.values() if name not in x]:
@@ -226,7 +227,7 @@ class ModelInputs:
                 f"Missing: {missing}; columns: {columns}.\n"
                 f"Give each input its column's name, as in keras.Input(…, name={example!r})"
             )
-        if whole:
+        if keep_all:
             return {name: x[name] for name in x if name in features or name in wanted}
         if isinstance(struct, Mapping):
             return {key: x[key] for key in struct}
@@ -234,12 +235,12 @@ class ModelInputs:
         return values if isinstance(struct, (list, tuple)) else values[0]
 
     def _unstructured(self, x: Mapping[str, Any], features: dict[str, Any]) -> Any:
-        """What a model gets that does not say what its inputs are."""
+        """Return the inputs of a model that does not declare its input structure."""
         if isinstance(self._model, keras.Sequential):
             if len(features) == 1:
                 return next(iter(features.values()))
             raise ValueError(
-                "A Sequential model takes one column of the dataset's `x` beside those that are "
+                "A Sequential model needs exactly one column of the dataset's `x` that is not "
                 f"recorded. Received: {sorted(map(str, features))}.\n"
                 "Name its column, as in keras.Sequential([keras.Input(…, name='features'), …]), "
                 "or record the others with DeepInsightCallback(extra_fields=[…])"
@@ -253,17 +254,17 @@ class ModelInputs:
             if self._takes_array:
                 return column
         self._given = (dict(x), sorted(map(str, features)))
-        return dict(x)  # a subclassed model takes what it wants from the dict
+        return dict(x)  # a subclassed model reads columns by name
 
 
 def _has_own_step(model: Any) -> bool:
-    """Return True if the model's class defines a `train_step` or `test_step` of its own."""
+    """Return True if the model's class defines a custom `train_step` or `test_step`."""
     steps = (type(model).train_step, type(model).test_step)
     return any(step.__module__.partition(".")[0] not in ("keras", "tf_keras") for step in steps)
 
 
 def _lines_of_step(model: Any, error: Exception) -> tuple[int, ...]:
-    """Return the lines, from the model's own step inwards, in which an error was raised."""
+    """Return the line numbers of an error's frames, from the model's custom step inwards."""
     steps = [type(model).train_step.__code__, type(model).test_step.__code__]
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     begun = next((i for i, (code, _) in enumerate(frames) if code in steps), len(frames))
@@ -271,23 +272,23 @@ def _lines_of_step(model: Any, error: Exception) -> tuple[int, ...]:
 
 
 def _input_structure(model: Any) -> Any:
-    """The structure of a model's inputs; None for a model that does not say."""
+    """Return the structure of a model's inputs, or None if the model does not declare it."""
     try:
         return model.input
     except (AttributeError, ValueError, RuntimeError):
         pass
     if isinstance(model, keras.Sequential):
-        # Before it is built, legacy Keras has None.
+        # In legacy Keras, `inputs` is None until the model is built.
         with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):
             return model.inputs[0]
     return None
 
 
 def _refusal(model: Any, x: Any) -> Exception | None:
-    """Return what the model's `call` raises when it is traced with such an `x`, or None."""
+    """Return the error that the model's `call` raises when traced with such an `x`, or None."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras's, of a call that it could not trace
+            warnings.simplefilter("ignore")  # Keras warns about calls that it cannot trace
             specs = tf.nest.map_structure(_spec, dict(x) if isinstance(x, Mapping) else x)
             if is_legacy(model):
                 tf.function(model.__call__, autograph=False).get_concrete_function(specs)
@@ -301,11 +302,11 @@ def _refusal(model: Any, x: Any) -> Exception | None:
 
 
 def _essence(error: Exception) -> str:
-    """The line of an error's text that says what was wrong, without colours."""
+    """Return the most informative line of an error's text, without colour codes."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = re.sub(r"\x1b\[\d*m", "", text).rpartition("Error encountered:")[2]
     text = text.partition("Inputs received:")[0].replace("Exception encountered: ", "")
-    # Keras quotes a KeyError's text three times.
+    # Keras puts triple quotes around a KeyError's text.
     lines = [line.strip().removeprefix("'''").removesuffix("'''") for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("Exception encountered when")]
     essence = textwrap.shorten(lines[0] if lines else "without a text", 200, placeholder=" …")

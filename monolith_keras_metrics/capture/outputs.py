@@ -1,10 +1,10 @@
-"""A model's outputs, each with the label, the weight and the loss that Keras gives it.
+"""A model's outputs, each with the label, the weight and the loss that Keras pairs with it.
 
-Which label belongs to which output is Keras's to say, and its rules differ between its versions.
-So Keras is asked: its own compiled loss is made once more, of losses that only note what they are
-called with (see `_noted`). Where there is no compiled loss, or it does not fit what the step
-passed, labels are paired by their place in the structure, by the outputs' names, or in the order
-of Keras's flattening, in which a dict's keys are sorted.
+Keras decides which label belongs to which output, and its rules differ between versions. Its
+compiled loss is therefore created again, from losses that only capture their arguments (see
+`_captured_losses`). If there is no compiled loss, or it does not match what the step passed, labels
+are paired by their position in the structure, by the outputs' names, or in the order of Keras's
+flattening, which sorts the keys of a dict.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Output:
     """One output of a model, in one step.
 
     Attributes:
-        name: Its name.
-        prediction: What the model returned.
-        label: What Keras compares it with; None if nothing.
-        weight: Weights of the examples that are for this output alone; None if there are none.
-        loss: The loss that was compiled for it, as `compile` got it; None if none is known.
+        name: Name of the output.
+        prediction: The model's prediction.
+        label: The label, or None.
+        weight: The example weights for this output only, or None.
+        loss: The compiled loss of this output, as passed to `compile`, or None if unknown.
     """
 
     name: str
@@ -44,27 +44,27 @@ class Output:
 
 
 def outputs_of(model: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> list[Output]:
-    """Return a model's outputs, in their own order, with what belongs to them.
+    """Return a model's outputs in their order, with their labels, weights and losses.
 
     Args:
         model: The model.
-        y: Labels as the step passes them on: a tensor, or any structure of tensors.
+        y: Labels that the step passes on: a tensor, or any structure of tensors.
         y_pred: The model's outputs, in any structure.
-        sample_weight: Weights. Those in a structure are for single outputs; a tensor is for all,
-            and says nothing of one.
+        sample_weight: Weights. A structure has weights for single outputs. A tensor applies to all
+            outputs, and is ignored here.
 
     Returns:
-        The outputs. Those without a label have None.
+        The outputs. The label is None for those without one.
 
     Raises:
-        ValueError: If there is no label, or nothing tells which output it belongs to.
+        ValueError: If there are no labels, or they cannot be paired with the outputs.
     """
     names = _named_paths(y_pred, _output_names(model))
     outputs = {path: Output(names[path], value) for path, value in _leaves(y_pred)}
     weights = sample_weight if _is_nested(sample_weight) else None
     paired = _paired_by_keras(model, outputs, y, y_pred, weights)
     try:
-        labels = _paired_by_place("labels", y, y_pred, outputs)
+        labels = _paired_by_position("labels", y, y_pred, outputs)
     except ValueError:
         if not paired:
             raise
@@ -73,19 +73,19 @@ def outputs_of(model: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> li
             outputs[path].label = label if outputs[path].label is None else outputs[path].label
     if weights is not None and not any(one.weight is not None for one in outputs.values()):
         try:
-            for path, weight in _paired_by_place(
+            for path, weight in _paired_by_position(
                 "sample weights", weights, y_pred, outputs
             ).items():
                 outputs[path].weight = weight
         except ValueError as error:
-            logging.warning("Deep insight: sample weights mask nothing in the records. %s", error)
+            logging.warning("Deep insight: sample weights do not mask labels in records. %s", error)
     return list(outputs.values())
 
 
 def _paired_by_keras(
     model: Any, outputs: Mapping[_Path, Output], y: Any, y_pred: Any, weights: Any
 ) -> bool:
-    """Give outputs what Keras's compiled loss gives them; return True if it gave any label."""
+    """Pair labels, weights and losses with outputs as Keras does; return True if it set a label."""
     if is_legacy(model):
         losses = getattr(getattr(model, "compiled_loss", None), "_losses", None)
         ordered = [outputs[path] for path, _ in _leaves(y_pred, in_order=True)]
@@ -113,9 +113,11 @@ def _paired_by_keras(
     for path, marker in _leaves(markers):
         of_prediction[id(marker)] = outputs[path]
     found = False
-    for label, prediction, weight, loss in _noted(compiled, marked(y), markers, marked(weights)):
+    for label, prediction, weight, loss in _captured_losses(
+        compiled, marked(y), markers, marked(weights)
+    ):
         if id(prediction) not in of_prediction:
-            continue  # one loss of several outputs
+            continue  # one loss over several outputs
         output = of_prediction[id(prediction)]
         output.loss = loss
         if id(label) in by_marker:
@@ -125,57 +127,57 @@ def _paired_by_keras(
     return found
 
 
-def _noted(compiled: Any, y: Any, y_pred: Any, weights: Any) -> list[tuple[Any, Any, Any, Any]]:
-    """Return what Keras calls which loss with: label, prediction, weight, loss.
+def _captured_losses(
+    compiled: Any, y: Any, y_pred: Any, weights: Any
+) -> list[tuple[Any, Any, Any, Any]]:
+    """Return the label, prediction and weight that Keras passes to each loss, and the loss.
 
     Args:
         compiled: The model's `CompileLoss`.
-        y: Stand-ins for the labels.
-        y_pred: Stand-ins for the predictions.
-        weights: Stand-ins for the weights, or None.
+        y: Placeholders for the labels.
+        y_pred: Placeholders for the predictions.
+        weights: Placeholders for the weights, or None.
     """
-    noted: list[tuple[Any, Any, Any, Any]] = []
+    captured: list[tuple[Any, Any, Any, Any]] = []
 
-    class Noting(keras.losses.Loss):
+    class CapturingLoss(keras.losses.Loss):
         def __init__(self, loss: Any) -> None:
             super().__init__()
-            self.noted_for = loss
+            self.captured_for = loss
 
         def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-            noted.append((y_true, y_pred, sample_weight, self.noted_for))
+            captured.append((y_true, y_pred, sample_weight, self.captured_for))
             return 0.0
 
-    def ask() -> None:
+    def call_losses() -> None:
         try:
             losses = tf.nest.map_structure(
-                lambda loss: None if loss is None else Noting(loss), compiled._user_loss
+                lambda loss: None if loss is None else CapturingLoss(loss), compiled._user_loss
             )
             type(compiled)(losses, output_names=compiled.output_names)(y, y_pred, weights)
         except Exception as error:
-            # The step passes something else to compute_metrics than to the compiled loss.
-            logging.debug(
-                "Deep insight: Keras's loss cannot tell which labels are whose: %r", error
-            )
-            noted.clear()
+            # The step passes different arguments to compute_metrics and to the compiled loss.
+            logging.debug("Deep insight: Keras's loss does not pair labels and outputs: %r", error)
+            captured.clear()
 
-    # A thread of its own has neither the graph nor the replica that is being traced here, in which
-    # Keras would make variables for its mean losses.
-    thread = threading.Thread(target=ask, name="deep-insight-pairing")
+    # In a separate thread, Keras does not create variables for its mean losses in the graph or
+    # replica that is being traced here.
+    thread = threading.Thread(target=call_losses, name="deep-insight-pairing")
     thread.start()
     thread.join()
-    return noted
+    return captured
 
 
-def _paired_by_place(
+def _paired_by_position(
     what: str, y: Any, y_pred: Any, outputs: Mapping[_Path, Output]
 ) -> dict[_Path, Any]:
-    """Pair labels (or weights) with outputs by paths, by names, or in Keras's order."""
+    """Return labels (or weights) by output, paired by paths, by names, or in Keras's order."""
     names = [output.name for output in outputs.values()]
     if y is None:
         raise ValueError(
-            "There are no labels (`y` is None). The callback records labels that fit() or the "
-            "model's train_step passes to compute_metrics(x, y, y_pred). Pass them there; or, if "
-            "they are a column of `x`, name it with DeepInsightCallback(labels=…)"
+            "There must be labels for the callback to record. Received: no labels, y=None. Pass "
+            "`y` to fit() and from the model's train_step to compute_metrics(x, y, y_pred); or, if "
+            "the labels are a column of `x`, name it with DeepInsightCallback(labels=…)"
         )
     leaves = dict(_leaves(y, in_order=True))
     if isinstance(y, Mapping):
@@ -185,15 +187,15 @@ def _paired_by_place(
                 paired[path] = leaves[(output.name,)]
         if not paired:
             raise ValueError(
-                f"Labels must have outputs of the model as keys. Outputs: {names}. "
+                f"A dict of {what} must have the model's outputs as keys. Outputs: {names}. "
                 f"Received {what} for: {sorted(map(str, y))}"
             )
         return paired
     if set(leaves) != set(outputs):
         if len(leaves) != len(outputs):
             raise ValueError(
-                "There must be as many labels as outputs, or a dict from outputs to labels, which "
-                f"may leave some out. Outputs: {names}. Received: {len(leaves)} {what}"
+                f"There must be as many {what} as outputs, or a dict from some or all outputs to "
+                f"{what}. Outputs: {names}. Received: {len(leaves)} {what}"
             )
         ordered = [path for path, _ in _leaves(y_pred, in_order=True)]
         leaves = dict(zip(ordered, leaves.values(), strict=True))
@@ -201,10 +203,10 @@ def _paired_by_place(
 
 
 def _output_names(model: Any) -> Sequence[str] | None:
-    """Return the names of a model's outputs in Keras's order; None if it does not tell them."""
+    """Return the names of a model's outputs in Keras's order, or None if it has no names."""
     if isinstance(model, keras.Sequential) and model.layers:
         last = model.layers[-1]
-        # A name that Keras made up depends on what else the process has made.
+        # Keras numbers default names by how many such layers the process has created.
         made_up = re.sub(r"(?<!^)(?=[A-Z])", "_", type(last).__name__).lower()
         return ["output" if re.fullmatch(rf"{made_up}(_\d+)?", last.name) else last.name]
     names: Sequence[str] | None = getattr(model, "output_names", None)
@@ -212,7 +214,7 @@ def _output_names(model: Any) -> Sequence[str] | None:
 
 
 def _named_paths(y_pred: Any, output_names: Sequence[str] | None) -> dict[_Path, str]:
-    """Name the leaves of a model's outputs: by the keys of dicts, else as the model does."""
+    """Return a name for each leaf of a model's outputs: its dict key, or the model's name."""
     paths = [path for path, _ in _leaves(y_pred)]
     ordered = [path for path, _ in _leaves(y_pred, in_order=True)]
     known: dict[_Path, str] = {}
@@ -229,7 +231,7 @@ def _named_paths(y_pred: Any, output_names: Sequence[str] | None) -> dict[_Path,
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Each name once: a layer that is used twice names two outputs."""
+    """Return the names with repeated ones numbered: a layer that is used twice repeats its name."""
     unique: list[str] = []
     for name in names:
         new, number = name, 0
@@ -247,7 +249,7 @@ def _is_nested(structure: Any) -> bool:
 def _leaves(
     structure: Any, path: _Path = (), *, in_order: bool = False
 ) -> Iterator[tuple[_Path, Any]]:
-    """Yield the leaves of a structure with their paths; `in_order` of Keras's flattening."""
+    """Yield the leaves of a structure with their paths, `in_order` as Keras flattens it."""
     if isinstance(structure, Mapping):
         for key in sorted(structure) if in_order else structure:
             yield from _leaves(structure[key], (*path, key), in_order=in_order)

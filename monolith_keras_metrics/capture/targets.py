@@ -1,4 +1,4 @@
-"""Which outputs of a model are which targets."""
+"""Selection of the outputs of a model that are recorded, and the names of their targets."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Pairs(NamedTuple):
     """A step's labels and predictions, with the names of their columns.
 
     Attributes:
-        names: A name a target.
+        names: One name per target.
         block: The columns.
-        from_logits: The targets whose predictions were logits.
+        from_logits: Names of the targets whose predictions were logits.
         class_fields: Names of the columns of `block.classes`.
     """
 
@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
 
 
 def check_target_names(targets: Any) -> None:
-    """Raises `TypeError` or `ValueError` for a `targets` that cannot be right for any model."""
+    """Raise `TypeError` or `ValueError` if `targets` is invalid for every model."""
     if targets is None:
         return
     names: list[Any] = []
@@ -54,7 +54,7 @@ def check_target_names(targets: Any) -> None:
         )
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(
-            f"`targets` must hold one or more non-empty names. Received: targets={targets!r}"
+            f"`targets` must have one or more non-empty names. Received: targets={targets!r}"
         )
     if len(set(names)) < len(names):
         raise ValueError(f"`targets` must be different names. Received: targets={targets!r}")
@@ -67,20 +67,20 @@ def pair_targets(
 
     Args:
         outputs: A model's outputs. Those without a label are left out.
-        targets: Which of them, under which names.
-        missing_label: The label that stands for none.
+        targets: The outputs to record, and the names of their targets.
+        missing_label: The label value that marks a missing label.
 
     Returns:
-        The pairs, in the order of the outputs, or of `targets` where it names some.
+        The pairs, in the order of `targets`, or of the outputs if `targets` is None.
 
     Raises:
-        ValueError: If outputs, labels and names do not fit together; the message tells how.
+        ValueError: If outputs, labels and names do not match. The message says why.
     """
     by_name = {output.name: output for output in outputs}
     chosen = _chosen(targets, by_name)
     names = tuple(name for of_one in chosen.values() for name in of_one)
     if len(set(names)) < len(names):
-        raise ValueError(f"Two targets have the same name: {list(names)}")
+        raise ValueError(f"Targets must have different names. Received: {list(names)}")
     blocks, from_logits, fields = [], [], []
     for output, own in ((by_name[key], own) for key, own in chosen.items()):
         _check_columns(output)
@@ -93,30 +93,30 @@ def pair_targets(
 
 
 def label_columns(x: Any, names: str | Mapping[str, str]) -> Any:
-    """Takes labels from the columns of `x` that the model gets.
+    """Return the labels from the columns of the model's `x`.
 
     Args:
-        x: What the step passes to `compute_metrics`.
+        x: The `x` that the step passes to `compute_metrics`.
         names: A column, or a dict from outputs to columns.
 
     Returns:
         The label, or a dict of labels by output.
 
     Raises:
-        ValueError: If there is no such column.
+        ValueError: If a column is missing.
     """
     wanted = [names] if isinstance(names, str) else list(names.values())
-    there = sorted(map(str, x)) if isinstance(x, Mapping) else []
-    if missing := [name for name in wanted if name not in there]:
+    found = sorted(map(str, x)) if isinstance(x, Mapping) else []
+    if missing := [name for name in wanted if name not in found]:
         raise ValueError(
             f"`labels` must name columns of `x` that the model gets. Received: {missing}; "
-            f"columns: {there}"
+            f"columns: {found}"
         )
     return x[names] if isinstance(names, str) else {key: x[name] for key, name in names.items()}
 
 
 def _chosen(targets: TargetNames, outputs: Mapping[str, Output]) -> dict[str, list[str]]:
-    """Which outputs are recorded, with the names of their columns."""
+    """Return the outputs to record, with the names of their columns."""
     names = list(outputs)
     labelled = [name for name in names if outputs[name].label is not None]
     if targets is None:
@@ -124,8 +124,8 @@ def _chosen(targets: TargetNames, outputs: Mapping[str, Output]) -> dict[str, li
             columns = width(name, outputs[name].prediction)
             if columns not in (1, None) and not number_of_classes(outputs[name]):
                 raise ValueError(
-                    f"Output {name!r} has {columns} columns, which are as many targets: name them, "
-                    f"as in targets={{{name!r}: ['first', …]}}"
+                    f"Output {name!r} has {columns} columns, so `targets` must name each of them. "
+                    f"Received: targets=None. Write targets={{{name!r}: ['first', …]}}"
                 )
         return {name: [name] for name in labelled}
     if isinstance(targets, Mapping):
@@ -162,10 +162,10 @@ def _check_names(output: Output, names: Sequence[str]) -> None:
         )
     if classes > MOST_CLASSES and width(f"{output.name} (label)", output.label) == 1:
         raise ValueError(
-            f"`targets` must name at most {MOST_CLASSES} classes whose labels are indices: output "
-            f"{output.name!r} has {classes}. Give them one name, as in "
-            f"targets={{{output.name!r}: {output.name!r}}}, for whether the likeliest is right; or "
-            "one-hot the labels"
+            f"`targets` must name at most {MOST_CLASSES} classes if labels are indices. Received: "
+            f"{classes} names for output {output.name!r}. Give all classes one name, as in "
+            f"targets={{{output.name!r}: {output.name!r}}}, to record if the most probable class "
+            "is right; or one-hot encode the labels"
         )
 
 
@@ -176,7 +176,7 @@ def _check_columns(output: Output) -> None:
         return
     raise ValueError(
         f"Labels of output {output.name!r} must have a column for each of its {wanted} columns, or "
-        "be indices of classes: integers, or of a sparse_categorical_crossentropy. "
+        "be indices of classes: integers, or any numbers with sparse_categorical_crossentropy. "
         f"Received: {label.dtype if isinstance(label.dtype, str) else label.dtype.name} labels of "
         f"shape {tuple(label.shape)}, predictions of shape {tuple(prediction.shape)}"
     )

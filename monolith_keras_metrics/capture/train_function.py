@@ -1,9 +1,9 @@
 """A model's train or test function while it is recorded.
 
-A model has at most one such function for each mode, whatever the number of callbacks: each
-attaches a `Recorder` to it, and the step is traced once with the columns of all. A recorder takes
-part in the steps of the call of `fit` or `evaluate` that it was attached in; those of a call that
-has failed are found, and detached, at the next one.
+A model has at most one such function per mode, for any number of callbacks. Each callback attaches
+a `Recorder` to it, and the step is traced once with the columns of all recorders. A recorder
+records the steps of the `fit` or `evaluate` call in which it was attached. Recorders of a failed
+call are detached at the next call.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from monolith_keras_metrics.records.batch import Batch, Layout
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What is recorded of each step.
+    """The settings of one callback: the columns, targets and users to record.
 
     Attributes:
         inputs: The bookkeeping columns of the dataset's `x`.
         model_name: Name of the model.
-        sample_ratio: Share of users.
-        targets: Which outputs, under which names.
+        sample_ratio: Share of users to record.
+        targets: The outputs to record, and the names of their targets.
         labels: Columns of `x` with the labels; None for `y`.
-        missing_label: The label that stands for none; None if there is no such.
-        epoch: Returns the running pass over the data; None outside of one.
+        missing_label: The label value that marks a missing label, or None.
+        epoch: Returns the current epoch; None outside of an epoch.
     """
 
     inputs: InputColumns
@@ -52,18 +52,18 @@ class Recording:
     epoch: Callable[[], int | None] = lambda: None
 
     def pairs(self, model: Any, call: StepCall) -> Pairs:
-        """Pairs labels and predictions of a step.
+        """Return the labels and predictions of a step.
 
         Args:
             model: The model.
-            call: What the step passed to `compute_metrics` or `compute_loss`.
+            call: The step's call of `compute_metrics` or `compute_loss`.
         """
         y = call.y if self.labels is None else label_columns(call.x, self.labels)
         outputs = outputs_of(model, y, call.y_pred, call.sample_weight)
         return pair_targets(outputs, self.targets, self.missing_label)
 
     def layout(self, pairs: Pairs, mode: str | None = None) -> Layout:
-        """The layout of batches with these targets."""
+        """Return the layout of batches with these targets."""
         return Layout(
             self.model_name,
             pairs.names,
@@ -77,12 +77,12 @@ class Recording:
 
 
 class Recorder:
-    """One callback's part in what is recorded of a mode.
+    """The recorder of one callback and one mode.
 
     Args:
-        recording: What is recorded.
+        recording: The settings of the callback.
         mode: `"train"` or `"test"`.
-        recorded: Whether this mode is; else bookkeeping columns are only taken out.
+        recorded: Whether to record this mode. If not, bookkeeping columns are only removed.
         on_exception: Called when training ends with an exception.
     """
 
@@ -104,37 +104,37 @@ class Recorder:
         self._history: Any = None
 
     def begin(self, model: Any, client: DeepInsightClient | None, over: EndOfCaller | None) -> None:
-        """Begins to take part in the steps of a call.
+        """Start recording the steps of a call.
 
         Args:
             model: The model.
-            client: Where columns go; None only takes them out.
-            over: The end of the call; None where nothing tells.
+            client: The client for the columns; None to only remove them.
+            over: A check that the call has ended; None if there is none.
         """
         self.client = client if self.recorded else None
         self._over = over
         self._model, self._history = model, getattr(model, "history", None)
 
     def end(self) -> None:
-        """Takes no more part."""
+        """Stop recording, and release the client and the model."""
         self.client = self._over = self._model = self._history = None
 
     def is_over(self) -> bool:
         """Return True if the call has ended."""
         if self._over is not None:
             return self._over()
-        # Each fit has its own history.
+        # Each call of fit creates a new history.
         history = getattr(self._model, "history", None)
         return self.mode == "train" and history is not self._history
 
     def is_of(self, call: FrameType | None) -> bool:
-        """Return True if this takes part in the steps of `call`, which has not ended."""
+        """Return True if this records the steps of `call`, which has not ended."""
         if self._over is None:
             return not self.is_over()
         return self._over.is_end_of(call)
 
     def batch(self, layout: Layout, bookkeeping: Mapping[str, Any], block: Block) -> Batch:
-        """Makes a batch of a step's columns."""
+        """Return a batch of a step's columns."""
         inputs = self.recording.inputs
         uid = bookkeeping[inputs.uid]
         return Batch(
@@ -155,12 +155,12 @@ class Recorder:
 
 
 class RecordingFunction:
-    """Stands in for a model's train or test function, and hands each step's columns over.
+    """A replacement for a model's train or test function that submits each step's columns.
 
     Args:
         model: The model.
         mode: `"train"` or `"test"`.
-        plain: The model's own function.
+        plain: The model's original function.
     """
 
     def __init__(self, model: Any, mode: str, plain: Callable[[Any], Any]) -> None:
@@ -172,19 +172,19 @@ class RecordingFunction:
         self._steps: dict[tuple[Recorder, ...], _Steps] = {}
 
     def hold(self, recorder: Recorder) -> None:
-        """Stays in its place until this recorder is released, whether it is attached or not."""
+        """Keep this function installed until the recorder is released, even if it is detached."""
         if recorder not in self._holders:
             self._holders.append(recorder)
 
     def attach(
         self, recorder: Recorder, client: DeepInsightClient | None, over: EndOfCaller | None
     ) -> None:
-        """Begins to record with a recorder.
+        """Start recording with a recorder.
 
         Args:
             recorder: The recorder.
-            client: Where its columns go; None only takes them out.
-            over: Tells whether what began this has ended; None where nothing tells.
+            client: The client for its columns; None to only remove them.
+            over: A check that the call has ended; None if there is none.
         """
         others = [one for one in self._attached if one is not recorder]
         recorder.begin(self.model, client, over)
@@ -195,20 +195,20 @@ class RecordingFunction:
                 other.on_exception()
 
     def detach(self, recorder: Recorder) -> None:
-        """Ends recording with a recorder."""
+        """Stop recording with a recorder."""
         if recorder in self._attached:
             self._attached.remove(recorder)
             recorder.end()
         self._leave()
 
     def release(self, recorder: Recorder) -> None:
-        """Ends `hold`."""
+        """Undo `hold` for a recorder."""
         if recorder in self._holders:
             self._holders.remove(recorder)
         self._leave()
 
     def end_call(self) -> None:
-        """Ends what else is recorded of the call of Keras that we are in, which has failed."""
+        """Call `on_exception` of all recorders of the current Keras call, which has failed."""
         call = innermost_call()
         with contextlib.ExitStack() as stack:
             for recorder in self._attached[::-1]:
@@ -216,7 +216,7 @@ class RecordingFunction:
                     stack.callback(recorder.on_exception)
 
     def __call__(self, iterator: Any) -> Any:
-        """Runs the next steps of `iterator`, records them, and returns the last one's logs."""
+        """Run and record the next steps of `iterator`, and return the logs of the last one."""
         recorders = self._of_this_call()
         if not recorders:
             return self.plain(iterator)
@@ -235,30 +235,30 @@ class RecordingFunction:
             raise
 
     def _of_this_call(self) -> tuple[Recorder, ...]:
-        """The recorders of the call of Keras that we are in, without those that were left over."""
+        """Return the recorders of the current Keras call, and end those of failed calls."""
         call = innermost_call()
         these = []
         for recorder in self._attached[:]:
             if recorder.is_of(call):
                 these.append(recorder)
-            # A callback is not told of an exception that ended its fit; this is another call then.
+            # Keras does not notify a callback of an exception that ended its call.
             elif recorder.is_over():
                 recorder.on_exception()
         return tuple(these)
 
     def _leave(self) -> None:
-        """Puts the model's own function back where nobody needs this one."""
+        """Restore the model's original function if no recorder needs this one."""
         attribute = f"{self._mode}_function"
         unused = not self._attached and not self._holders
         if unused and getattr(self.model, attribute) is self:
             setattr(self.model, attribute, self.plain)
 
 
-_KEPT = 4  # sets of recorders whose traced steps are kept
+_KEPT = 4  # number of recorder sets whose traced steps are cached
 
 
 class _Steps:
-    """A model's steps with what some recorders record of them."""
+    """A model's steps, traced with the columns of a set of recorders."""
 
     def __init__(self, model: Any, mode: str, recorders: tuple[Recorder, ...]) -> None:
         self._model = model
@@ -278,7 +278,7 @@ class _Steps:
         )
 
     def run(self, iterator: Any) -> Any:
-        """Runs steps, hands their columns over, and returns the last one's logs."""
+        """Run steps, submit their columns, and return the logs of the last one."""
         logs = None
         for step_logs, columns in self._checked(iterator):
             logs = step_logs
@@ -290,7 +290,7 @@ class _Steps:
         return logs
 
     def _checked(self, iterator: Any) -> Iterator[tuple[Any, Columns]]:
-        """Runs steps; raises an error of the user's own terms if the model takes no dict."""
+        """Yield the results of steps; raise an error with a remedy if the model takes no dict."""
         try:
             yield from self._function(iterator)
         except (StopIteration, tf.errors.OutOfRangeError):
@@ -312,7 +312,7 @@ class _Steps:
         return self._inputs.run(make_step, data, self._names)
 
     def _pair_targets(self, call: StepCall) -> tuple[Pairs, ...]:
-        """Called when a step is traced: the names of the targets are known from then on."""
+        """Return the pairs of a call, and set the layouts. Runs when a step is traced."""
         pairs = tuple(
             one.recording.pairs(self._model, call) if one.recorded else Pairs()
             for one in self._recorders

@@ -9,8 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from monolith_keras_metrics import sinks
 from monolith_keras_metrics.pipeline import recovery
+from monolith_keras_metrics.sinks import parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def _recover(arguments: argparse.Namespace) -> int:
         return 0
     text = f"{result.delivered:,} records delivered"
     if arguments.sink:
-        text += f" to {', '.join(map(sinks.shown, arguments.sink))}"
+        text += f" to {', '.join(str(parse(sink)) for sink in arguments.sink)}"
     if result.left:
         text += f", {result.left:,} wait on: a sink did not take them"
     if result.lost:

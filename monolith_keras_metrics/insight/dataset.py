@@ -21,13 +21,12 @@ import polars as pl
 from absl import logging
 
 from monolith_keras_metrics.journal import claims
+from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.schema import SCHEMA, STRUCTS, fields_of
 
 # As a column's or field's name: Polars takes it for a pattern, and panics.
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
-_SCHEME = re.compile(r"(parquet|jsonl|tfrecord):(.+)", re.DOTALL)
-# Hidden files are still being written. Worker 3 dumps to NAME.part-00003.
-_RECORD_FILE = re.compile(r"[^.].*\.(parquet|jsonl|tfrecord)(?:\.part-\d+)?", re.DOTALL)
+_SCHEME = re.compile(rf"({'|'.join(run_folder.FORMATS)}):(.+)", re.DOTALL)
 
 
 class _Part(NamedTuple):
@@ -106,13 +105,12 @@ def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
     if not root.exists():
         raise _no_records(path, "there is no such file or folder. Check the name")
     if not root.is_dir():
-        name = _RECORD_FILE.fullmatch(root.name)
-        return wanted or (name[1] if name else "tfrecord"), [root]
+        return wanted or run_folder.format_of(root.name) or "tfrecord", [root]
     files: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
     for entry in sorted(root.iterdir()):
-        name = _RECORD_FILE.fullmatch(entry.name)
-        if name and wanted in (None, name[1]) and entry.is_file():
-            files[name[1]].append(entry)
+        found = run_folder.format_of(entry.name)
+        if found and wanted in (None, found) and entry.is_file():
+            files[found].append(entry)
     if len(files) > 1:
         raise ValueError(
             f"`path` must hold files of one format: {str(root)!r} holds {' and '.join(files)}, "
@@ -134,7 +132,7 @@ def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
 
 def _left_in(root: pathlib.Path) -> str:
     """Tell what crashed processes have left in a run's journal; nothing if there is nothing."""
-    place = root / ".spool"
+    place = root / run_folder.JOURNAL
     left = claims.look(place)
     told = []
     if left.journals:

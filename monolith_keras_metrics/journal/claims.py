@@ -14,7 +14,6 @@ import collections
 import json
 import os
 import pathlib
-import re
 import socket
 import stat
 import threading
@@ -24,12 +23,8 @@ from typing import NamedTuple
 from monolith_keras_metrics.journal import locks
 from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.journal.regular import NotOursError, Probe, open_regular
-from monolith_keras_metrics.records.stems import STEM, attempt_of
+from monolith_keras_metrics.records import run_folder
 
-ASIDE = ".aside"
-_LOCK = ".lock"
-_FILE = re.compile(rf"({STEM})(?:\.(\d{{6,12}})\.journal|\.lock)")
-_SET_ASIDE = re.compile(rf"{STEM}\..*{re.escape(ASIDE)}(?:-\d+)?")
 _LIVES_SECONDS = 60.0
 _LOCK_BYTES = 4_096
 
@@ -53,12 +48,12 @@ class Claim:
         self._files_left = 0
         self._counting = threading.Lock()
         self._holding = threading.Lock()  # so that nobody uses a descriptor that is closed
-        self._path = folder / f"{stem}{_LOCK}"
+        self._path = run_folder.lock_path(folder, stem)
         self._descriptor = descriptor
 
     def file(self, number: int) -> pathlib.Path:
         """Return the path of the journal file with this number."""
-        return self.folder / f"{self.stem}.{number:06d}.journal"
+        return run_folder.journal_path(self.folder, self.stem, number)
 
     def count_files(self, more: int) -> int:
         """Note that there are more journal files, or fewer; return how many there are now."""
@@ -173,14 +168,14 @@ def listing(folder: pathlib.Path) -> Listing:
     except (FileNotFoundError, NotADirectoryError):
         names = []
     for name in names:
-        if match := _FILE.fullmatch(name):
-            numbered[match[1]] += [(int(match[2]), name)] if match[2] else []
-        elif _SET_ASIDE.fullmatch(name):
+        if (known := run_folder.journal_name(name)) is not None:
+            numbered[known.stem] += [] if known.number is None else [(known.number, name)]
+        elif run_folder.is_set_aside(name):
             aside.append(name)
     return Listing(
         {
             stem: [folder / name for _, name in sorted(numbered[stem])]
-            for stem in sorted(numbered, key=lambda stem: (attempt_of(stem), stem))
+            for stem in sorted(numbered, key=lambda stem: (run_folder.attempt_of(stem), stem))
         },
         sorted(aside),
     )
@@ -201,7 +196,7 @@ def claim_left(folder: pathlib.Path, stem: str, found: Probe) -> Claim | None:
         NotOursError: If the lock is no regular file, or another user's.
         OSError: If the lock cannot be opened, or the file system has no locks.
     """
-    path = folder / f"{stem}{_LOCK}"
+    path = run_folder.lock_path(folder, stem)
     try:
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, found.uids)
     except FileNotFoundError:
@@ -248,7 +243,7 @@ def look(folder: pathlib.Path) -> Left:
     journals, foreign = [], []
     for stem in [stem for stem, files in there.journals.items() if files]:
         try:
-            descriptor = open_regular(folder / f"{stem}{_LOCK}")
+            descriptor = open_regular(run_folder.lock_path(folder, stem))
         except FileNotFoundError:
             if any(path.exists() for path in there.journals[stem]):
                 journals.append(stem)  # a machine that stopped may have kept no more
@@ -268,7 +263,7 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     """Give a file a name under which nobody takes it for a journal; never replace another."""
     number = 0
     while True:
-        aside = path.with_name(f"{path.name}{ASIDE}" + (f"-{number}" if number else ""))
+        aside = run_folder.aside_path(path, number)
         if not os.path.lexists(aside):
             path.rename(aside)
             return aside

@@ -27,7 +27,7 @@ import polars as pl
 
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.format import Place, UnreadableError
-from monolith_keras_metrics.records.stems import attempt_of, worker_of
+from monolith_keras_metrics.records.run_folder import attempt_of, worker_of
 
 _MEMORY_BYTES = 1 << 30  # beside what the child takes to start
 _ANSWER_SECONDS = 20.0
@@ -61,7 +61,7 @@ class Decoder:
                 tells, or if decoding it took more time or memory than records take.
             OSError: If the file cannot be read now.
         """
-        stem = place.file.path.name.partition(".journal")[0].rpartition(".")[0]
+        stem = place.file.claim.stem
         question = {
             "path": os.fspath(place.file.path),
             "offset": place.offset,

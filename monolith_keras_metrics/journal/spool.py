@@ -24,6 +24,7 @@ import pathlib
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 import polars as pl
 
@@ -48,6 +49,19 @@ class _Cursor:
     entry: int = 0
 
 
+class Account(Protocol):
+    """Notes what becomes of records; called under the lock, so it must not wait."""
+
+    def adopt(self, rows: int) -> None:
+        """Note that records of a crashed process wait."""
+
+    def journal(self, rows: int) -> None:
+        """Note that so many more records are in journal files, or fewer."""
+
+    def settle(self, written: int, failed: int, *, journaled: bool = False) -> None:
+        """Note that nobody waits for records any more."""
+
+
 class Spool:
     """Keeps records until every sink has them.
 
@@ -55,6 +69,7 @@ class Spool:
         gathers: For each sink, whether it gathers.
         files: The journal that `append` writes to.
         changed: What those who wait for anything here wait on; spools of the same sinks share it.
+        account: Where it is noted what becomes of records.
         memory_rows: How many records are kept in memory.
         memory_bytes: How many bytes of records are kept in memory.
         spool_bytes: The most that journal files take, in bytes.
@@ -65,7 +80,6 @@ class Spool:
 
     Attributes:
         changed, read: As above.
-        counts: Records that are `"written"`, to every sink, and that `"failed"`.
         bytes: Size of the entries in journal files, in bytes.
     """
 
@@ -74,6 +88,7 @@ class Spool:
         gathers: Sequence[bool],
         files: SpoolFiles,
         changed: threading.Condition,
+        account: Account,
         *,
         memory_rows: int = 0,
         memory_bytes: int = 0,
@@ -85,7 +100,7 @@ class Spool:
     ) -> None:
         self.changed = changed
         self.read = read
-        self.counts = {"written": 0, "failed": 0}
+        self._account = account
         self.bytes = 0
         self._files = files
         self._gathers = list(gathers)
@@ -243,6 +258,7 @@ class Spool:
                         self._memory_rows += entry.rows
                         self._memory_bytes += entry.bytes
                     entry.place = None
+                    self._account.journal(-entry.rows)
                     kept.entries_left -= 1
                     again.append(entry)
         self._unjournaled.extendleft(reversed(again))
@@ -282,6 +298,7 @@ class Spool:
                     segment.closed = True
                     self._segments.append(segment)
                 entry = Entry(place.rows, len(self._gathers), self._clock())
+                self._account.adopt(entry.rows)
                 self._add(segment, entry, place)
             self._claims.add(claim)
             for kept in files:
@@ -412,16 +429,6 @@ class Spool:
                         return entry.accepted_at
         return None
 
-    def journaled(self) -> int:
-        """Return how many records wait in journal files."""
-        with self.changed:
-            return sum(
-                entry.rows
-                for segment in self._segments
-                for entry in segment.entries
-                if entry.sinks_left and entry.place is not None
-            )
-
     def release(self) -> None:
         """Let the next process have what was not delivered, once all have left.
 
@@ -525,6 +532,7 @@ class Spool:
 
     def _put_into_file(self, entry: Entry, place: Place) -> None:
         entry.place = place
+        self._account.journal(entry.rows)
         place.file.entries_left += 1
         place.file.bytes += place.length
         self.bytes += place.length
@@ -549,8 +557,8 @@ class Spool:
         self.changed.notify_all()
 
     def _settle(self, segment: Segment, entry: Entry) -> None:
-        self.counts["failed"] += entry.failed
-        self.counts["written"] += entry.rows - entry.failed
+        written = entry.rows - entry.failed
+        self._account.settle(written, entry.failed, journaled=entry.place is not None)
         self._settled += 1
         segment.entries_left -= 1
         if entry.frame is not None:

@@ -1,1 +1,1 @@
-"""What stands behind `deep_insight_ops`."""
+"""The implementation of `deep_insight_ops`."""

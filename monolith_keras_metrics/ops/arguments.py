@@ -1,7 +1,7 @@
-"""What the write operations have in common: their arguments become tensors of known shape.
+"""Conversion and checks of the arguments of the write operations.
 
-A wrong dtype, rank or length is told when the operation is called or traced, as far as static
-shapes show it; the rest in the `tf.py_function`, on the values.
+A wrong dtype, rank or length raises an error when the operation is called or traced, as far as
+static shapes are known. The `tf.py_function` checks the values for the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from monolith_keras_metrics.ops.strategy import check_strategy
 from monolith_keras_metrics.pipeline.client import open_client
 from monolith_keras_metrics.records.batch import Batch
 
-# What TensorFlow has no dtype for.
+# TensorFlow has no dtype for dates.
 _ABOUT_DATES = "; Unix seconds are .astype('datetime64[s]').astype('int64')"
 
 MakeBatch = Callable[[Mapping[str, Any], int, int], Batch]
@@ -30,8 +30,7 @@ class Argument(NamedTuple):
 
     Attributes:
         tensor: The tensor.
-        shape: The shape that it must have, its last axis the batch: `("batch",)`, or
-            `("num_targets", "batch")`; `()` for a scalar.
+        shape: The required shape: `("batch",)`, `("num_targets", "batch")`, or `()` for a scalar.
     """
 
     tensor: Any
@@ -39,29 +38,29 @@ class Argument(NamedTuple):
 
 
 def integers(name: str, value: Any) -> Argument:
-    """An int64 argument of shape `(batch,)`."""
+    """Return an int64 argument of shape `(batch,)`."""
     return Argument(_converted(name, value, tf.int64), ("batch",))
 
 
 def ids(name: str, value: Any) -> Argument:
-    """An argument of shape `(batch,)` of int64, or of text, which is hashed (see `ids`)."""
+    """Return an argument of shape `(batch,)`: int64, or text (recorded as its hash)."""
     dtype = tf.string if _is_text(value) else tf.int64
     return Argument(_converted(name, value, dtype, "of dtype int64 or string"), ("batch",))
 
 
 def scalar(name: str, value: Any) -> Argument:
-    """A scalar argument of int64."""
+    """Return a scalar int64 argument."""
     return Argument(_converted(name, value, tf.int64), ())
 
 
 def floats(name: str, value: Any, *shape: str) -> Argument:
-    """A float argument, as float32; of shape `(batch,)` unless `shape` says otherwise."""
+    """Return a float32 argument, of shape `(batch,)` by default."""
     tensor = _converted(name, value, tf.float32)
     return Argument(tf.cast(tensor, tf.float32), shape or ("batch",))
 
 
 def extra_field(name: str, value: Any) -> Argument:
-    """A float32, int64 or string argument of shape `(batch,)`."""
+    """Return a float32, int64 or string argument of shape `(batch,)`."""
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
@@ -71,8 +70,8 @@ def extra_field(name: str, value: Any) -> Argument:
     if tensor.dtype not in _EXTRA_DTYPES:
         wanted = ", ".join(dtype.name for dtype in _EXTRA_DTYPES)
         raise TypeError(
-            f"`{name}` must be one of {wanted}. Received: {tensor.dtype.name}; cast it with "
-            "tf.cast, to int64 where it holds ids"
+            f"`{name}` must have one of the dtypes {wanted}. Received: {tensor.dtype.name}; cast "
+            "it with tf.cast, ids to int64"
         )
     return Argument(tensor, ("batch",))
 
@@ -85,22 +84,22 @@ def write_examples(
     return_msgs: bool,
     use_zero_train_time: bool,
 ) -> tf.Tensor:
-    """Checks shapes, and hands a batch to the client when the operation runs.
+    """Check shapes, and submit a batch to the client when the operation runs.
 
     Args:
         handle: The client's handle, a scalar int64.
         arguments: The tensors by name.
         make_batch: Makes the batch from their values by name, the number of rows and the time.
-        num_targets: What the axis `"num_targets"` must be.
+        num_targets: Required length of the axis `"num_targets"`.
         return_msgs: Whether to return the messages.
-        use_zero_train_time: Whether the time is 0 instead of now.
+        use_zero_train_time: Whether to write 0 instead of the current time.
 
     Returns:
         Strings, shape `(batch,)`.
 
     Raises:
-        TypeError, ValueError: If the handle or an argument cannot be right.
-        RuntimeError: If the strategy's steps run where nothing can be recorded.
+        TypeError, ValueError: If the handle or an argument is invalid.
+        RuntimeError: If the steps of the strategy run in processes that cannot record.
     """
     check_strategy(tf.distribute.get_strategy())
     handle = _converted("deep_insight_client_tensor", handle, tf.int64)
@@ -110,7 +109,7 @@ def write_examples(
             f"Received: shape {tuple(handle.shape)}"
         )
     if (number := tf.get_static_value(handle)) is not None:
-        open_client(int(number))  # raises, here and now, if it is none
+        open_client(int(number))  # raises early if there is no such client
     names = list(arguments)
     batch = _check_shapes(
         {name: arguments[name].tensor.shape for name in names}, arguments, num_targets
@@ -128,7 +127,7 @@ def write_examples(
 
     inputs = [handle, *(arguments[name].tensor for name in names)]
     if tf.executing_eagerly():
-        # Not by py_function: there TensorFlow aborts the process when a signal's handler exits.
+        # In a py_function, TensorFlow aborts the process if a signal handler exits.
         texts = run(*inputs)
         return tf.fill([batch], "") if texts is None else tf.constant(texts, tf.string)
     if return_msgs:
@@ -136,9 +135,9 @@ def write_examples(
         msgs.set_shape([batch])
         return msgs
     operation = tf.py_function(run, inputs, [])
-    # Of one axis, though perhaps only the run shows it: `size` does not fail where it is not so.
+    # `tf.size` works for any rank, and the operation itself reports a wrong one.
     rows = tf.size(inputs[1], out_type=tf.int64) if batch is None else batch
-    # The result hangs on the operation: a session that fetches it writes.
+    # The result depends on the operation, so that a session that fetches it writes.
     with tf.control_dependencies([operation] if isinstance(operation, tf.Operation) else []):
         msgs = tf.fill([rows], "")
     msgs.set_shape([batch])
@@ -154,7 +153,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _converted(name: str, value: Any, dtype: tf.DType, kind: str = "") -> tf.Tensor:
-    """Makes a tensor; one that is of another kind of dtype is refused, not cast."""
+    """Return the value as a tensor; raise, instead of casting, if its dtype is of another kind."""
     kind = kind or _kind(dtype)
     if not (tf.is_tensor(value) or isinstance(value, (np.ndarray, np.generic))):
         try:
@@ -163,14 +162,14 @@ def _converted(name: str, value: Any, dtype: tf.DType, kind: str = "") -> tf.Ten
             raise TypeError(f"`{name}` must be {kind}. Received: {value!r:.200}") from error
     try:
         received = tf.as_dtype(value.dtype)
-    except TypeError as error:  # dates, say: TensorFlow has no such dtype
+    except TypeError as error:  # TensorFlow has no such dtype, as for dates
         remedy = "" if value.dtype.kind != "M" else _ABOUT_DATES
         raise TypeError(f"`{name}` must be {kind}. Received: {value.dtype}{remedy}") from error
     if received != dtype and not (dtype.is_floating and received.is_floating):
         raise TypeError(f"`{name}` must be {kind}. Received: {received.name}; cast it with tf.cast")
     try:
         return tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:  # sparse and ragged ones; objects that are no text
+    except (TypeError, ValueError) as error:  # sparse or ragged tensors; objects that are not text
         raise TypeError(
             f"`{name}` must be a dense tensor {kind}. Received: {type(value).__name__}"
         ) from error
@@ -183,7 +182,7 @@ def _kind(dtype: tf.DType) -> str:
 def _check_shapes(
     shapes: Mapping[str, tf.TensorShape], arguments: Mapping[str, Argument], num_targets: int
 ) -> int | None:
-    """Checks shapes as far as they are known; returns the batch's size if it is known."""
+    """Check shapes as far as they are known, and return the batch size, or None if unknown."""
     batch: int | None = None
     first = ""
     for name, shape in shapes.items():

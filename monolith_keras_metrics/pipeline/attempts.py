@@ -18,14 +18,12 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 
-from monolith_keras_metrics import sinks
-
-LAST_ATTEMPT = "last-attempt"
+from monolith_keras_metrics.records.run_folder import JOURNAL, LAST_ATTEMPT, attempt_in
+from monolith_keras_metrics.sinks.destination import Destination
 
 _SPREAD = 1_000_000  # microseconds
 # The year 33658. Numbers beyond, from a file that is not ours, would leave no room for larger ones.
 _LARGEST = 10**18
-_NAME = re.compile(r"\.?worker-\d{5,19}\.attempt-(\d{16,19})\..+")
 _lock = threading.Lock()
 _last = 0
 
@@ -47,14 +45,14 @@ def new_attempt(clock: Callable[[], float], at_least: int = 0) -> int:
         return _last
 
 
-def largest_seen(places: Sequence[sinks.SinkLike], journal: pathlib.Path | None) -> int:
+def largest_seen(destinations: Sequence[Destination], journal: pathlib.Path | None) -> int:
     """Return the largest attempt that left a name in the folders of a run; 0 if none did.
 
     Args:
-        places: The sinks.
+        destinations: Where records go.
         journal: The folder of the journal; None without one.
     """
-    folders = [*map(sinks.folder, places), journal]
+    folders = [*(one.folder for one in destinations), journal]
     seen = [largest_attempt(folder) for folder in folders if folder is not None]
     return max([*seen, _read(journal) if journal is not None else 0])
 
@@ -65,30 +63,29 @@ def largest_attempt(folder: str | os.PathLike[str]) -> int:
     Returns:
         0 if there is none, or the folder is missing or cannot be listed.
     """
-    largest = 0
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if match := _NAME.fullmatch(entry.name):
-                    largest = max(largest, _number(match[1]))
+            found = [attempt_in(entry.name) or 0 for entry in entries]
     except OSError:
-        pass
-    return largest
+        return 0
+    return max((attempt for attempt in found if attempt < _LARGEST), default=0)
 
 
-def remember(attempt: int, places: Sequence[sinks.SinkLike], journal: pathlib.Path | None) -> None:
+def remember(
+    attempt: int, destinations: Sequence[Destination], journal: pathlib.Path | None
+) -> None:
     """Keep the attempt in the journal's folder, if there is a topic whose messages keep no name.
 
     Does nothing where the folder has a larger one, or cannot be written to.
 
     Args:
         attempt: The attempt.
-        places: The sinks.
+        destinations: Where records go.
         journal: The folder of the journal; None without one.
     """
-    if journal is None or journal.name == sinks.SPOOL_FOLDER:  # there a run's files tell
+    if journal is None or journal.name == JOURNAL:  # there a run's files tell
         return
-    if not any(sinks.is_topic(place) for place in places) or _read(journal) >= attempt:
+    if all(one.keeps_attempts for one in destinations) or _read(journal) >= attempt:
         return
     aside = journal / f".{LAST_ATTEMPT}.{secrets.token_hex(8)}"
     try:
@@ -123,9 +120,5 @@ def _read(journal: pathlib.Path) -> int:
         return 0
     finally:
         os.close(descriptor)
-    return _number(text.decode("ascii")) if re.fullmatch(rb"\d{1,19}\n", text) else 0
-
-
-def _number(digits: str) -> int:
-    number = int(digits)
-    return number if number < _LARGEST else 0
+    attempt = int(text) if re.fullmatch(rb"\d{1,19}\n", text) else 0
+    return attempt if attempt < _LARGEST else 0

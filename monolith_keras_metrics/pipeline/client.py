@@ -20,43 +20,55 @@ What is promised:
 
 from __future__ import annotations
 
-import difflib
+import enum
 import functools
-import inspect
-import os
 import pathlib
-import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from monolith_keras_metrics import exit_hook, sinks, task_context
-from monolith_keras_metrics.journal.decoder import Decoder
-from monolith_keras_metrics.journal.files import SpoolFiles
-from monolith_keras_metrics.journal.format import Header
-from monolith_keras_metrics.journal.keeper import JournalKeeper
-from monolith_keras_metrics.journal.regular import probe
-from monolith_keras_metrics.journal.spool import ENCODER, KEEPER, Spool
-from monolith_keras_metrics.pipeline import attempts, lifecycle, recovery
+from monolith_keras_metrics import exit_hook, task_context
+from monolith_keras_metrics.pipeline import lifecycle
 from monolith_keras_metrics.pipeline.counter_emitter import CounterEmitter
-from monolith_keras_metrics.pipeline.delivery import Delivery
-from monolith_keras_metrics.pipeline.encoder import BackgroundWriter
-from monolith_keras_metrics.pipeline.options import check_values, sink_list
-from monolith_keras_metrics.pipeline.queue import Accepted, ClosedError, RowQueue
-from monolith_keras_metrics.pipeline.stats import Stats
+from monolith_keras_metrics.pipeline.journal_home import claim_home
+from monolith_keras_metrics.pipeline.ledger import Stats
+from monolith_keras_metrics.pipeline.options import (
+    Options,
+    OptionValues,
+    make_options,
+    signature_with_options,
+)
+from monolith_keras_metrics.pipeline.pipeline import Pipeline
+from monolith_keras_metrics.pipeline.queue import Accepted, ClosedError
 from monolith_keras_metrics.records import sampling
-from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.batch import Batch, Layout
 from monolith_keras_metrics.records.frame import json_messages, uids_of
-from monolith_keras_metrics.threads import BackgroundThread, RunningClock, bounded
+from monolith_keras_metrics.sinks import Sinks, open_all, parse_all
+from monolith_keras_metrics.threads import BackgroundThread, bounded
+
+if TYPE_CHECKING:
+    from inspect import Signature
+
+    from typing_extensions import Unpack
 
 _MOST_LAYOUTS = 1_000  # that are kept in mind
+_COUNTERS = ("accepted", "sampled", "unsampled", "written", "dropped", "failed")
 _COUNTERS_SECONDS = 0.5  # for the last of them, where the sinks have taken all the time
+
+
+class State(enum.Enum):
+    """What a client may still do; the value ends the sentence "This client …"."""
+
+    OPEN = "is open"
+    CLOSING = "is being closed"
+    CLOSED = "is closed"
+    DETACHED = "belongs to the process that this one was forked from"
 
 
 class DeepInsightClient:
@@ -67,33 +79,9 @@ class DeepInsightClient:
             `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
             these. An empty list writes nowhere. A relative folder is resolved when the client is
             made; a later `os.chdir` changes nothing.
-        run: Name of the training that all its workers and restarts belong to. Default: the last
-            part of the first sink's path, or its topic.
-        worker: This process's number among those that write to the same place. Default: what
-            `task_context` says.
-        overflow: When `queue_rows` examples wait in memory, or `spool_bytes` on disk: `"block"`
-            waits, so that nothing is lost; `"drop"` never waits, and counts what it drops.
-        queue_rows: How many examples may wait to be turned into records, and how many records may
-            wait in memory for the sinks.
-        memory_bytes: The same in bytes: how many bytes of examples, and of records.
-        flush_seconds: The longest that an example waits to be in the journal, in seconds: what a
-            kill loses.
-        file_seconds: The longest that records wait to be in a file of their folder, in seconds,
-            where they are fewer than a file holds.
-        spool: The folder of the journal. `"auto"`: `.spool` in the first sink's folder; for Kafka
-            alone, a folder in `$XDG_STATE_HOME` or `~/.local/state`; for sink objects none.
-            None: no journal, records wait in memory.
-        spool_bytes: The most that the journal takes, in bytes.
-        on_error: `"warn"` logs and counts what a sink fails to take; `"raise"` raises the sink's
-            error from the next `write`, or from `close`.
-        retry_seconds: When the spool is full: for how long a sink may have failed before records
-            for it are given up. At any time: for how long records are tried that a sink refuses
-            with an error that may be their own (see `sinks.errors.may_pass`).
-        exit_timeout: The longest that `close` takes, in seconds.
-        uid_hash_key: With a key of 1 to 64 bytes, records carry a keyed hash of the uid.
-        counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`); None for
-            no counters.
-        clock: Unix seconds; makes the attempt's number (see `attempts`).
+        options: How records are written.
+        clock: Returns Unix seconds; makes the attempt's number (see `attempts`).
+        **changes: The options that differ from `options`, or from the defaults: see `Options`.
 
     Raises:
         TypeError, ValueError: If an argument makes no sense.
@@ -102,7 +90,7 @@ class DeepInsightClient:
 
     Example:
     >>> import tempfile, numpy as np
-    >>> from monolith_keras_metrics.records.batch import Batch, Layout
+    >>> from monolith_keras_metrics import Batch, Layout
     >>> layout = Layout("ctr", ("click",), sample_ratio=0.01)
     >>> with DeepInsightClient(tempfile.mkdtemp()) as client:
     ...     client.write(Batch(layout, 3, np.array([0, 19, 1005]), np.zeros(3, int), 0,
@@ -111,133 +99,44 @@ class DeepInsightClient:
     2
     """
 
+    __signature__: ClassVar[Signature]
+
     def __init__(
         self,
-        sink: sinks.SinkLike | Sequence[sinks.SinkLike],
+        sink: Sinks,
+        options: Options | None = None,
         *,
-        run: str | None = None,
-        worker: int | None = None,
-        overflow: Literal["block", "drop"] = "block",
-        queue_rows: int = 262_144,
-        memory_bytes: int = 256 << 20,
-        flush_seconds: float = 1.0,
-        file_seconds: float = 30.0,
-        spool: str | os.PathLike[str] | None = "auto",
-        spool_bytes: int = 1 << 30,
-        on_error: Literal["warn", "raise"] = "warn",
-        retry_seconds: float = 30.0,
-        exit_timeout: float = 10.0,
-        uid_hash_key: bytes | None = None,
-        counter_tags: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
+        **changes: Unpack[OptionValues],
     ) -> None:
-        worker = task_context.get().worker_number if worker is None else worker
-        check_values(
-            sink,
-            run=run,
-            worker=worker,
-            overflow=overflow,
-            queue_rows=queue_rows,
-            memory_bytes=memory_bytes,
-            flush_seconds=flush_seconds,
-            file_seconds=file_seconds,
-            spool=spool,
-            spool_bytes=spool_bytes,
-            on_error=on_error,
-            retry_seconds=retry_seconds,
-            exit_timeout=exit_timeout,
-            uid_hash_key=uid_hash_key,
-            counter_tags=counter_tags,
-        )
+        destinations = parse_all(sink)
+        opts = make_options(options, ["clock"], **changes)
+        if opts.worker is None:
+            opts = make_options(opts, worker=task_context.get().worker_number)
+        self._options = opts
         lifecycle.check_process()
-        places = [sinks.absolute(place) for place in sink_list(sink)]
-        run_names = [name for name in map(sinks.run_name, places) if name]
-        place = recovery.place_of(places, spool)
-        self.origin = Origin(
-            run or next(iter(run_names), "run"),
-            attempts.new_attempt(clock, attempts.largest_seen(places, place)),
-            int(worker),
-        )
-        self._ended: str | None = None
-        self._overflow = overflow
-        self._on_error = on_error
-        self._retry_seconds = retry_seconds
-        self._exit_timeout = exit_timeout
-        self._hurry = threading.Event()
-        claim = header = None
-        journal = secrets.token_hex(8)
-        if place is not None:
-            claim, self.origin = recovery.new_claim(
-                place, self.origin, journal, functools.partial(attempts.new_attempt, clock)
-            )
-            attempts.remember(self.origin.attempt, places, place)
-            sinks_of_journal = recovery.identities(places, place)
-            header = Header(journal, self.origin.worker, self.origin.attempt, sinks_of_journal)
+        home = claim_home(destinations, opts, clock)
+        self.origin = home.origin
         try:
-            opened = sinks.open_all(places, self.origin, journal)
+            opened = open_all(destinations, home.origin, home.name)
         except BaseException:
-            if claim is not None:
-                claim.release()
+            if home.claim is not None:
+                home.claim.release()
             raise
-        changed = threading.Condition()
-        self._spool = Spool(
-            [bool(getattr(sink, "gathers", False)) for sink in opened],
-            SpoolFiles(claim, header),
-            changed,
-            memory_rows=queue_rows,
-            memory_bytes=memory_bytes,
-            spool_bytes=spool_bytes,
-            segment_seconds=file_seconds,
-            threads=[ENCODER] if claim is None else [ENCODER, KEEPER],
-        )
-        self._decoder = Decoder(frozenset() if place is None else probe(place).uids)
-        self._left = recovery.spool_of_others(opened, changed, self._decoder)
-        spools = [self._spool] if header is None else [self._left, self._spool]
-        running = RunningClock()
-        self._deliveries = [
-            Delivery(sink, number, spools, retry_seconds, self._hurry, running)
-            for number, sink in enumerate(opened)
-        ]
-        self._checked: set[Layout] = set()
-        self._last_layout: Layout | None = None
-        self._queue = RowQueue(queue_rows, memory_bytes)
-        self._keeper = (
-            None
-            if claim is None
-            else JournalKeeper(self._spool, claim, flush_seconds, self._at_risk_seconds)
-        )
-        self._writer = BackgroundWriter(
-            self._queue,
-            self._spool,
-            self._deliveries,
-            self.origin if run or run_names or claim is not None else None,
-            overflow=overflow,
-            retry_seconds=retry_seconds,
-            flush_seconds=flush_seconds,
-            hurry=self._hurry,
-            uid_hash_key=uid_hash_key,
-            clock=running,
-            ended=self._writer_ended,
-            now_and_then=self._start_counters,
-        )
-        self._recovery = (
-            None
-            if place is None or header is None
-            else recovery.Recovery(
-                self._left, place, header.sinks, idle=self._decoder.close, hurry=self._hurry
-            )
-        )
         self._counters = (
             None
-            if counter_tags is None
-            else CounterEmitter(self._counts, counter_tags, flush_seconds)
+            if opts.counter_tags is None
+            else CounterEmitter(self._counts, opts.counter_tags, opts.flush_seconds)
         )
-        self._finishing = threading.RLock()
+        self._pipeline = Pipeline(opened, home, opts, now_and_then=self._start_counters)
+        self._state = State.OPEN
+        self._checked: set[Layout] = set()
+        self._last_layout: Layout | None = None
+        self._ending = threading.RLock()
         self._closing = threading.Event()
         self._signals_until: Callable[[], bool] | None = None
         self._raised: BaseException | None = None
-        for thread in self._threads():
-            thread.start()
+        self._pipeline.start()
         self.number = lifecycle.add(self)
 
     def write(self, batch: Batch) -> None:
@@ -257,15 +156,17 @@ class DeepInsightClient:
     def accept(self, batch: Batch) -> Accepted:
         """Do as `write`, and return the batch with its position, which `messages` takes."""
         self._raise_error()
-        if batch.layout is not self._last_layout and self._ended is None:
+        if batch.layout is not self._last_layout and self._state is State.OPEN:
             self._check_first(batch)
         try:
-            block = self._overflow == "block"
-            accepted = self._queue.put(batch, block=block, answers=self._answers)
+            block = self._options.overflow == "block"
+            accepted = self._pipeline.queue.put(batch, block=block, answers=self._answers)
         except ClosedError:
-            raise RuntimeError(f"This DeepInsightClient {self._ended}: make a new one") from None
+            raise RuntimeError(
+                f"This DeepInsightClient {self._state.value}: make a new one"
+            ) from None
         if accepted.dropped:
-            self._writer.warn_once(
+            self._pipeline.encoder.warn_once(
                 "dropped",
                 "the queue is full, or nobody takes from it: examples are dropped (see `stats`)",
             )
@@ -274,7 +175,7 @@ class DeepInsightClient:
     def _check_first(self, batch: Batch) -> None:
         """Raise if the first batch of a layout cannot become records: no other might."""
         if batch.layout not in self._checked:
-            self._writer.check(batch)
+            self._pipeline.encoder.check(batch)
             if not batch.rows:  # which tell nothing of the next ones
                 return
             if len(self._checked) >= _MOST_LAYOUTS:
@@ -282,25 +183,28 @@ class DeepInsightClient:
             self._checked.add(batch.layout)
         self._last_layout = batch.layout
 
-    def flush(self, timeout: float | None = None) -> bool:
-        """Waits until all that was accepted before is in the sinks, or was given up.
+    def flush(
+        self, timeout: float | None = None, *, to: Literal["sinks", "journal"] = "sinks"
+    ) -> bool:
+        """Wait until everything accepted before was delivered, or given up.
 
         Args:
-            timeout: Seconds; None waits as long as it takes.
+            timeout: Seconds; None for no bound.
+            to: `"journal"` waits only until a kill would lose none of it.
 
         Returns:
-            Whether that was so in time. It is not waited for a sink that has failed, or not come
-            back, for `retry_seconds`.
+            True if that was so before the timeout. Does not wait for sinks that have been failing,
+            or hanging, for longer than `retry_seconds`.
 
         Raises:
             Exception: With `on_error="raise"`, what a sink raised.
         """
-        if self._ended is not None:
+        if self._state is not State.OPEN:
             return True
-        deadline = None if timeout is None else time.monotonic() + timeout
-        in_spool = self._writer.flush(timeout)
-        left = None if deadline is None else deadline - time.monotonic()
-        delivered = in_spool and self._spool.wait_until_settled(left, self._is_down)
+        if to == "journal":
+            return self._pipeline.encoder.flush(timeout)
+        raising = self._options.on_error == "raise"
+        delivered = self._pipeline.flush(timeout, on_any_error=raising)
         self._raise_error()
         return delivered
 
@@ -314,98 +218,71 @@ class DeepInsightClient:
         def wait_and_finish(over: Callable[[], bool]) -> None:
             while not self._closing.wait(0.5):
                 if over():
-                    self.finish()
+                    self.close(raising=False)
 
         if over is not None:
             waiting = functools.partial(wait_and_finish, over)
             BackgroundThread(waiting, "deep-insight-end").start()
 
-    def close(self, timeout: float | None = None) -> None:
-        """Writes what was accepted and closes the sinks. A second call does nothing.
+    def close(self, timeout: float | None = None, *, raising: bool = True) -> None:
+        """Write what was accepted and close the sinks. A second call does nothing.
 
         Where a signal or Ctrl-C interrupts it, the next call goes on; the exit of the process is
         one.
 
         Args:
             timeout: Seconds, at most; default `exit_timeout`.
+            raising: Whether to raise what a sink raised. Give False where another exception is on
+                its way.
 
         Raises:
             Exception: With `on_error="raise"`, what a sink raised, if `write` did not.
         """
-        self.finish(timeout)
-        self._raise_error()
+        timeout = bounded(self._options.exit_timeout if timeout is None else timeout)
+        if not self._has_ended() and self._ending.acquire(timeout=timeout):
+            try:
+                if not self._has_ended():
+                    self._close(timeout)
+            finally:
+                self._ending.release()
+        if raising:
+            self._raise_error()
 
-    def finish(self, timeout: float | None = None) -> None:
-        """Does what `close` does, and raises nothing: another exception is on its way."""
-        timeout = bounded(self._exit_timeout if timeout is None else timeout)
-        if lifecycle.find(self.number) is None or not self._finishing.acquire(timeout=timeout):
-            return
-        try:
-            if lifecycle.find(self.number) is not None:
-                self._finish(timeout)
-        finally:
-            self._finishing.release()
-
-    def _finish(self, timeout: float) -> None:
-        self._ended = "is closed"
+    def _close(self, timeout: float) -> None:
+        self._state = State.CLOSING
         self._closing.set()
-        self._queue.close()
         deadline = time.monotonic() + timeout
-        self._writer.stop()
-        if self._recovery is not None:
-            self._recovery.stop()
-        self._spool.release()
-        self._left.release()
-        # Failing sinks are tried again for most of the time, then once more in the rest.
-        if self._raised is not None or not self._join(deadline - 0.25 * timeout):
-            self._hurry.set()
-        if self._join(deadline):
-            self._decoder.close()
+        self._pipeline.end(timeout, patient=self._raised is None)
         if self._counters is not None:
             self._counters.finish(max(_COUNTERS_SECONDS, deadline - time.monotonic()))
+        self._state = State.CLOSED
         lifecycle.remove(self.number)
         if self._signals_until is not None:
             exit_hook.uninstall(self._signals_until)
             self._signals_until = None
         self._warn_of_losses(timeout)
 
-    def forget(self) -> None:
-        """In a forked process: leaves everything to the process that it came from."""
-        self._ended = "belongs to the process that this one was forked from"
-        self._queue.make_locks()
-        self._queue.close()
-        changed = threading.Condition()
-        for spool in (self._spool, self._left):
-            spool.detach(changed)
-        self._decoder.detach()
+    def _has_ended(self) -> bool:
+        return self._state in (State.CLOSED, State.DETACHED)
 
-    def _join(self, deadline: float) -> bool:
-        """Wait until `deadline` for the end of all threads but that of the counters.
-
-        Returns:
-            True if all have ended.
-        """
-        ended = [thread.join(deadline - time.monotonic()) for thread in self._threads()]
-        return all(ended)
-
-    def _threads(self) -> list[BackgroundThread]:
-        others = (self._keeper, self._recovery)
-        return [self._writer, *self._deliveries, *(one for one in others if one is not None)]
+    def detach(self) -> None:
+        """In a forked process: leave everything to the process that it came from."""
+        self._state = State.DETACHED
+        self._pipeline.detach()
 
     def _start_counters(self) -> None:
-        if self._counters is not None and self._ended is None:
+        if self._counters is not None and self._state is State.OPEN:
             self._counters.start_if_wanted()
 
     def _answers(self) -> bool:
         """Whether it makes sense to wait for room; raises what a sink raised, if it is to."""
         self._raise_error()
-        return self._writer.answers()
+        return self._pipeline.encoder.answers()
 
     def _counts(self) -> dict[str, int]:
         """The counters."""
-        names = ("accepted", "sampled", "unsampled", "written", "dropped", "failed")
-        stats = self.stats()._asdict()
-        return {name: stats[name] for name in names}
+        fates = self._pipeline.ledger.fates()
+        return {name: getattr(fates, name) for name in _COUNTERS}
 
     def messages(self, accepted: Accepted) -> npt.NDArray[np.object_]:
         """Returns the messages of a batch.
@@ -419,7 +296,7 @@ class DeepInsightClient:
         batch = accepted.batch
         texts = np.full(batch.rows, "", object)
         kept = sampling.sampled(uids_of(batch), batch.layout.sample_ratio)
-        texts[kept] = json_messages(self._writer.records([accepted])).to_list()
+        texts[kept] = json_messages(self._pipeline.encoder.records([accepted])).to_list()
         return texts
 
     @property
@@ -430,44 +307,13 @@ class DeepInsightClient:
         return tf.constant(self.number, tf.int64)
 
     def stats(self) -> Stats:
-        """Returns the counts so far."""
-        # In this order a row that moves on meanwhile is seen as waiting, never twice.
-        spooled = self._spool.journaled()
-        delivered = dict(self._spool.counts)
-        counts = dict(self._writer.counts)
-        oldest = [at for at in (self._spool.oldest(), self._writer.oldest()) if at is not None]
-        accepted, dropped, queued = self._queue.counts()
-        counts["dropped"] += dropped
-        counts["failed"] += delivered["failed"]
-        settled = counts["unsampled"] + delivered["written"] + counts["failed"] + counts["dropped"]
-        return Stats(
-            accepted=accepted,
-            written=delivered["written"],
-            waiting=accepted - settled,
-            queued=queued,
-            spooled=min(spooled, accepted - settled),
-            spooled_bytes=self._spool.bytes + self._left.bytes,
-            recovered=self._left.counts["written"],
-            recovered_failed=self._left.counts["failed"],
-            lag_seconds=time.monotonic() - min(oldest) if oldest else 0.0,
-            at_risk_seconds=self._at_risk_seconds(),
-            **counts,
-        )
-
-    def _writer_ended(self) -> None:
-        if self._keeper is not None:
-            self._keeper.stop()
-
-    def _at_risk_seconds(self) -> float:
-        """Return the age of the oldest example that a kill would lose."""
-        oldest = (self._spool.oldest(in_memory=True), self._writer.oldest())
-        now = time.monotonic()
-        return now - min((at for at in oldest if at is not None), default=now)
+        """Return the counts so far."""
+        return self._pipeline.stats()
 
     @property
     def spool_folder(self) -> pathlib.Path | None:
         """The folder of the journal; None where records wait in memory alone."""
-        return self._spool.folder
+        return self._pipeline.journal_folder
 
     def handle_signals(self, over: Callable[[], bool] | None = None) -> None:
         """Until the client is closed, SIGTERM, SIGINT and SIGHUP unwind the stack (`exit_hook`).
@@ -482,11 +328,11 @@ class DeepInsightClient:
 
         def closed() -> bool:
             """Not before what was accepted is written, whatever is over."""
-            return lifecycle.find(self.number) is None and (over is None or over())
+            return self._has_ended() and (over is None or over())
 
         def last_words() -> None:
             """Wait until the journal has what was accepted. Sinks are not waited for."""
-            self._writer.flush(exit_hook.LAST_WORDS_SECONDS)
+            self._pipeline.encoder.flush(exit_hook.LAST_WORDS_SECONDS)
 
         if exit_hook.install(closed, last_words):
             self._signals_until = closed
@@ -504,36 +350,29 @@ class DeepInsightClient:
         if exc_type is None:
             self.close()
         else:
-            self.finish()
+            self.close(raising=False)
 
     def __repr__(self) -> str:
-        places = ", ".join(repr(delivery.sink) for delivery in self._deliveries)
+        places = ", ".join(repr(delivery.sink) for delivery in self._pipeline.outlet.deliveries)
         return f"DeepInsightClient([{places}], run={self.origin.run!r})"
 
-    def _is_down(self) -> bool:
-        """Whether a sink keeps failing, so that nobody should wait for it."""
-        return any(
-            delivery.is_down() or (self._on_error == "raise" and delivery.error is not None)
-            for delivery in self._deliveries
-        )
-
     def _raise_error(self) -> None:
-        if self._on_error != "raise" or self._raised is not None:
+        """Raise what went wrong, once, with `on_error="raise"`."""
+        if self._options.on_error != "raise" or self._raised is not None:
             return
-        errors = (self._writer.died, *(delivery.first_error for delivery in self._deliveries))
-        self._raised = next((error for error in errors if error is not None), None)
+        self._raised = self._pipeline.error()
         if self._raised is not None:
             raise self._raised
 
     def _warn_of_losses(self, timeout: float) -> None:
         stats = self.stats()
-        if left := stats.spooled + self._left.journaled():
+        if left := stats.spooled + self._pipeline.outlet.recovered.fates().journaled:
             logging.warning(
                 "Deep insight: %s examples were not delivered within %g s. They wait in %r: the "
                 "next run with the same sinks delivers them, and so does `deep-insight recover`",
                 f"{left:,}",
                 timeout,
-                str(self._spool.folder),
+                str(self.spool_folder),
             )
         if stats.waiting > stats.spooled:
             logging.warning(
@@ -553,31 +392,11 @@ class DeepInsightClient:
                 "Deep insight: %d examples of an earlier run that crashed were not written; what "
                 "they stood in is set aside in %r",
                 stats.recovered_failed,
-                str(self._spool.folder),
+                str(self.spool_folder),
             )
 
 
-def check_options(
-    sink: sinks.SinkLike | Sequence[sinks.SinkLike], others: Sequence[str] = (), **options: Any
-) -> None:
-    """Raises for arguments of `DeepInsightClient` that make no sense; opens nothing.
-
-    Args:
-        sink: As of `DeepInsightClient`.
-        others: Names of the arguments of whoever asks.
-        **options: The other arguments.
-
-    Raises:
-        TypeError, ValueError: With the argument's name, what came and what was expected.
-    """
-    known = [name for name in inspect.signature(DeepInsightClient).parameters if name != "sink"]
-    if unknown := [name for name in options if name not in known]:
-        near = difflib.get_close_matches(unknown[0], [*known, *others], n=1)
-        raise TypeError(
-            f"There is no argument {unknown[0]!r}. "
-            + (f"Did you mean {near[0]!r}?" if near else f"The arguments are: {[*others, *known]}")
-        )
-    check_values(sink, **options)
+DeepInsightClient.__signature__ = signature_with_options(DeepInsightClient)
 
 
 def open_client(number: int) -> DeepInsightClient:

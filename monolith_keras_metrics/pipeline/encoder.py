@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import polars as pl
 from absl import logging
 
 from monolith_keras_metrics.journal.spool import ENCODER, Spool
 from monolith_keras_metrics.pipeline.delivery import Delivery
+from monolith_keras_metrics.pipeline.ledger import Ledger
+from monolith_keras_metrics.pipeline.options import Options
 from monolith_keras_metrics.pipeline.queue import Accepted, RowQueue
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
@@ -37,26 +38,22 @@ _HANG_SECONDS = 5.0
 _BAD_BATCH = (Exception, pl.exceptions.PanicException)
 
 
-class BackgroundWriter(BackgroundThread):
+class Encoder(BackgroundThread):
     """Takes batches from a queue and puts their sampled records into the spool.
 
     Args:
         queue: Where batches come from.
         spool: Where records go.
+        ledger: Where it is noted what becomes of examples.
         deliveries: Who takes them from there; asked for how long they have been stuck.
         origin: Who writes; None leaves its columns out of the records.
-        overflow: What happens when the spool is full: `"block"` waits, `"drop"` drops.
-        retry_seconds: For how long a full spool waits for a sink that fails, before records that
-            wait for this sink are given up.
-        flush_seconds: The longest until an example is in the journal.
+        options: How records are written: what happens when the journal is full, and for how long.
         hurry: Once set, a full spool is not waited for: the process wants to end.
-        uid_hash_key: With a key, records carry a keyed hash of the uid.
         clock: Seconds for which this process has run.
         ended: Called when nothing more comes into the spool.
         now_and_then: Called a few times a second; it must not wait.
 
     Attributes:
-        counts: Examples that are `"sampled"`, `"unsampled"`, `"failed"` and `"dropped"` here.
         died: What ended the thread, if it was no orderly end.
     """
 
@@ -64,32 +61,30 @@ class BackgroundWriter(BackgroundThread):
         self,
         queue: RowQueue,
         spool: Spool,
+        ledger: Ledger,
         deliveries: Sequence[Delivery],
         origin: Origin | None,
+        options: Options,
         *,
-        overflow: Literal["block", "drop"],
-        retry_seconds: float,
-        flush_seconds: float,
         hurry: threading.Event,
-        uid_hash_key: bytes | None,
         clock: Callable[[], float],
         ended: Callable[[], None],
         now_and_then: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(self._write_all, "deep-insight")
-        self.counts = {"sampled": 0, "unsampled": 0, "failed": 0, "dropped": 0}
         self.died: BaseException | None = None
         self._queue = queue
         self._spool = spool
+        self._ledger = ledger
         self._deliveries = deliveries
         self._origin = origin
-        self._drop = overflow == "drop"
-        self._retry_seconds = retry_seconds
+        self._drop = options.overflow == "drop"
+        self._retry_seconds = options.retry_seconds
         # An example waits for a poll, then for its records to be made and written, which takes a
         # while on a machine that is busy.
-        self._poll_seconds = min(_LONGEST_POLL_SECONDS, flush_seconds / 4)
+        self._poll_seconds = min(_LONGEST_POLL_SECONDS, options.flush_seconds / 4)
         self._hurry = hurry
-        self._uid_hash_key = uid_hash_key
+        self._uid_hash_key = options.uid_hash_key
         self._clock = clock
         self._at_end = ended
         self._now_and_then = now_and_then
@@ -229,11 +224,11 @@ class BackgroundWriter(BackgroundThread):
 
     def _ask_for_flush(self) -> int:
         """Returns how many rows must be taken from the queue for all that is in it now."""
-        positions, dropped, _ = self._queue.counts()
+        entered = self._queue.entered()
         with self._flushed:
-            self._flush_at = max(self._flush_at, positions - dropped)
+            self._flush_at = max(self._flush_at, entered)
         self._queue.hurry()
-        return positions - dropped
+        return entered
 
     def _absorb(self, taken: Sequence[Accepted]) -> None:
         """Turns batches into frames and puts these into the spool."""
@@ -249,7 +244,7 @@ class BackgroundWriter(BackgroundThread):
                         frames.append(self.records([one]))
                     except _BAD_BATCH as error:
                         same_layout = [other for other in same_layout if other is not one]
-                        self.counts["failed"] += one.batch.rows
+                        self._ledger.convert(0, 0, failed=one.batch.rows)
                         self.warn_once(
                             "bad batch",
                             "a batch of %d examples could not be turned into records and is left "
@@ -259,8 +254,7 @@ class BackgroundWriter(BackgroundThread):
                             error,
                         )
             sampled = sum(frame.height for frame in frames)
-            self.counts["unsampled"] += _rows(same_layout) - sampled
-            self.counts["sampled"] += sampled
+            self._ledger.convert(sampled, _rows(same_layout) - sampled)
             for frame in filter(len, frames):
                 self._seen_at = self._clock()
                 self._learn_text(frame, same_layout[0].batch.layout)
@@ -282,11 +276,11 @@ class BackgroundWriter(BackgroundThread):
         while not self._spool.append(frame, encoded, accepted_at, size):
             self._seen_at = self._clock()
             if self._drop:
-                self.counts["dropped"] += frame.height
+                self._ledger.drop(frame.height)
                 self.warn_once("spool", "the spool is full: examples are dropped (see `stats`)")
                 return
             if self._hurry.is_set():
-                self.counts["failed"] += frame.height
+                self._ledger.settle(0, frame.height)
                 self.warn_once("spool", "the spool is full, and the process ends: examples fail")
                 return
             self.warn_once("spool", "the spool is full: training may have to wait for the sinks")

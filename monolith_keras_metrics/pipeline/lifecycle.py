@@ -18,7 +18,7 @@ class Client(Protocol):
     def close(self) -> None:
         """Writes what was accepted."""
 
-    def forget(self) -> None:
+    def detach(self) -> None:
         """In a forked process: leaves everything to the process that it came from."""
 
 
@@ -100,7 +100,7 @@ def _forget_in_child() -> None:
     _forked = _forked or _used_in is not None
     # The threads stayed with the parent, which writes what both have in their queues.
     for client in _open.values():
-        client.forget()
+        client.detach()
     _open.clear()
 
 

@@ -1,107 +1,221 @@
-"""Checks the arguments of `DeepInsightClient`, before anything is opened."""
+"""`Options`: how records are written. Each option's name, type, default, check and text, once."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from monolith_keras_metrics import sinks
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _MOST_WORKERS = 10**19  # names of files have room for 19 digits
+_T = TypeVar("_T")
 
 
-def sink_list(sink: sinks.SinkLike | Sequence[sinks.SinkLike]) -> list[sinks.SinkLike]:
-    """Returns one sink or several as a list."""
-    return list(sink) if isinstance(sink, (list, tuple)) else [sink]  # type: ignore[list-item]
+def _choice(*choices: str) -> Callable[[str, Any], str]:
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}")
+        return str(value)
+
+    return check
 
 
-def absolute_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with the path of a `spool` folder made absolute."""
-    spool = options.get("spool")
-    if spool is None or spool == "auto":
-        return dict(options)
-    return {**options, "spool": os.path.abspath(os.path.expanduser(spool))}
+def _number(name: str, value: Any, *, or_zero: bool = False) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
+    if not (value > 0 or (value == 0 and or_zero)):
+        wanted = "0 or more" if or_zero else "more than 0"
+        raise ValueError(f"`{name}` must be {wanted}. Received: {name}={value!r}")
+    return value
 
 
-def check_values(sink: sinks.SinkLike | Sequence[sinks.SinkLike], **options: Any) -> None:
-    """Raises for arguments of `DeepInsightClient` that make no sense; opens nothing.
+def _number_or_zero(name: str, value: Any) -> Any:
+    return _number(name, value, or_zero=True)
 
-    Raises:
-        TypeError, ValueError: With the argument's name, what came and what was expected.
-    """
-    _check_sinks(sink_list(sink))
-    _check_origin(options.get("run"), options.get("worker"))
-    for name, choices in (("overflow", ("block", "drop")), ("on_error", ("warn", "raise"))):
-        if name in options and options[name] not in choices:
-            raise ValueError(
-                f"`{name}` must be one of {choices}. Received: {name}={options[name]!r}"
-            )
-    for name, positive in (
-        ("queue_rows", True),
-        ("memory_bytes", True),
-        ("flush_seconds", True),
-        ("file_seconds", True),
-        ("spool_bytes", True),
-        ("exit_timeout", True),
-        ("retry_seconds", False),
-    ):
-        value = options.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-        if not (value > 0 or (value == 0 and not positive)):
-            wanted = "more than 0" if positive else "0 or more"
-            raise ValueError(f"`{name}` must be {wanted}. Received: {name}={value!r}")
-    spool = options.get("spool")
-    if not (spool is None or isinstance(spool, (str, os.PathLike))) or spool == "":
-        raise TypeError(f"`spool` must be a folder, 'auto' or None. Received: spool={spool!r}")
-    if spool is not None and not _is_text(os.fspath(spool)):
-        raise ValueError(f"`spool` must be the path of a folder. Received: spool={spool!r}")
-    key = options.get("uid_hash_key")
-    if key is not None and not (isinstance(key, bytes) and 1 <= len(key) <= 64):
+
+def _run(name: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"`{name}` must be a string or None. Received: {name}={value!r}")
+    if value is not None and (not value or not _is_text(value)):
+        raise ValueError(
+            f"`{name}` must be a non-empty string that UTF-8 can hold, without null characters, or "
+            f"None. Received: {name}={value!r}"
+        )
+    return value
+
+
+def _worker(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` must be an integer or None. Received: {name}={value!r}")
+    if not 0 <= value < _MOST_WORKERS:
+        raise ValueError(
+            f"`{name}` must be this process's number among those that write, from 0 on and below "
+            f"10**19, or None for what the task context says. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def _spool(name: str, value: Any) -> str | None:
+    if not (value is None or isinstance(value, (str, os.PathLike))) or value == "":
+        raise TypeError(f"`{name}` must be a folder, 'auto' or None. Received: {name}={value!r}")
+    if value is None or value == "auto":
+        return value
+    path = os.fsdecode(value)
+    if not _is_text(path):
+        raise ValueError(f"`{name}` must be the path of a folder. Received: {name}={value!r}")
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _key(name: str, value: Any) -> bytes | None:
+    if value is not None and not (isinstance(value, bytes) and 1 <= len(value) <= 64):
         # The key itself is a secret, and stays out of the message.
         raise ValueError(
-            f"`uid_hash_key` must be 1 to 64 bytes. Received: {type(key).__name__}"
-            + (f" of {len(key)}" if isinstance(key, (bytes, str)) else "")
+            f"`{name}` must be 1 to 64 bytes. Received: {type(value).__name__}"
+            + (f" of {len(value)}" if isinstance(value, (bytes, str)) else "")
         )
-    tags = options.get("counter_tags")
-    if not (tags is None or isinstance(tags, Mapping)):
-        raise TypeError(f"`counter_tags` must be a dict or None. Received: counter_tags={tags!r}")
+    return value
 
 
-def _check_sinks(places: Sequence[sinks.SinkLike]) -> None:
-    seen: dict[object, sinks.SinkLike] = {}
-    for place in places:
-        sinks.check_sink(place)
-        key = sinks.destination(place)
-        if key in seen:
-            raise ValueError(
-                "`sink` must not name one place twice: each record would be there twice. "
-                f"Received: {sinks.shown(seen[key])} and {sinks.shown(place)}"
-            )
-        seen[key] = place
+def _tags(name: str, value: Any) -> Mapping[str, str] | None:
+    if not (value is None or isinstance(value, Mapping)):
+        raise TypeError(f"`{name}` must be a dict or None. Received: {name}={value!r}")
+    return value
 
 
-def _check_origin(run: Any, worker: Any) -> None:
-    if run is not None and not isinstance(run, str):
-        raise TypeError(f"`run` must be a string or None. Received: run={run!r}")
-    if run is not None and (not run or not _is_text(run)):
-        raise ValueError(
-            "`run` must be a non-empty string that UTF-8 can hold, without null characters, or "
-            f"None. Received: run={run!r}"
-        )
-    if worker is None:
-        return
-    if isinstance(worker, bool) or not hasattr(worker, "__index__"):
-        raise TypeError(f"`worker` must be an integer or None. Received: worker={worker!r}")
-    if not 0 <= worker < _MOST_WORKERS:
-        raise ValueError(
-            "`worker` must be this process's number among those that write, from 0 on and below "
-            f"10**19, or None for what the task context says. Received: worker={worker!r}"
-        )
-
-
-def _is_text(text: str | bytes) -> bool:
+def _is_text(text: str) -> bool:
     """Return True if UTF-8 can hold it and it has no null characters."""
-    return not re.search("[\0\ud800-\udfff]", os.fsdecode(text))
+    return not re.search("[\0\ud800-\udfff]", text)
+
+
+def _option(default: _T, check: Callable[[str, Any], Any], *, secret: bool = False) -> _T:
+    field: _T = dataclasses.field(default=default, repr=not secret, metadata={"check": check})
+    return field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How records are written: the options of the client, the callback and the layer.
+
+    Attributes:
+        run: Name of the training that all its workers and restarts belong to. Default: the last
+            part of the first sink's path, or its topic.
+        worker: This process's number among those that write to the same place. Default: what
+            `task_context` says.
+        overflow: When `queue_rows` examples wait in memory, or `spool_bytes` on disk: `"block"`
+            has training wait, so that nothing is lost; `"drop"` has it go on, and counts what is
+            dropped.
+        queue_rows: How many examples may wait to be turned into records, and how many records may
+            wait in memory for the sinks.
+        memory_bytes: The same in bytes: how many bytes of examples, and of records.
+        flush_seconds: The longest time until an example is in the journal on disk, in seconds:
+            what a kill (SIGKILL) loses. The next run delivers what is in the journal.
+        file_seconds: The longest time until records are in a file of their folder, in seconds,
+            where they are fewer than a file holds.
+        spool: The folder of the journal. `"auto"`: `.spool` in the first sink's folder; for Kafka
+            alone, a folder in `$XDG_STATE_HOME` or `~/.local/state`; for sink objects none. None:
+            no journal, records wait in memory.
+        spool_bytes: The most that the journal takes, in bytes.
+        on_error: `"warn"` retries, logs and counts what a sink fails to take; `"raise"` also
+            raises the sink's error: from the next `write`, or from `close`.
+        retry_seconds: When the journal is full: for how long a sink may have failed before records
+            for it are given up. At any time: for how long records are retried that a sink refuses
+            with an error that is not known to be temporary.
+        exit_timeout: The longest that `close`, or the end of training, waits for records to be
+            delivered, in seconds.
+        uid_hash_key: With a key of 1 to 64 bytes, records carry a keyed hash of the uid.
+        counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`); None for
+            no counters.
+
+    Raises:
+        TypeError, ValueError: If a value is invalid. The message names the option.
+
+    Example:
+    >>> Options(flush_seconds=5).overflow
+    'block'
+    """
+
+    run: str | None = _option(None, _run)
+    worker: int | None = _option(None, _worker)
+    overflow: Literal["block", "drop"] = _option("block", _choice("block", "drop"))
+    queue_rows: int = _option(262_144, _number)
+    memory_bytes: int = _option(256 << 20, _number)
+    flush_seconds: float = _option(1.0, _number)
+    file_seconds: float = _option(30.0, _number)
+    spool: str | os.PathLike[str] | None = _option("auto", _spool)  # noqa: RUF009 (no mutable default)
+    spool_bytes: int = _option(1 << 30, _number)
+    on_error: Literal["warn", "raise"] = _option("warn", _choice("warn", "raise"))
+    retry_seconds: float = _option(30.0, _number_or_zero)
+    exit_timeout: float = _option(10.0, _number)
+    uid_hash_key: bytes | None = _option(None, _key, secret=True)
+    counter_tags: Mapping[str, str] | None = _option(None, _tags)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            checked = field.metadata["check"](field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, checked)
+
+
+class OptionValues(TypedDict, total=False):
+    """The options as keyword arguments, for type checkers: the fields of `Options`."""
+
+    run: str | None
+    worker: int | None
+    overflow: Literal["block", "drop"]
+    queue_rows: int
+    memory_bytes: int
+    flush_seconds: float
+    file_seconds: float
+    spool: str | os.PathLike[str] | None
+    spool_bytes: int
+    on_error: Literal["warn", "raise"]
+    retry_seconds: float
+    exit_timeout: float
+    uid_hash_key: bytes | None
+    counter_tags: Mapping[str, str] | None
+
+
+def make_options(
+    base: Options | None = None, others: Sequence[str] = (), /, **changes: Unpack[OptionValues]
+) -> Options:
+    """Return options from keyword arguments.
+
+    Args:
+        base: The options to start from. Default: the defaults.
+        others: Names of the caller's other arguments, for the error's suggestion.
+        **changes: The options that differ.
+
+    Raises:
+        TypeError, ValueError: If there is no such option, or a value is invalid.
+    """
+    known = [*others, *(field.name for field in dataclasses.fields(Options))]
+    if unknown := [name for name in changes if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise TypeError(
+            f"There is no argument {unknown[0]!r}. "
+            + (f"Did you mean {near[0]!r}?" if near else f"The arguments are: {known}")
+        )
+    return Options(**changes) if base is None else dataclasses.replace(base, **changes)
+
+
+def signature_with_options(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a function with the options in the place of its `**options`.
+
+    `help`, notebooks and editors show it.
+    """
+    signature = inspect.signature(function)
+    parameters = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    parameters += [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+        )
+        for field in dataclasses.fields(Options)
+    ]
+    return signature.replace(parameters=parameters)

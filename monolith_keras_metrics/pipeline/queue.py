@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from monolith_keras_metrics.pipeline.ledger import Ledger
 from monolith_keras_metrics.records.batch import Batch
 
 
@@ -42,6 +43,7 @@ class RowQueue:
     A batch that alone is larger is taken when the queue is empty: nothing is refused indefinitely.
 
     Args:
+        ledger: Where it is noted what comes.
         capacity: Rows that may wait.
         most_bytes: Bytes that may wait.
         clock: Seconds that only grow.
@@ -53,26 +55,32 @@ class RowQueue:
 
     def __init__(
         self,
+        ledger: Ledger,
         capacity: int,
         most_bytes: int = 1 << 40,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.text_bytes = 0.0
+        self._ledger = ledger
         self._capacity = capacity
         self._most_bytes = most_bytes
         self._clock = clock
         self._wake_at = max(1, capacity // 2)
         self._batches: collections.deque[tuple[Accepted, int]] = collections.deque()
-        self.make_locks()
+        self._make_locks()
         self._rows = self._bytes = 0
         self._taken_bytes = 0
-        self._positions = 0
-        self._dropped = 0
+        self._next_position = 0
+        self._entered = 0
         self._urgent = False
         self._closed = False
 
-    def make_locks(self) -> None:
-        """Makes new locks; in a forked process, where another thread's hold on one never ends."""
+    def detach(self) -> None:
+        """Take nothing more, in a forked process: nobody releases what another thread held."""
+        self._make_locks()
+        self._closed = True
+
+    def _make_locks(self) -> None:
         # A signal's handler may ask for counts in the middle of a `put`.
         self._lock = threading.RLock()
         self._not_empty = threading.Condition(self._lock)
@@ -98,16 +106,18 @@ class RowQueue:
             while not self._fits(rows, size) and not self._closed:
                 self._not_empty.notify()
                 if not block or not answers():
-                    refused = Accepted(batch, self._positions, self._clock(), dropped=True)
-                    self._positions += rows
-                    self._dropped += rows
+                    refused = Accepted(batch, self._next_position, self._clock(), dropped=True)
+                    self._next_position += rows
+                    self._ledger.refuse(rows)
                     return refused
                 self._not_full.wait(1.0)
             if self._closed:
                 raise ClosedError
-            accepted = Accepted(batch, self._positions, self._clock())
-            self._urgent |= not self._positions  # the first tells how large the others are
-            self._positions += rows
+            accepted = Accepted(batch, self._next_position, self._clock())
+            self._urgent |= not self._next_position  # the first tells how large the others are
+            self._next_position += rows
+            self._entered += rows
+            self._ledger.accept(rows)
             self._batches.append((accepted, size))
             self._rows += rows
             self._bytes += size
@@ -171,10 +181,10 @@ class RowQueue:
         with self._lock:
             return self._batches[0][0].accepted_at if self._batches else None
 
-    def counts(self) -> tuple[int, int, int]:
-        """Returns rows ever put (dropped ones too), rows dropped, and rows waiting."""
+    def entered(self) -> int:
+        """Return how many rows have found room, since the beginning."""
         with self._lock:
-            return self._positions, self._dropped, self._rows
+            return self._entered
 
     def _fits(self, rows: int, size: int) -> bool:
         return not self._rows or (

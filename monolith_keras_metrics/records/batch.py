@@ -45,6 +45,12 @@ class Layout:
             null, so that all files of a run have the same columns.
         from_logits: The targets whose predictions were logits and became probabilities.
         row_bytes: What an example takes in memory, without its text, in bytes.
+
+    Raises:
+        TypeError, ValueError: If a value is invalid. The message names the argument.
+
+    Example:
+    >>> Layout("ctr", ("click", "buy"), ("country",), sample_ratio=0.01).mode
     """
 
     model_name: str
@@ -113,6 +119,14 @@ class Batch:
         epoch: The pass over the data, 0 for the first.
         example_id: What names the examples, in whichever training: integers or text, of `uid`'s
             shape.
+
+    Raises:
+        TypeError, ValueError: From `DeepInsightClient.write`, if the columns cannot become records.
+
+    Example:
+    >>> Batch(Layout("ctr", ("click",)), 2, uid=[3, 4], req_time=[7, 8], train_time=9,
+    ...       labels=[[1.0, 0.0]], predictions=[[0.75, 0.25]]).rows
+    2
     """
 
     layout: Layout

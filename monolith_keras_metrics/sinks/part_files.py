@@ -37,11 +37,11 @@ from typing import BinaryIO
 import polars as pl
 from absl import logging
 
+from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.durable import make_durable, publish
 from monolith_keras_metrics.records.frame import json_messages
-from monolith_keras_metrics.records.stems import stem_of
-from monolith_keras_metrics.sinks import part_contents, part_names
+from monolith_keras_metrics.sinks import part_contents
 from monolith_keras_metrics.sinks.part_contents import Contents
 
 
@@ -70,7 +70,7 @@ class PartFileSink(abc.ABC):
         self._ended: set[str] = set()  # processes whose files aside were removed
         self._told: set[pathlib.Path] = set()  # files that a warning was about
         _check_writable(self._folder)
-        part_names.remove_stale(self._folder)
+        run_folder.remove_stale(self._folder)
 
     @abc.abstractmethod
     def encode(self, frame: pl.DataFrame, file: BinaryIO) -> None:
@@ -103,7 +103,7 @@ class PartFileSink(abc.ABC):
         return f"{type(self).__name__}({str(self._folder)!r})"
 
     def _write_by_number(self, frame: pl.DataFrame) -> None:
-        stem = stem_of(self._origin.worker, self._origin.attempt)
+        stem = run_folder.stem_of(self._origin.worker, self._origin.attempt)
         while not self._published:
             self._published = self._create(frame, self._final(stem, self._number))
             self._number += 1
@@ -114,7 +114,7 @@ class PartFileSink(abc.ABC):
         if frame.is_empty():
             return
         worker, attempt = frame.select("worker", "attempt").row(0)
-        stem = stem_of(worker, attempt)
+        stem = run_folder.stem_of(worker, attempt)
         runs = [frame]
         if (worker, attempt) != (self._origin.worker, self._origin.attempt):
             self._remove_aside(stem)
@@ -133,7 +133,7 @@ class PartFileSink(abc.ABC):
 
     def _create(self, frame: pl.DataFrame, final: pathlib.Path) -> bool:
         """Write a file. Return False if its name is taken."""
-        aside = part_names.aside_path(final, self._token)
+        aside = run_folder.in_progress_path(final, self._token)
         aside.unlink(missing_ok=True)  # left by a write of this sink that failed
         if os.path.lexists(final):
             return False
@@ -163,7 +163,7 @@ class PartFileSink(abc.ABC):
         position. So a file whose number is its first position ends the search: those before it in
         the order of numbers end before it begins.
         """
-        numbers = part_names.numbers_of(self._folder, stem, self.suffix)
+        numbers = run_folder.part_numbers(self._folder, stem, self.suffix)
         if not numbers:
             return [frame]
         wanted = _rows_by_message(frame)
@@ -200,12 +200,12 @@ class PartFileSink(abc.ABC):
         return contents
 
     def _final(self, stem: str, number: int) -> pathlib.Path:
-        return part_names.final_path(self._folder, stem, number, self.suffix)
+        return run_folder.part_path(self._folder, stem, number, self.suffix)
 
     def _remove_aside(self, stem: str) -> None:
         """Delete what a crashed process left aside; once, since another may recover it, too."""
         if stem not in self._ended:
-            part_names.remove_aside_of(self._folder, stem)
+            run_folder.remove_in_progress(self._folder, stem)
             self._ended.add(stem)
 
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
+from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.durable import make_durable, publish
 from monolith_keras_metrics.records.frame import json_messages
 from monolith_keras_metrics.sinks.part_contents import DamagedError
@@ -79,7 +80,7 @@ class TFRecordDump:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = pathlib.Path(os.path.abspath(path))
         self.identity = f"tfrecord-dump:{self._path}"
-        self._aside = self._path.with_name(f".{self._path.name}.inprogress")
+        self._aside = run_folder.in_progress_path(self._path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(self._path):
             raise FileExistsError(

@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from monolith_keras_metrics.insight import long_form, open_run
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
-from monolith_keras_metrics.sinks import open_sink
+from monolith_keras_metrics.sinks import parse
 
 Messages = list[dict[str, Any]]
 
@@ -110,7 +110,7 @@ class TestEachFormat:
             example_id=np.array([5, -6]),
         )
         frame = to_frame([batch], origin)
-        sink = open_sink(f"{file_format}:{tmp_path}", origin)
+        sink = parse(f"{file_format}:{tmp_path}").open(origin)
         sink.write(frame)
         sink.close()
         found = read(tmp_path)
@@ -135,7 +135,7 @@ class TestEachFormat:
                 Layout("m", ("ctr",), ("id",), 1.0), 1, np.arange(1), np.arange(1), 0,
                 ones, ones, (), [np.array([2**24 + 1], dtype)],
             )  # fmt: skip
-            sink = open_sink(f"{file_format}:{tmp_path}", origin)
+            sink = parse(f"{file_format}:{tmp_path}").open(origin)
             sink.write(to_frame([batch], origin))
             sink.close()
         frame = open_run(tmp_path).collect().sort("worker")

@@ -163,7 +163,8 @@ def _options(query: str) -> dict[str, str]:
         if _NOT_IN_URIS.fullmatch(name):
             raise ValueError(
                 f"`sink`: option {name!r} may not stand in a URI, since it loads or runs code, or "
-                "has messages sent elsewhere. Give a sinks.kafka.KafkaSink with it instead"
+                "has messages sent elsewhere. Give an object of "
+                "monolith_keras_metrics.sinks.kafka.sink.KafkaSink with it instead"
             )
         try:
             options[name] = unquote(value, errors="strict")

@@ -1,0 +1,164 @@
+"""Every name in a run's folder and in a journal's: this module alone makes and reads them.
+
+| name | what it is |
+| --- | --- |
+| `worker-W.attempt-A.part-N.FORMAT` | a complete file of records; N: the first one's position |
+| `.worker-W.attempt-A.part-N.FORMAT.TOKEN.inprogress` | one that is being written |
+| `.spool/` | the run's journal, unless it is elsewhere |
+| `worker-W.attempt-A.lock` | in a journal: locked while its owner lives |
+| `worker-W.attempt-A.N.journal` | in a journal: records on their way |
+| `….aside`, `….aside-2` | in a journal: a file that could not be delivered completely |
+| `last-attempt` | in the journal of a topic: the largest attempt so far |
+
+Names begin with a *stem*, `worker-W.attempt-A`, so that many processes can share a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import re
+import time
+from typing import NamedTuple
+
+FORMATS = ("parquet", "jsonl", "tfrecord")
+JOURNAL = ".spool"
+LAST_ATTEMPT = "last-attempt"
+
+_STALE_SECONDS = 86_400
+_STEM = r"worker-(?P<worker>\d{5,19})\.attempt-(?P<attempt>\d{16,19})"
+_OF_ATTEMPT = re.compile(rf"\.?{_STEM}\..+")
+# Earlier versions had no token.
+_IN_PROGRESS = re.compile(rf"\.(?P<stem>{_STEM})\.part-\d{{12,}}\.\w+?(?:\.[0-9a-f]+)?\.inprogress")
+_IN_JOURNAL = re.compile(rf"(?P<stem>{_STEM})(?:\.(?P<number>\d{{6,12}})\.journal|\.lock)")
+_SET_ASIDE = re.compile(rf"{_STEM}\..*\.aside(?:-\d+)?")
+# Hidden files are still being written. Worker 3 dumps to NAME.part-00003.
+_RECORDS = re.compile(rf"[^.].*\.({'|'.join(FORMATS)})(?:\.part-\d+)?", re.DOTALL)
+
+
+def stem_of(worker: int, attempt: int) -> str:
+    """Return what the names of a process's files begin with.
+
+    Example:
+    >>> stem_of(3, 1_790_000_000_000_000)
+    'worker-00003.attempt-1790000000000000'
+    """
+    return f"worker-{worker:05d}.attempt-{attempt:016d}"
+
+
+def worker_of(stem: str) -> int:
+    """Return the worker that a stem names."""
+    return int(stem.partition(".")[0].rpartition("-")[2])
+
+
+def attempt_of(stem: str) -> int:
+    """Return the attempt that a stem names."""
+    return int(stem.rpartition("-")[2])
+
+
+def attempt_in(name: str) -> int | None:
+    """Return the attempt in the name of any file, hidden or not; None if it has none."""
+    match = _OF_ATTEMPT.fullmatch(name)
+    return int(match["attempt"]) if match else None
+
+
+def format_of(name: str) -> str | None:
+    """Return the format of a file of records; None if the name is not one of such a file.
+
+    Example:
+    >>> format_of("worker-00000.attempt-1790000000000000.part-000000000000.parquet")
+    'parquet'
+    >>> format_of(".hidden.parquet")
+    """
+    match = _RECORDS.fullmatch(name)
+    return match[1] if match else None
+
+
+def part_path(folder: pathlib.Path, stem: str, number: int, suffix: str) -> pathlib.Path:
+    """Return the path of a complete file of records."""
+    return folder / f"{stem}.part-{number:012d}.{suffix}"
+
+
+def in_progress_path(final: pathlib.Path, token: str = "") -> pathlib.Path:
+    """Return the path under which a writer writes what becomes `final`.
+
+    Args:
+        final: The path of the complete file.
+        token: A random text, the writer's own; "" where only one process can write `final`.
+    """
+    return final.with_name(f".{final.name}{'.' if token else ''}{token}.inprogress")
+
+
+def part_numbers(folder: pathlib.Path, stem: str, suffix: str) -> list[int]:
+    """Return the part numbers of all complete files of a process, in order."""
+    pattern = re.compile(rf"{re.escape(stem)}\.part-(\d{{12,}})\.{re.escape(suffix)}")
+    return sorted(
+        int(match[1]) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))
+    )
+
+
+def remove_stale(folder: pathlib.Path) -> None:
+    """Delete files in progress that nobody has touched for a day."""
+    for path in folder.iterdir():
+        if _IN_PROGRESS.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # its writer lives, or somebody else was faster
+                if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
+
+
+def remove_in_progress(folder: pathlib.Path, stem: str) -> None:
+    """Delete the files in progress of a process that has ended."""
+    for path in folder.iterdir():
+        if (match := _IN_PROGRESS.fullmatch(path.name)) and match["stem"] == stem:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def lock_path(folder: pathlib.Path, stem: str) -> pathlib.Path:
+    """Return the path of the lock of a process's journal files."""
+    return folder / f"{stem}.lock"
+
+
+def journal_path(folder: pathlib.Path, stem: str, number: int) -> pathlib.Path:
+    """Return the path of a journal file."""
+    return folder / f"{stem}.{number:06d}.journal"
+
+
+class JournalName(NamedTuple):
+    """A name in a journal's folder.
+
+    Attributes:
+        stem: Whose it is.
+        number: That of a journal file; None for a lock.
+    """
+
+    stem: str
+    number: int | None
+
+
+def journal_name(name: str) -> JournalName | None:
+    """Return what a name in a journal's folder says; None if it is not one of ours."""
+    match = _IN_JOURNAL.fullmatch(name)
+    if match is None:
+        return None
+    return JournalName(match["stem"], int(match["number"]) if match["number"] else None)
+
+
+def aside_path(path: pathlib.Path, number: int) -> pathlib.Path:
+    """Return a path under which nobody takes a file for a journal's: the first, second, …."""
+    return path.with_name(f"{path.name}.aside" + (f"-{number}" if number else ""))
+
+
+def is_set_aside(name: str) -> bool:
+    """Return True if it is the name of a journal file that was set aside."""
+    return bool(_SET_ASIDE.fullmatch(name))
+
+
+def journal_of(path: pathlib.Path) -> pathlib.Path:
+    """Return the folder of the journal, of a run's folder or of the journal's own.
+
+    Args:
+        path: Either.
+    """
+    inside = path / JOURNAL
+    return inside if inside.is_dir() else path

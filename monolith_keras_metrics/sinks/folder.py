@@ -1,0 +1,79 @@
+"""A folder of files as a destination: Parquet, JSON Lines or TFRecord."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from monolith_keras_metrics.records import run_folder
+from monolith_keras_metrics.records.batch import Origin
+from monolith_keras_metrics.sinks.destination import Destination
+from monolith_keras_metrics.sinks.sink import Sink
+
+
+class FolderDestination(Destination):
+    """A folder of files in one format.
+
+    Args:
+        file_format: One of `run_folder.FORMATS`.
+        path: The folder. A relative one is resolved now: a later `os.chdir` changes nothing.
+        text: How the user wrote it. Default: the absolute path, with the format.
+
+    Raises:
+        FileNotFoundError: If the path is relative and the working directory has been removed.
+    """
+
+    def __init__(
+        self, file_format: str, path: str | os.PathLike[str], text: str | None = None
+    ) -> None:
+        self._format = file_format
+        # Not `os.path.abspath`: behind a symbolic link ".." is another folder than in the text.
+        self._path = pathlib.Path(path).absolute()
+        self._text = f"{file_format}:{self._path}" if text is None else text
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The format and the folder, links followed."""
+        return (self._format, os.path.realpath(self._path))
+
+    def open(self, origin: Origin, journal: str | None = None) -> Sink:
+        """Open the folder, which is made if it is missing."""
+        if self._format == "parquet":
+            from monolith_keras_metrics.sinks.parquet import ParquetSink
+
+            return ParquetSink(self._path, origin)
+        if self._format == "jsonl":
+            from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
+
+            return JsonLinesSink(self._path, origin)
+        from monolith_keras_metrics.sinks.tfrecord import TFRecordSink
+
+        return TFRecordSink(self._path, origin)
+
+    def identity(self, journal: pathlib.Path) -> str:
+        """Return the format and the folder; "." for the folder that the journal is in."""
+        folder = os.path.realpath(self._path)
+        own = os.path.join(folder, run_folder.JOURNAL)
+        return f"{self._format}:{'.' if os.path.realpath(journal) == own else folder}"
+
+    @property
+    def run_name(self) -> str | None:
+        """The folder's name."""
+        return os.path.basename(os.path.normpath(self._path)) or None
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The folder."""
+        return self._path
+
+    @property
+    def journal_folder(self) -> pathlib.Path:
+        """A hidden folder within."""
+        return self._path / run_folder.JOURNAL
+
+    def to_save(self) -> tuple[str, list[str]]:
+        """Return the text as the user wrote it: a model may be loaded elsewhere."""
+        return self._text, []
+
+    def __str__(self) -> str:
+        return self._text

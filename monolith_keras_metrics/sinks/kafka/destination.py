@@ -1,0 +1,71 @@
+"""A Kafka topic as a destination."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from monolith_keras_metrics.records.batch import Origin
+from monolith_keras_metrics.sinks.destination import Destination
+from monolith_keras_metrics.sinks.kafka import uri
+from monolith_keras_metrics.sinks.sink import Sink
+
+
+class TopicDestination(Destination):
+    """A Kafka topic, from a URI.
+
+    Args:
+        rest: What follows `kafka:`; see `uri.parse`.
+
+    Raises:
+        ValueError: As `uri.parse`.
+    """
+
+    keeps_attempts = False
+
+    def __init__(self, rest: str) -> None:
+        self._rest = rest
+        self._address = uri.parse(rest)
+        self._brokers = sorted(self._address.brokers.split(","))
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Brokers and topic."""
+        return ("kafka", *self._brokers, self._address.topic)
+
+    def open(self, origin: Origin, journal: str | None = None) -> Sink:
+        """Make a producer; the first write connects."""
+        from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
+
+        address = self._address
+        return KafkaSink(address.brokers, address.topic, address.options, journal=journal)
+
+    def identity(self, journal: pathlib.Path) -> str:
+        """Return brokers and topic."""
+        return f"kafka://{','.join(self._brokers)}/{self._address.topic}"
+
+    @property
+    def run_name(self) -> str:
+        """The topic."""
+        return self._address.topic
+
+    @property
+    def journal_folder(self) -> pathlib.Path | None:
+        """A folder of the topic's name in `$XDG_STATE_HOME`, else `~/.local/state`.
+
+        None where the user has no home.
+        """
+        state = pathlib.Path(os.environ.get("XDG_STATE_HOME", ""))
+        if not state.is_absolute():  # such a one is to be ignored, says the XDG specification
+            state = pathlib.Path(os.path.expanduser("~/.local/state"))
+        if not state.is_absolute():
+            return None
+        return state / "monolith_keras_metrics" / self._address.topic
+
+    def to_save(self) -> tuple[str, list[str]]:
+        """Return the URI without options that are secrets, and the names of these."""
+        kept, names = uri.without_secrets(self._rest)
+        return f"kafka:{kept}", names
+
+    def __str__(self) -> str:
+        return repr(self._address)

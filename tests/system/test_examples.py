@@ -1,0 +1,254 @@
+"""The examples run as a reader would run them, on all of the flights, and tell the truth."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import nbclient
+import nbformat
+import polars as pl
+import pytest
+from places import EXAMPLES, ROOT
+from sklearn.metrics import roc_auc_score
+from training import read
+
+from monolith_keras_metrics import insight
+
+NOTEBOOK = EXAMPLES / "notebooks" / "first_look.ipynb"
+FLIGHTS = 336_776
+TARGETS = ("dep_late", "arr_late")
+
+
+def run(script: str, *arguments: str, cwd: pathlib.Path) -> str:
+    """Runs an example in a process of its own, and returns what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", EXAMPLES / script, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    for sign in ("Traceback", "AutoGraph could not", "UserWarning", "LOST"):
+        assert sign not in result.stdout + result.stderr
+    return re.sub(r"\x1b\[\d+m", "", result.stdout)  # without the progress bar's colours
+
+
+@pytest.fixture(scope="module")
+def flights_module() -> Any:
+    """`examples/flights.py`, without its folder on the path of other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        return importlib.import_module("flights")
+
+
+@pytest.fixture(scope="module")
+def flights(flights_module: Any) -> pl.DataFrame:
+    return flights_module.load()
+
+
+def cells(row: str, output: str) -> list[str]:
+    """The cells of the one row of a printed table that begins with `row`."""
+    (line,) = re.findall(rf"^│ {row} .*│$", output, re.MULTILINE)
+    return [cell.strip() for cell in re.split("[│┆]", line)[1:-1]]
+
+
+def check_records(records: pl.DataFrame, flights: pl.DataFrame) -> None:
+    """Asserts that the records are these flights, in order and whole."""
+    assert records.height == flights.height
+    for column in ("uid", "req_time"):
+        assert records[column].equals(flights[column])
+    assert records["label"].struct.fields == list(TARGETS)
+    for target in TARGETS:
+        assert records["label"].struct.field(target).equals(flights[target], check_names=False)
+        assert records["predict"].struct.field(target).is_between(0, 1, closed="none").all()
+        assert (records["sample_rate"].struct.field(target) == 1).all()
+    for column, names in (("extra_str", ["carrier", "origin", "dest"]),
+                          ("extra_int", ["hour", "distance"])):  # fmt: skip
+        assert records[column].struct.fields == names
+        for name in names:
+            assert records[column].struct.field(name).equals(flights[name])
+    assert records["position"].to_list() == list(range(flights.height))
+
+
+def check_auc(records: pl.DataFrame, output: str) -> dict[str, float]:
+    """Asserts that the AUC is scikit-learn's, and that it is the one in the printed table."""
+    by_target = insight.summary(records)
+    assert by_target["target"].to_list() == list(TARGETS)
+    areas = dict(zip(TARGETS, by_target["auc"].to_list(), strict=True))
+    for target, area in areas.items():
+        label, prediction = (records[c].struct.field(target) for c in ("label", "predict"))
+        assert area == pytest.approx(roc_auc_score(label, prediction), abs=1e-9)
+        assert cells(target, output) == [
+            target,
+            f"{records.height:,}",
+            f"{records['uid'].n_unique():,}",
+            f"{label.mean():.3f}",
+            f"{prediction.cast(pl.Float64).mean():.3f}",
+            f"{prediction.cast(pl.Float64).sum() / label.cast(pl.Float64).sum():.3f}",
+            f"{area:.3f}",
+        ]
+    return areas
+
+
+def test_flights(flights: pl.DataFrame) -> None:
+    """Two flights by hand, and counts that anyone can make from the data."""
+    assert flights.height == FLIGHTS
+    assert flights.null_count().sum_horizontal().item() == 0
+    assert flights["req_time"].is_sorted()
+    assert flights["carrier"].n_unique() == 16
+    assert flights["origin"].n_unique() == 3
+    assert flights["dest"].n_unique() == 105
+    # 4,043 tail numbers; 2,512 flights have none.
+    assert flights.filter(pl.col("uid") < 0).height == 2512
+    assert flights["uid"].n_unique() == 4043 + 2512
+    # United 1545 to Houston, 2013-01-01 at 5:15, was 2 minutes late to leave and 11 to arrive.
+    # At 4:00 there: 39.9 °F, 62% humidity, no rain, 12.7 miles an hour, 10 miles and 1012.2 mbar.
+    first = flights.row(0, named=True)
+    assert first == {
+        "uid": int("N14228", 36),
+        "req_time": 1357034400,
+        "carrier": "UA",
+        "origin": "EWR",
+        "dest": "IAH",
+        "distance": 1400,
+        "dep_late": 0.0,
+        "arr_late": 0.0,
+        "carrier_id": 11,
+        "origin_id": 0,
+        "dest_id": 43,
+        "hour": 5,
+        "weekday": 1,
+        "temperature": 3,
+        "humidity": 6,
+        "rain": 0,
+        "wind": 2,
+        "visibility": 10,
+        "pressure": 6,
+    }
+    # At Newark on July 3 it poured at 14:00 (0.94 inch; pressure not known) and was dry at 15:00.
+    three = dt.datetime(2013, 7, 3, 15 + 4, tzinfo=dt.timezone.utc)
+    rows = flights.filter(pl.col("origin") == "EWR", pl.col("req_time") == three.timestamp())
+    assert rows.height > 10
+    assert rows.select("rain", "pressure").unique().rows() == [(2, 12)]
+
+
+def test_inputs_are_known_before_departure(
+    flights_module: Any, flights: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without all that is known only later, labels change and nothing else does."""
+    later = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
+    read_all = flights_module._read
+
+    def read_early(name: str) -> pl.DataFrame:
+        frame = read_all(name)
+        here = [column for column in later if column in frame.columns]
+        return frame.with_columns(pl.lit(None, pl.Int64).alias(column) for column in here)
+
+    monkeypatch.setattr(flights_module, "_read", read_early)
+    early = flights_module.load()
+    assert early.drop(TARGETS).equals(flights.drop(TARGETS))
+    assert early.select(pl.col(TARGETS).min()).row(0) == (1.0, 1.0)
+    for name, size in flights_module.INPUTS.items():
+        assert 0 <= flights[name].min() <= flights[name].max() < size
+
+
+def test_quickstart(flights: pl.DataFrame, tmp_path: pathlib.Path) -> None:
+    output = run("quickstart.py", cwd=tmp_path)
+    assert re.search(r"658/658.*s .*ms/step.* loss: \d", output)
+    assert f"Deep insight: {FLIGHTS:,} of {FLIGHTS:,} examples written to runs/flights" in output
+    records = read(tmp_path / "runs" / "flights")
+    check_records(records, flights)
+    for area in check_auc(records, output).values():
+        assert area > 0.68
+    months = [cells(f"2013-{month:02d}", output) for month in range(1, 13)]
+    assert sum(int(count.replace(",", "")) for _, count, *_ in months) == FLIGHTS
+    assert months[0][1] == "27,004"
+    # It learns: from January to March, and stays well above January.
+    january, later = months[0], months[2:]
+    for column in (2, 3):
+        assert all(float(row[column]) > float(january[column]) + 0.03 for row in later)
+
+
+def test_quickstart_shows_the_newest_training(
+    flights: pl.DataFrame, tmp_path: pathlib.Path
+) -> None:
+    """Of two trainings in one folder; the newer one records a tenth of the aircraft."""
+    earlier = pl.DataFrame(
+        {
+            "uid": [1, 2],
+            "req_time": [1357034400] * 2,
+            "label": [{"dep_late": 0.0, "arr_late": 1.0}] * 2,
+            "predict": [{"dep_late": 0.5, "arr_late": 0.5}] * 2,
+            "attempt": [1, 1],
+        }
+    )
+    earlier.write_parquet(tmp_path / "earlier.parquet")
+    output = run("quickstart.py", "--out", ".", "--sample_ratio", "0.1", cwd=tmp_path)
+    sampled = flights.filter(pl.col("uid") % 1000 < 100)
+    newest = pl.read_parquet(tmp_path / "worker-*.parquet").sort("position")
+    assert newest["uid"].equals(sampled["uid"])
+    check_auc(newest, output)
+
+
+def test_custom_loop(flights: pl.DataFrame, tmp_path: pathlib.Path) -> None:
+    limit = 20_000
+    output = run("custom_loop.py", "--limit", str(limit), "--out", "records", cwd=tmp_path)
+    assert re.search(r"40/40.* loss: \d", output)
+    assert f"Stats(accepted={limit}, sampled={limit}, unsampled=0, written={limit}" in output
+    records = read(tmp_path / "records")
+    check_records(records, flights.head(limit))
+    check_auc(records, output)
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
+
+
+def pictures(notebook: Any) -> list[str]:
+    found = [out.get("data", {}).get("image/png", "") for out in outputs(notebook)]
+    return [picture for picture in found if picture]
+
+
+def test_notebook(
+    flights: pl.DataFrame, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole notebook runs, and trains and plots as the committed one did."""
+    for script in EXAMPLES.glob("*.py"):
+        shutil.copy(script, tmp_path)
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    committed = pictures(notebook)
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()  # raises what a cell raises
+    assert len(pictures(notebook)) == len(committed) == 4
+    check_records(read(folder / "runs" / "first_look"), flights)
+
+
+def test_committed_notebook_reads_well_without_running() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+    assert all(not cell.metadata for cell in notebook.cells)
+    assert all(len(picture) > 10_000 for picture in pictures(notebook))
+    for out in outputs(notebook):
+        assert out.output_type != "error"
+        assert out.get("name") != "stderr"
+        text = "".join([out.get("text", ""), *map(str, out.get("data", {}).values())])
+        if "image/png" not in out.get("data", {}):
+            assert not re.search(r"(^|[\s'\"(])(/\w+|[A-Z]:\\)[/\w]", text), "a path"
+    shown = [out for out in outputs(notebook) if f"{FLIGHTS:,}" in out.get("text", "")]
+    assert len(shown) == 1

@@ -1,0 +1,36 @@
+"""The short example scripts run as they stand."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import polars as pl
+from places import EXAMPLES
+
+from monolith_keras_metrics import insight
+
+
+def run(name: str, out: pathlib.Path) -> tuple[str, pl.DataFrame]:
+    command = [sys.executable, str(EXAMPLES / name), "--out", str(out)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return output, insight.open_run(out).collect()
+
+
+def test_xla(tmp_path: pathlib.Path) -> None:
+    output, records = run("xla.py", tmp_path)
+    assert "still compiled: True" in output
+    assert 1_500 < records.height < 2_500
+    assert (records["uid"] % 1000 < 100).all()
+    assert set(records["extra_str"].struct.field("country")) == {"DE", "FR", "JP"}
+
+
+def test_own_train_step(tmp_path: pathlib.Path) -> None:
+    output, records = run("own_train_step.py", tmp_path)
+    assert "'seen': 20000" in output
+    by_callback, by_layer = (
+        records.filter(model_name=name).sort("position") for name in ("callback", "layer")
+    )
+    assert by_callback["uid"].to_list() == by_layer["uid"].to_list()
+    assert by_callback["mode"].unique().to_list() == ["train"]
