@@ -699,7 +699,7 @@ def test_counters_have_a_thread_only_where_a_back_end_is_set(tmp_path: pathlib.P
 
 
 def test_the_threads_that_a_client_has(tmp_path: pathlib.Path) -> None:
-    """As the README counts them."""
+    """As the documentation counts them."""
     before = set(threading.enumerate())
     with DeepInsightClient([tmp_path / "run", Collecting()], counter_tags={}) as client:
         client.write(batch())

@@ -6,11 +6,13 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import runpy
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from places import ROOT
 
 import monolith_keras_metrics
 
@@ -37,6 +39,12 @@ def test_public_names_are_documented(name: str) -> None:
     assert "Args:" in doc or "Attributes:" in doc
     assert "Raises:" in doc or "Returns:" in doc
     assert ">>>" in doc or "```python" in doc
+
+
+def test_table_of_options() -> None:
+    """The page has what the code says; `python docs/_tools/options_table.py` writes it."""
+    tool = runpy.run_path(str(ROOT / "docs/_tools/options_table.py"))
+    assert tool["PAGE"].read_text(encoding="utf-8") == tool["page"]()
 
 
 def test_unknown_names() -> None:

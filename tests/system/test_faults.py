@@ -1,4 +1,4 @@
-"""What can go wrong, done for real: disks, permissions, kills; the README's table of faults."""
+"""What can go wrong, done for real: disks, permissions, kills; the faults of docs/guarantees.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from writing import ROWS, batch, check_records
 from monolith_keras_metrics import DeepInsightClient, command, insight
 
 _SCRIPT = HELPERS / "writing.py"
-# CI's time is bounded; the README tells of 100 each.
+# CI's time is bounded; the documentation tells of 100 each.
 KILLS = int(os.environ.get("KILLS", "20"))
 KILLS_OF_FIT = int(os.environ.get("KILLS_OF_FIT", "4"))
 

@@ -26,7 +26,7 @@ from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, comma
 from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.records.batch import Batch, Layout
 
-KILLS = int(os.environ.get("KILLS_WITH_KAFKA", "4"))  # CI's time is bounded; the README has 100
+KILLS = int(os.environ.get("KILLS_WITH_KAFKA", "4"))  # CI's time is bounded; the docs have 100
 
 LAYOUT = Layout("ctr", ("click",), ("text",), 1.0)
 Message = dict[str, Any]
