@@ -390,7 +390,7 @@ def write_deep_insight_from_features(
     >>> msgs = write_deep_insight_from_features(
     ...     features, 1.0, "ctr", labels=tf.constant([1.0]), preds=tf.constant([0.5]),
     ...     deep_insight_client_tensor=deep_insight_client(is_fake=True), return_msgs=True)
-    >>> msgs.numpy()[0][:29]
+    >>> msgs.numpy()[0][:28]
     b'{"model_name":"ctr","uid":3,'
     """
     if "req_time" not in features:
