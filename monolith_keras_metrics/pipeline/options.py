@@ -105,34 +105,33 @@ class Options:
     """How records are written: the options of the client, the callback and the layer.
 
     Attributes:
-        run: Name of the training that all its workers and restarts belong to. Default: the last
-            part of the first sink's path, or its topic.
-        worker: This process's number among those that write to the same place. Default: what
+        run: Name of the training that all its workers and restarts belong to. None: the last part
+            of the first sink's path, or its topic.
+        worker: Number of this process among those that write to the same place. None: what
             `task_context` says.
-        overflow: When `queue_rows` examples wait in memory, or `spool_bytes` on disk: `"block"`
-            has training wait, so that nothing is lost; `"drop"` has it go on, and counts what is
-            dropped.
-        queue_rows: How many examples may wait to be turned into records, and how many records may
-            wait in memory for the sinks.
-        memory_bytes: The same in bytes: how many bytes of examples, and of records.
-        flush_seconds: The longest time until an example is in the journal on disk, in seconds:
-            what a kill (SIGKILL) loses. The next run delivers what is in the journal.
-        file_seconds: The longest time until records are in a file of their folder, in seconds,
-            where they are fewer than a file holds.
-        spool: The folder of the journal. `"auto"`: `.spool` in the first sink's folder; for Kafka
-            alone, a folder in `$XDG_STATE_HOME` or `~/.local/state`; for sink objects none. None:
+        overflow: What to do when there is no more room in memory or in the journal: `"block"` has
+            training wait, so that nothing is lost; `"drop"` never waits and counts what it drops.
+        queue_rows: Number of examples that may wait to become records, and number of records that
+            may wait in memory for the sinks.
+        memory_bytes: The same limits in bytes.
+        flush_seconds: Longest time until an example is in the journal on disk, in seconds: what a
+            kill (SIGKILL) loses. The next run delivers what is in the journal.
+        file_seconds: Longest time until a record is in a file of its folder, in seconds.
+        spool: Folder of the journal. `"auto"`: `.spool` in the first sink's folder; for Kafka
+            alone, a folder in `$XDG_STATE_HOME` or `~/.local/state`; none for sink objects. None:
             no journal, records wait in memory.
-        spool_bytes: The most that the journal takes, in bytes.
-        on_error: `"warn"` retries, logs and counts what a sink fails to take; `"raise"` also
-            raises the sink's error: from the next `write`, or from `close`.
-        retry_seconds: When the journal is full: for how long a sink may have failed before records
-            for it are given up. At any time: for how long records are retried that a sink refuses
-            with an error that is not known to be temporary.
-        exit_timeout: The longest that `close`, or the end of training, waits for records to be
+        spool_bytes: Largest size of the journal, in bytes.
+        on_error: `"warn"` retries, logs and counts what a sink does not take; `"raise"` also raises
+            the sink's error, from the next `write` or from `close`.
+        retry_seconds: How long a sink may fail while the journal is full before its records are
+            given up; also how long records are retried that a sink refuses with an error of their
+            own (see `sinks.errors.may_pass`).
+        exit_timeout: Longest time that `close`, or the end of training, waits for records to be
             delivered, in seconds.
-        uid_hash_key: With a key of 1 to 64 bytes, records carry a keyed hash of the uid.
-        counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`); None for
-            no counters.
+        uid_hash_key: Key of 1 to 64 bytes: records carry a keyed hash of the uid. Sampling still
+            uses the true uid.
+        counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`). None: no
+            counters. The callback passes the model's name.
 
     Raises:
         TypeError, ValueError: If a value is invalid. The message names the option.
