@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from monolith_keras_metrics.capture.compat import check_keras, is_legacy, keras
-from monolith_keras_metrics.capture.fit_scope import EndOfCaller, end_of_caller
+from monolith_keras_metrics.capture.fit_scope import FitScope
 from monolith_keras_metrics.capture.input_columns import InputColumns
 from monolith_keras_metrics.capture.model_inputs import ModelInputs
 from monolith_keras_metrics.capture.targets import Pairs, TargetNames, check_target_names
@@ -153,7 +153,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         }
         self._client: DeepInsightClient | None = None
         self._opened_for: str | None = None
-        self._over: EndOfCaller | None = None
+        self._scope: FitScope | None = None
         self._training = False
         self._last_stats: Stats | None = None
 
@@ -226,7 +226,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Start removing columns, and start recording if `modes` has `"test"`."""
         with self._stop_others_on_error():
-            if self._training and self._over is not None and self._over():
+            if self._training and self._scope is not None and self._scope.is_over():
                 self._abort()  # an exception ended that training, so this is a new call
             if self._client is None and "test" in self._modes:
                 self._open("test")
@@ -240,7 +240,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def _check_not_nested(self) -> None:
         """Raise if `fit` was called within a `fit` that this callback records."""
-        if self._training and self._over is not None and not self._over():
+        if self._training and self._scope is not None and not self._scope.is_over():
             raise RuntimeError(
                 "A DeepInsightCallback cannot record a call of fit inside another call of fit. "
                 "Received: an object that still records the outer call. Create one "
@@ -264,21 +264,20 @@ class DeepInsightCallback(keras.callbacks.Callback):
         self._client = DeepInsightClient(self._destinations, self._options)
         self._opened_for = mode
         # Keras does not notify callbacks if `fit` raises outside a step.
-        self._over = end_of_caller()
-        self._client.handle_signals(self._over)
-        self._client.close_when(self._over)
+        self._scope = FitScope(self.model)
+        self._client.handle_signals(self._scope.is_over)
+        self._client.close_when(self._scope.is_over)
 
     def _close(self, mode: str, *, raising: bool = True) -> None:
         if self._client is None or self._opened_for != mode:
             return
         client, self._client, self._opened_for = self._client, None, None
-        self._over = None
         try:
-            if raising:
-                client.close()
-            else:
-                client.close(raising=False)
+            client.close(raising=raising)
         finally:
+            if self._scope is not None:
+                self._scope.end()
+            self._scope = None
             self._last_stats = client.stats()
             if (getattr(self, "params", None) or {}).get("verbose", 1):
                 print(_summary(self._last_stats, self._destinations, client.spool_folder))
@@ -297,7 +296,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def _begin(self, mode: str) -> None:
         check_strategy(self.model.distribute_strategy)
-        self._install(mode).attach(self._recorders[mode], self._client, end_of_caller())
+        self._install(mode).attach(self._recorders[mode], self._client, FitScope(self.model))
 
     def _install_early(self) -> None:
         """Install the test function for legacy Keras, which reads it before `on_test_begin`."""

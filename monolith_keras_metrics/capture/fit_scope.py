@@ -1,7 +1,10 @@
-"""Detection of the end of Keras's `fit` from another thread.
+"""`FitScope`: has a call of Keras's `fit` or `evaluate` ended?
 
-Keras calls no callback when `fit` ends with an exception. A background thread therefore checks
-periodically if `fit` is still on the stack of its thread.
+Keras calls no callback if `fit` ends with an exception. The ways to learn that a call has ended:
+
+1. `end` says so: from `on_train_end`, or from the exception of a step.
+2. Its frame is no longer among the functions that its thread is running. Any thread can look.
+3. If no frame was found: the model has a new history, since another call of `fit` began.
 """
 
 from __future__ import annotations
@@ -10,49 +13,89 @@ import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 _FUNCTIONS = ("fit", "evaluate")
 _PACKAGES = ("keras", "tf_keras")
 
 
-class EndOfCaller:
-    """A check, callable from any thread, that a call has ended.
+class FitScope:
+    """The innermost call of Keras that the current thread is in.
 
     Args:
-        frame: The frame of the call, in the current thread.
+        model: The model. None: nothing but a frame, or `end`, shows the end.
+        functions: Names of functions that may be the call.
+        packages: Packages that contain these.
+
+    Example:
+    >>> def fit():
+    ...     return FitScope(packages=["monolith_keras_metrics"])
+    >>> fit().is_over()
+    True
+    >>> FitScope().is_over()  # no call was found
+    False
     """
 
-    def __init__(self, frame: FrameType) -> None:
+    def __init__(
+        self,
+        model: Any = None,
+        functions: Sequence[str] = _FUNCTIONS,
+        packages: Sequence[str] = _PACKAGES,
+    ) -> None:
+        frame = innermost_call(functions, packages)
         self._thread = threading.get_ident()
-        self._held = [frame]  # released at the end, because it keeps the caller's variables alive
+        self._ended = False
+        # Released at the end: it keeps the caller's variables alive.
+        self._frames = [] if frame is None else [frame]
+        self._has_frame = frame is not None
+        self._model, self._history = model, getattr(model, "history", None)
 
-    def __call__(self) -> bool:
-        """Return True if the call has ended."""
+    def end(self) -> None:
+        """Note that the call has ended."""
+        self._ended = True
+        self._frames.clear()
+        self._model = self._history = None
+
+    def is_over(self) -> bool:
+        """Return True if the call has ended. Any thread may ask."""
+        if not self._ended and not (self._is_running() if self._has_frame else self._is_latest()):
+            self.end()
+        return self._ended
+
+    def contains(self, frame: FrameType | None) -> bool:
+        """Return True if this is the call `frame`, or may be it, and has not ended.
+
+        Args:
+            frame: The frame of a call, from `innermost_call`.
+        """
+        if not self._has_frame:
+            return not self.is_over()
+        return frame is not None and self._frames[:] == [frame]
+
+    def _is_latest(self) -> bool:
+        return getattr(self._model, "history", None) is self._history
+
+    def _is_running(self) -> bool:
         running: FrameType | None = sys._current_frames().get(self._thread)
-        kept = self._held[:]  # another thread may release it meanwhile
+        kept = self._frames[:]  # another thread may release it meanwhile
         while running is not None and kept:
             if running is kept[0]:
-                return False
+                return True
             running = running.f_back
-        self._held.clear()
-        return True
-
-    def is_end_of(self, frame: FrameType | None) -> bool:
-        """Return True if this checks the call `frame`, which has not ended."""
-        return frame is not None and self._held[:] == [frame]
+        return False
 
 
 def innermost_call(
     functions: Sequence[str] = _FUNCTIONS, packages: Sequence[str] = _PACKAGES
 ) -> FrameType | None:
-    """Return the frame of the innermost Keras call on the current stack.
+    """Return the frame of the Keras call that we are in, the innermost of several.
 
     Args:
-        functions: Names of the functions to look for.
-        packages: Packages that define them.
+        functions: Names of functions that may be the call.
+        packages: Packages that contain these.
 
     Returns:
-        The frame, or None if there is no such call on the stack.
+        The frame; None if no such function has called us.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not (
@@ -61,28 +104,3 @@ def innermost_call(
     ):
         frame = frame.f_back
     return frame
-
-
-def end_of_caller(
-    functions: Sequence[str] = _FUNCTIONS, packages: Sequence[str] = _PACKAGES
-) -> EndOfCaller | None:
-    """Return a check that the innermost Keras call on the current stack has ended.
-
-    Args:
-        functions: Names of the functions to look for.
-        packages: Packages that define them.
-
-    Returns:
-        The check, callable from any thread, or None if there is no such call on the stack.
-
-    Example:
-    >>> def fit():
-    ...     return end_of_caller(packages=["monolith_keras_metrics"])
-    >>> ended = fit()
-    >>> ended()
-    True
-    >>> end_of_caller() is None
-    True
-    """
-    frame = innermost_call(functions, packages)
-    return None if frame is None else EndOfCaller(frame)

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from monolith_keras_metrics.capture.blocks import Block
 from monolith_keras_metrics.capture.captured import StepCall
-from monolith_keras_metrics.capture.fit_scope import EndOfCaller, innermost_call
+from monolith_keras_metrics.capture.fit_scope import FitScope, innermost_call
 from monolith_keras_metrics.capture.input_columns import InputColumns
 from monolith_keras_metrics.capture.keras_step import Columns, Step, make_step_function
 from monolith_keras_metrics.capture.model_inputs import ModelInputs
@@ -99,39 +99,29 @@ class Recorder:
         self.recorded = recorded
         self.on_exception = on_exception
         self.client: DeepInsightClient | None = None
-        self._over: EndOfCaller | None = None
-        self._model: Any = None
-        self._history: Any = None
+        self._scope: FitScope | None = None
 
-    def begin(self, model: Any, client: DeepInsightClient | None, over: EndOfCaller | None) -> None:
+    def begin(self, client: DeepInsightClient | None, scope: FitScope) -> None:
         """Start recording the steps of a call.
 
         Args:
-            model: The model.
             client: The client for the columns; None to only remove them.
-            over: A check that the call has ended; None if there is none.
+            scope: The call.
         """
         self.client = client if self.recorded else None
-        self._over = over
-        self._model, self._history = model, getattr(model, "history", None)
+        self._scope = scope
 
     def end(self) -> None:
-        """Stop recording, and release the client and the model."""
-        self.client = self._over = self._model = self._history = None
+        """Stop recording, and release the client and the call."""
+        self.client = self._scope = None
 
     def is_over(self) -> bool:
         """Return True if the call has ended."""
-        if self._over is not None:
-            return self._over()
-        # Each call of fit creates a new history.
-        history = getattr(self._model, "history", None)
-        return self.mode == "train" and history is not self._history
+        return self._scope is None or self._scope.is_over()
 
     def is_of(self, call: FrameType | None) -> bool:
         """Return True if this records the steps of `call`, which has not ended."""
-        if self._over is None:
-            return not self.is_over()
-        return self._over.is_end_of(call)
+        return self._scope is not None and self._scope.contains(call)
 
     def batch(self, layout: Layout, bookkeeping: Mapping[str, Any], block: Block) -> Batch:
         """Return a batch of a step's columns."""
@@ -176,18 +166,16 @@ class RecordingFunction:
         if recorder not in self._holders:
             self._holders.append(recorder)
 
-    def attach(
-        self, recorder: Recorder, client: DeepInsightClient | None, over: EndOfCaller | None
-    ) -> None:
+    def attach(self, recorder: Recorder, client: DeepInsightClient | None, scope: FitScope) -> None:
         """Start recording with a recorder.
 
         Args:
             recorder: The recorder.
             client: The client for its columns; None to only remove them.
-            over: A check that the call has ended; None if there is none.
+            scope: The call to record.
         """
         others = [one for one in self._attached if one is not recorder]
-        recorder.begin(self.model, client, over)
+        recorder.begin(client, scope)
         if recorder not in self._attached:
             self._attached.append(recorder)
         for other in others:

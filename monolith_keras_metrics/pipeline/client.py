@@ -21,7 +21,6 @@ What is promised:
 from __future__ import annotations
 
 import enum
-import functools
 import pathlib
 import threading
 import time
@@ -208,21 +207,19 @@ class DeepInsightClient:
         self._raise_error()
         return delivered
 
-    def close_when(self, over: Callable[[], bool] | None) -> None:
-        """Has the client closed, in the background, when `over` says that training has ended.
+    def close_when(self, is_over: Callable[[], bool]) -> None:
+        """Close the client in the background when training has ended.
 
         Args:
-            over: Asked a few times a second, in another thread; None for nothing to ask.
+            is_over: Asked a few times a second, in another thread.
         """
 
-        def wait_and_finish(over: Callable[[], bool]) -> None:
+        def wait_and_close() -> None:
             while not self._closing.wait(0.5):
-                if over():
+                if is_over():
                     self.close(raising=False)
 
-        if over is not None:
-            waiting = functools.partial(wait_and_finish, over)
-            BackgroundThread(waiting, "deep-insight-end").start()
+        BackgroundThread(wait_and_close, "deep-insight-end").start()
 
     def close(self, timeout: float | None = None, *, raising: bool = True) -> None:
         """Write what was accepted and close the sinks. A second call does nothing.
