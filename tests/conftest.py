@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import hypothesis
 import pytest
+from absl import logging as absl_logging
 from kafka_broker import Broker, NoJarsError, find_jars
 
 from monolith_keras_metrics import cli, exit_hook, task_context
@@ -39,6 +41,22 @@ def _fresh_process_state() -> None:
     exit_hook.uninstall()
     cli.set_backend(None)
     task_context.reset_context()
+
+
+@pytest.fixture
+def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that are logged as warnings."""
+    lines: list[str] = []
+    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
+    return lines
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a thread may wait for; it is set at the end."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture(scope="session")

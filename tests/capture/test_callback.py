@@ -17,6 +17,7 @@ from training import (
     BATCH,
     EXTRA,
     ROWS,
+    callback,
     check_records,
     columns,
     dataset,
@@ -28,10 +29,6 @@ from training import (
 
 from monolith_keras_metrics import DeepInsightCallback, cli
 from monolith_keras_metrics.capture.train_function import RecordingFunction
-
-
-def callback(folder: Any, **options: Any) -> DeepInsightCallback:
-    return DeepInsightCallback(folder, **{"model_name": "m", "sample_ratio": 1.0, **options})
 
 
 def fit(net: keras.Model, data: Any, *callbacks: Any, **options: Any) -> keras.callbacks.History:

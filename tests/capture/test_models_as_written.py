@@ -10,19 +10,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training import BATCH, FEATURES, ROWS, check_records, columns, dataset, frozen, labels, read
+from training import (
+    BATCH,
+    EXTRA,
+    FEATURES,
+    ROWS,
+    callback_with_extra,
+    check_records,
+    columns,
+    dataset,
+    frozen,
+    labels,
+    read,
+)
 from training import model as functional_model
 
-from monolith_keras_metrics import DeepInsightCallback
-
 X, Y = columns(), labels()
-EXTRA = ("price", "hour", "carrier")
-
-
-def callback(folder: Any, **options: Any) -> DeepInsightCallback:
-    return DeepInsightCallback(
-        folder, **{"model_name": "m", "sample_ratio": 1.0, "extra_fields": EXTRA, **options}
-    )
 
 
 def check_fit(
@@ -34,7 +37,7 @@ def check_fit(
 ) -> None:
     """Fits with the callback; records are the rows, with what the model predicts of `features`."""
     frozen(net, **(options or {}))
-    recorder = callback(folder, **{"targets": ["ctr"], **recorded})
+    recorder = callback_with_extra(folder, **{"targets": ["ctr"], **recorded})
     net.fit(dataset(x, Y), callbacks=[recorder], verbose=0)
     predicted = net.predict(x["features"], verbose=0)
     check_records(read(folder), x, {"ctr": (Y, predicted)}, 1e-5)
@@ -78,7 +81,7 @@ class OfThisBatch(TakesArray):
 def test_a_call_that_takes_an_array_of_a_fixed_number_of_rows(tmp_path: pathlib.Path) -> None:
     net, rows = frozen(OfThisBatch()), ROWS // BATCH * BATCH
     data = dataset(X, Y).unbatch().batch(BATCH, drop_remainder=True)
-    net.fit(data, callbacks=[callback(tmp_path, targets=["ctr"])], verbose=0)
+    net.fit(data, callbacks=[callback_with_extra(tmp_path, targets=["ctr"])], verbose=0)
     x = {name: column[:rows] for name, column in X.items()}
     expected = net.dense(x["features"])
     check_records(read(tmp_path), x, {"ctr": (Y[:rows], expected)})
@@ -106,7 +109,7 @@ def told(
     frozen(net, **(options or {}))
     data, y = (dataset(x, Y), None) if isinstance(x, dict) else (x, Y)
     with pytest.raises((TypeError, ValueError)) as raised:
-        net.fit(data, y, callbacks=[callback(folder, **recorded)], verbose=0)
+        net.fit(data, y, callbacks=[callback_with_extra(folder, **recorded)], verbose=0)
     if within is not None:
         codes = [frame.f_code for frame, _ in traceback.walk_tb(raised.value.__traceback__)]
         assert within.__code__ in codes
@@ -167,7 +170,7 @@ def test_a_loss_with_a_mistake_is_told_as_it_is(tmp_path: pathlib.Path) -> None:
 
     net = frozen(TakesDict(), loss=wrong)
     with pytest.raises(KeyError, match="of the loss"):
-        net.fit(dataset(MORE, Y), callbacks=[callback(tmp_path)], verbose=0)
+        net.fit(dataset(MORE, Y), callbacks=[callback_with_extra(tmp_path)], verbose=0)
 
 
 def sequential(*inputs: Any) -> keras.Sequential:
@@ -192,7 +195,7 @@ def test_the_target_of_sequential_is_its_last_layers_name(
 ) -> None:
     """Not the name that Keras makes up, which counts the layers of the process."""
     net = frozen(keras.Sequential([last()]))
-    net.fit(dataset(X, Y), callbacks=[callback(tmp_path)], verbose=0)
+    net.fit(dataset(X, Y), callbacks=[callback_with_extra(tmp_path)], verbose=0)
     check_records(read(tmp_path), X, {target: (Y, net.predict(X["features"], verbose=0))}, 1e-5)
 
 
@@ -229,7 +232,7 @@ def test_a_model_of_an_unnamed_input(tmp_path: pathlib.Path) -> None:
     assert "Missing: ['keras_tensor" in message
     assert "\nGive each input its column's name, as in keras.Input(…, name='features')" in message
     net = frozen(make(name="features"))
-    net.fit(dataset(MORE, Y), callbacks=[callback(tmp_path / "named")], verbose=0)
+    net.fit(dataset(MORE, Y), callbacks=[callback_with_extra(tmp_path / "named")], verbose=0)
     expected = net.predict(MORE["features"], verbose=0)
     check_records(read(tmp_path / "named"), MORE, {"ctr": (Y, expected)})
 
@@ -244,7 +247,7 @@ def test_one_head_used_twice(other: str, tmp_path: pathlib.Path) -> None:
     x = {**X, "a": X["features"], "b": X["features"][::-1].copy()}
     del x["features"]
     y = [labels(seed=seed) for seed in (1, 2, 3)]
-    net.fit(dataset(x, tuple(y)), callbacks=[callback(tmp_path)], verbose=0)
+    net.fit(dataset(x, tuple(y)), callbacks=[callback_with_extra(tmp_path)], verbose=0)
     records = read(tmp_path)
     names = records["label"].struct.fields
     assert len(set(names)) == 3
@@ -264,7 +267,7 @@ def test_an_array_as_x(tmp_path: pathlib.Path) -> None:
     net.fit(
         {"features": x, **BARE},
         y,
-        callbacks=[callback(tmp_path / "dict", extra_fields=())],
+        callbacks=[callback_with_extra(tmp_path / "dict", extra_fields=())],
         batch_size=BATCH,
         shuffle=False,
         verbose=0,
@@ -288,7 +291,7 @@ def test_a_data_frame_as_x(tmp_path: pathlib.Path) -> None:
     net.fit(
         dict(df),
         Y,
-        callbacks=[callback(tmp_path / "dict", extra_fields=())],
+        callbacks=[callback_with_extra(tmp_path / "dict", extra_fields=())],
         batch_size=BATCH,
         shuffle=False,
         verbose=0,
@@ -307,7 +310,7 @@ def test_a_list_as_x(tmp_path: pathlib.Path) -> None:
     net.fit(
         {"a": arrays[0], "b": arrays[1], **BARE},
         Y,
-        callbacks=[callback(tmp_path / "dict", extra_fields=())],
+        callbacks=[callback_with_extra(tmp_path / "dict", extra_fields=())],
         batch_size=BATCH,
         shuffle=False,
         verbose=0,

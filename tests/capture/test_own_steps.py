@@ -10,13 +10,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training import BATCH, FEATURES, ROWS, check_records, columns, dataset, frozen, labels, read
-
-from monolith_keras_metrics import DeepInsightCallback
-
-
-def callback(folder: Any, **options: Any) -> DeepInsightCallback:
-    return DeepInsightCallback(folder, **{"model_name": "m", "sample_ratio": 1.0, **options})
+from training import (
+    BATCH,
+    FEATURES,
+    ROWS,
+    callback,
+    check_records,
+    columns,
+    dataset,
+    frozen,
+    labels,
+    read,
+)
 
 
 class GuideModel(keras.Model):

@@ -13,6 +13,7 @@ from training import (
     BATCH,
     EXTRA,
     ROWS,
+    callback,
     check_records,
     columns,
     dataset,
@@ -22,12 +23,7 @@ from training import (
     read,
 )
 
-from monolith_keras_metrics import DeepInsightCallback
 from monolith_keras_metrics.capture.train_function import RecordingFunction
-
-
-def callback(folder: Any, **options: Any) -> DeepInsightCallback:
-    return DeepInsightCallback(folder, **{"model_name": "m", "sample_ratio": 1.0, **options})
 
 
 def two_outputs() -> keras.Model:

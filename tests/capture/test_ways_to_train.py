@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from training import (
     BATCH,
-    EXTRA,
     ROWS,
+    callback_with_extra,
     check_records,
     columns,
     dataset,
@@ -22,14 +22,6 @@ from training import (
     read,
 )
 
-from monolith_keras_metrics import DeepInsightCallback
-
-
-def callback(folder: Any, **options: Any) -> DeepInsightCallback:
-    return DeepInsightCallback(
-        folder, **{"model_name": "m", "sample_ratio": 1.0, "extra_fields": EXTRA, **options}
-    )
-
 
 def check_fit(
     net: keras.Model, folder: pathlib.Path, tolerance: float = 1e-6, **options: Any
@@ -37,7 +29,7 @@ def check_fit(
     """Fits a frozen model, and checks records against what `predict` says."""
     x, y = columns(), labels()
     expected = net.predict(x["features"], verbose=0)
-    net.fit(dataset(x, y), callbacks=[callback(folder)], verbose=0, **options)
+    net.fit(dataset(x, y), callbacks=[callback_with_extra(folder)], verbose=0, **options)
     check_records(read(folder), x, {"ctr": (y, expected)}, tolerance)
 
 
@@ -68,7 +60,7 @@ def test_the_step_is_really_compiled(steps: int, tmp_path: pathlib.Path) -> None
     net = keras.Model(features, keras.layers.Dense(1, name="ctr")(hidden))
     net.compile("sgd", "mse", jit_compile=True, steps_per_execution=steps)
     with pytest.raises(tf.errors.OpError, match="(?i)compil|XLA|EagerPyFunc"):
-        net.fit(dataset(columns(), labels()), callbacks=[callback(tmp_path)], verbose=0)
+        net.fit(dataset(columns(), labels()), callbacks=[callback_with_extra(tmp_path)], verbose=0)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
@@ -91,14 +83,14 @@ def test_dataset_of_unknown_length_and_initial_epoch(tmp_path: pathlib.Path) -> 
     x, y, net = columns(), labels(), frozen(model(), steps_per_execution=2)
     data = dataset(x, y).filter(lambda *_: True)
     assert data.cardinality() == tf.data.UNKNOWN_CARDINALITY
-    net.fit(data, callbacks=[callback(tmp_path)], initial_epoch=3, epochs=5, verbose=0)
+    net.fit(data, callbacks=[callback_with_extra(tmp_path)], initial_epoch=3, epochs=5, verbose=0)
     assert read(tmp_path)["uid"].to_list() == x["uid"].tolist() * 2
 
 
 def test_steps_per_epoch_of_an_endless_dataset(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model(), steps_per_execution=3)
     data = dataset(x, y).repeat()
-    net.fit(data, callbacks=[callback(tmp_path)], steps_per_epoch=6, epochs=2, verbose=0)
+    net.fit(data, callbacks=[callback_with_extra(tmp_path)], steps_per_epoch=6, epochs=2, verbose=0)
     rows = [i for _ in range(3) for i in range(ROWS)][: 12 * BATCH]
     seen = read(tmp_path)["uid"].to_list()
     batches = [i for _ in range(3) for i in range(ROWS)]
@@ -110,7 +102,10 @@ def test_early_stopping(tmp_path: pathlib.Path) -> None:
     net = frozen(model())
     stop = keras.callbacks.EarlyStopping("loss", patience=1, restore_best_weights=True)
     history = net.fit(
-        dataset(columns(), labels()), callbacks=[stop, callback(tmp_path)], epochs=9, verbose=0
+        dataset(columns(), labels()),
+        callbacks=[stop, callback_with_extra(tmp_path)],
+        epochs=9,
+        verbose=0,
     )
     assert len(history.epoch) == 2
     assert read(tmp_path).height == 2 * ROWS
@@ -119,7 +114,7 @@ def test_early_stopping(tmp_path: pathlib.Path) -> None:
 def test_callback_list_by_hand_with_train_on_batch(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model())
     expected = net.predict(x["features"], verbose=0)
-    callbacks = keras.callbacks.CallbackList([callback(tmp_path)], model=net)
+    callbacks = keras.callbacks.CallbackList([callback_with_extra(tmp_path)], model=net)
     callbacks.on_train_begin()
     for start in range(0, ROWS, 50):
         piece = {name: tf.constant(values[start : start + 50]) for name, values in x.items()}
@@ -130,7 +125,9 @@ def test_callback_list_by_hand_with_train_on_batch(tmp_path: pathlib.Path) -> No
 
 def test_arrays_that_the_caller_reuses(tmp_path: pathlib.Path) -> None:
     net = frozen(model())
-    callbacks = keras.callbacks.CallbackList([callback(tmp_path, extra_fields=())], model=net)
+    callbacks = keras.callbacks.CallbackList(
+        [callback_with_extra(tmp_path, extra_fields=())], model=net
+    )
     callbacks.on_train_begin()
     x = {"features": np.zeros((8, 4), np.float32), "uid": np.zeros(8, np.int64),
          "req_time": np.zeros(8, np.int64)}  # fmt: skip
@@ -183,7 +180,7 @@ def test_own_train_step(jit_compile: bool, tmp_path: pathlib.Path) -> None:
     frozen(net, jit_compile=jit_compile)
     if jit_compile:  # a subclassed model gets the whole dict, and XLA takes no strings
         del x["carrier"]
-    recorder = callback(tmp_path, extra_fields=(), targets=["ctr"])
+    recorder = callback_with_extra(tmp_path, extra_fields=(), targets=["ctr"])
     net.fit(dataset(x, y), callbacks=[recorder], verbose=0)
     check_records(read(tmp_path), x, {"ctr": (y, expected)}, 1e-5)
 
@@ -192,7 +189,9 @@ def test_own_train_step_in_pieces(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), OwnStep(pieces=3)
     expected = net.predict({"features": x["features"]}, verbose=0)
     frozen(net)
-    net.fit(dataset(x, y, ROWS), callbacks=[callback(tmp_path, targets=["ctr"])], verbose=0)
+    net.fit(
+        dataset(x, y, ROWS), callbacks=[callback_with_extra(tmp_path, targets=["ctr"])], verbose=0
+    )
     check_records(read(tmp_path), x, {"ctr": (y, expected)})
 
 
@@ -212,7 +211,7 @@ class OwnLoss(OwnStep):
 def test_own_train_step_that_passes_predictions_nowhere_is_told(tmp_path: pathlib.Path) -> None:
     net = frozen(OwnLoss())
     with pytest.raises(ValueError, match="compute_metrics.*compute_loss.*DeepInsightLayer"):
-        net.fit(dataset(columns(), labels()), callbacks=[callback(tmp_path)], verbose=0)
+        net.fit(dataset(columns(), labels()), callbacks=[callback_with_extra(tmp_path)], verbose=0)
     assert not list(tmp_path.glob("*.parquet"))
 
 
@@ -237,8 +236,8 @@ def test_loss_in_call(tmp_path: pathlib.Path) -> None:
     data = tf.data.Dataset.from_tensor_slices({**x, "clicked": y}).batch(BATCH)
     net.compile(keras.optimizers.SGD(0.0))
     with pytest.raises(ValueError, match="no labels.*labels="):
-        net.fit(data, callbacks=[callback(tmp_path / "none")], verbose=0)
-    recorder = callback(tmp_path / "named", labels="clicked", targets=["ctr"])
+        net.fit(data, callbacks=[callback_with_extra(tmp_path / "none")], verbose=0)
+    recorder = callback_with_extra(tmp_path / "named", labels="clicked", targets=["ctr"])
     net.fit(data, callbacks=[recorder], verbose=0)
     expected = net.dense(x["features"])
     check_records(read(tmp_path / "named"), x, {"ctr": (y, expected)})

@@ -21,6 +21,10 @@ from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import RejectedError
 from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 
+ATTEMPT = 1_700_000_000_000_000
+# A call waits for 2 s without progress, and may come to one further step: see `Transactions`.
+LONGEST_CALL_SECONDS = 6.0
+
 
 def frame(attempt: int, number: int) -> pl.DataFrame:
     """Records of one attempt: `writing.ROWS` of them, the first at `number * writing.ROWS`."""
@@ -46,6 +50,18 @@ def deliver(sink: KafkaSink, records: pl.DataFrame, timeout: float = 90.0) -> tu
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
+
+
+def deliver_all(sink: KafkaSink, frames: int, attempt: int = ATTEMPT) -> None:
+    for number in range(frames):
+        rejected, longest = deliver(sink, frame(attempt, number))
+        assert rejected == 0
+        assert longest < LONGEST_CALL_SECONDS
+
+
+def numbered(frames: int) -> list[int]:
+    """The positions of so many frames."""
+    return list(range(frames * writing.ROWS))
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
+from monolith_keras_metrics import DeepInsightCallback
+
 ROWS = 300
 BATCH = 64  # so that the last batch is short
 FEATURES = 4
@@ -51,6 +53,16 @@ def frozen(model: keras.Model, **options: Any) -> keras.Model:
     options = {"loss": "binary_crossentropy", **options}
     model.compile(optimizer=keras.optimizers.SGD(0.0), **options)
     return model
+
+
+def callback(folder: Any, **options: Any) -> DeepInsightCallback:
+    """One that records every example."""
+    return DeepInsightCallback(folder, **{"model_name": "m", "sample_ratio": 1.0, **options})
+
+
+def callback_with_extra(folder: Any, **options: Any) -> DeepInsightCallback:
+    """One that records every example, and all further columns."""
+    return callback(folder, **{"extra_fields": EXTRA, **options})
 
 
 def read(folder: pathlib.Path | str) -> pl.DataFrame:

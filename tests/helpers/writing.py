@@ -16,6 +16,7 @@ import ast
 import dataclasses
 import itertools
 import os
+import pathlib
 import sys
 import time
 
@@ -49,6 +50,17 @@ def check_records(records: pl.DataFrame) -> dict[int, int]:
         )
         rows[int(str(attempt))] = frame.height
     return rows
+
+
+def read_whole(folder: pathlib.Path) -> pl.DataFrame:
+    """All records in whole files; each file must read."""
+    files = [path for path in folder.glob("worker-*") if path.is_file()]
+    frames = [
+        pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
+        for path in files
+    ]
+    columns = ["attempt", "worker", "position", "uid", "predict"]
+    return pl.concat([frame.select(columns) for frame in frames]) if frames else pl.DataFrame()
 
 
 def batch(attempt: int, start: int, targets: int = 1) -> Batch:

@@ -16,14 +16,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_journal import FRAMES, ORIGIN, STEM, decoder, kept, written
+from journals import FRAMES, ORIGIN, STEM, kept, written
 
 from monolith_keras_metrics.journal import claims, regular
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.records.schema import check_frame
-
-__all__ = ["decoder"]
 
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
 EXTREMES = [0, 1, -1, 1 << 31, (1 << 31) - 1, -(1 << 31), 1 << 62, (1 << 63) - 1, -(1 << 63)]

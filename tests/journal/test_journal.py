@@ -7,60 +7,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journals import FRAMES, ORIGIN, frame, kept, left_by_a_killed_process, written
 from writing import batch
 
 from monolith_keras_metrics import DeepInsightClient, command, insight
-from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.pipeline.journal_home import identities
-from monolith_keras_metrics.records import run_folder
-from monolith_keras_metrics.records.batch import Origin
-from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import parse_all
-
-ORIGIN = Origin("run", 1_790_000_000_000_000, 3)
-
-
-def frame(start: int = 0, rows: int = 5) -> pl.DataFrame:
-    whole = to_frame([batch(1, 0)], ORIGIN)
-    return whole[start : start + rows]
-
-
-STEM = run_folder.stem_of(3, ORIGIN.attempt)
-
-
-def kept(path: pathlib.Path) -> journal.KeptFile:
-    return journal.KeptFile(claims.Claim(path.parent, STEM, "a"), path)
-
-
-def written(
-    folder: pathlib.Path,
-    frames: list[pl.DataFrame],
-    sinks: object = ("parquet:.",),
-    stem: str = STEM,
-) -> tuple[pathlib.Path, list[int]]:
-    """A journal file and where its entries end."""
-    path = folder / f"{stem}.000000.journal"
-    header = journal.Header("a", 3, ORIGIN.attempt, sinks)  # type: ignore[arg-type]
-    file = journal.JournalFile(kept(path), header)
-    places = [file.append(journal.encode(frame)) for frame in frames]
-    file.close()
-    return path, [place.offset + place.length for place in places]
 
 
 def read(path: pathlib.Path) -> list[pl.DataFrame]:
     return [journal.read(place) for place in journal.scan(kept(path)).places]
-
-
-FRAMES = [frame(0), frame(5, 7), frame(12, 1)]
 
 
 def test_what_is_read_is_what_was_written(tmp_path: pathlib.Path) -> None:
@@ -157,23 +121,6 @@ def test_a_frame_that_holds_no_records(
     (place,) = journal.scan(kept(path)).places
     with pytest.raises(journal.UnreadableError, match="these are no records"):
         decoder.read(place)
-
-
-@pytest.fixture
-def decoder() -> Iterator[Decoder]:
-    child = Decoder()
-    yield child
-    child.close()
-
-
-def left_by_a_killed_process(
-    run: pathlib.Path, frames: list[pl.DataFrame], sinks: object = ("parquet:.",)
-) -> pathlib.Path:
-    spool = run / ".spool"
-    spool.mkdir(parents=True)
-    path, _ = written(spool, frames, sinks)
-    path.with_name(f"{STEM}.lock").touch()
-    return path
 
 
 def test_recover_delivers_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

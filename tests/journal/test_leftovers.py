@@ -10,14 +10,12 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 
 import polars as pl
 import pytest
-from absl import logging as absl_logging
+from journals import FRAMES, ORIGIN, STEM, frame, left_by_a_killed_process, train, written
 from places import HELPERS
-from test_journal import FRAMES, ORIGIN, STEM, frame, left_by_a_killed_process, written
+from waiting import wait_until
 from writing import ROWS, batch, check_records
 
 from monolith_keras_metrics import DeepInsightClient, command, insight
@@ -27,28 +25,6 @@ from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.records import run_folder
 
 OTHER = run_folder.stem_of(7, 1_780_000_000_000_000)
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
-    return lines
-
-
-def train(run: pathlib.Path) -> DeepInsightClient:
-    """A short training in the folder; whatever lies there, its own records are written."""
-    with DeepInsightClient(run) as client:
-        client.write(batch(1, 0))
-    assert client.stats().written == ROWS
-    return client
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def plant_entry(path: pathlib.Path, payload: bytes, rows: int = 5) -> None:
@@ -167,7 +143,7 @@ def test_what_unpacks_to_more_than_memory_is_set_aside(tmp_path: pathlib.Path) -
     code = f"""
 import resource, sys
 sys.path.insert(0, {str(HELPERS)!r})
-from test_leftovers import train
+from journals import train
 import pathlib
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 stats = train(pathlib.Path({str(tmp_path)!r})).stats()

@@ -6,7 +6,6 @@ import os
 import pathlib
 import stat
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -419,13 +418,6 @@ def test_an_error_of_closing_a_file_ends_nothing(
     waiting.done(0, portion)
     assert waiting.portion(0) is None
     assert waiting.settled() == (ROWS, 0)
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def test_nobody_waits_for_a_disk_to_get_counts(

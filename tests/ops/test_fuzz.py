@@ -23,10 +23,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from kafka_broker import Broker
+from run_files import every_format
+from sampling_rule import kept
 
 from monolith_keras_metrics import DeepInsightClient, deep_insight_ops, insight
 
-every_format = pytest.mark.parametrize("scheme", ["parquet", "jsonl", "tfrecord"])
 # How tensors reach an operation: as arrays, or from a graph with unknown lengths or ranks.
 WAYS = st.sampled_from(["eager", "eager", "lengths", "ranks"])
 Message = dict[str, Any]
@@ -49,14 +50,6 @@ NO_NAMES = st.sampled_from(["", None, b"a", 1, "*", "x\ud800y"]) | SURROGATES | 
 NO_RATIOS = st.sampled_from([None, "0.1", True, 1j, [0.1], 10**400]) | st.floats().filter(
     lambda ratio: not 0 <= ratio <= 1
 )
-
-
-def kept(uid: int, ratio: Any) -> bool:
-    """The rule as it is written, in fractions of Python's integers."""
-    share = fractions.Fraction(str(ratio))
-    if (share * 1000).denominator == 1:
-        return uid % 1000 < share * 1000
-    return uid % 1000 * 1000 + uid // 1000 % 1000 < share * 1_000_000
 
 
 class Case(NamedTuple):

@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -71,13 +71,6 @@ class Collecting:
 
     def uids(self) -> list[int]:
         return [uid for frame in self.frames for uid in frame["uid"]]
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
-    return lines
 
 
 def adds_up(client: DeepInsightClient) -> bool:
@@ -154,13 +147,6 @@ def test_flush_seconds_make_records_durable_without_a_close() -> None:
     client.write(batch())
     assert sink.written.wait(30)
     client.close()
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def test_block_waits_and_loses_nothing(gate: threading.Event) -> None:

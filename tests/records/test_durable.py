@@ -11,7 +11,6 @@ import sys
 import textwrap
 
 import pytest
-from absl import logging as absl_logging
 from writing import ROWS, batch, check_records
 
 from monolith_keras_metrics import DeepInsightClient, insight
@@ -22,11 +21,9 @@ REFUSALS = [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 @pytest.fixture
-def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
+def warnings_logged(warnings_logged: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(durable, "_told", False)
-    return lines
+    return warnings_logged
 
 
 def refuse_folders(monkeypatch: pytest.MonkeyPatch, code: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import decimal
-import fractions
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sampling_rule import kept
 
 from monolith_keras_metrics.records.sampling import check_sample_ratio, sampled
 
@@ -20,14 +20,6 @@ RATIOS = st.one_of(
     st.integers(0, 1_000_000).map(lambda k: k / 1_000_000),
     st.floats(0, 1),
 )
-
-
-def kept(uid: int, ratio: float) -> bool:
-    """The rule as it is written, in fractions of Python's integers."""
-    share = fractions.Fraction(repr(ratio))  # what the number says: 0.29 is 29/100
-    if (share * 1000).denominator == 1:
-        return uid % 1000 < share * 1000
-    return uid % 1000 * 1000 + uid // 1000 % 1000 < share * 1_000_000
 
 
 @given(st.lists(INT64, max_size=30), RATIOS)

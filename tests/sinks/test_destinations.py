@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from places import HELPERS
-from test_faults import read as read_whole
 from training import ROWS, columns, dataset, frozen, labels, model, read
-from writing import check_records
+from writing import check_records, read_whole
 
 from monolith_keras_metrics import (
     DeepInsightCallback,

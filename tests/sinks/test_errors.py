@@ -7,26 +7,13 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import polars as pl
 import pytest
 from places import HELPERS
-from test_sinks import ORIGIN, every_format, names
+from run_files import ORIGIN, every_format, names, noise
 
-from monolith_keras_metrics.records.batch import Batch, Layout
-from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import RejectedError, parse
 from monolith_keras_metrics.sinks.errors import may_pass
-
-ROWS = 1 << 16
-
-
-def frame() -> pl.DataFrame:
-    """4 MB of noise that no format compresses."""
-    numbers = np.random.default_rng(0).random((ROWS, 16), np.float32)
-    layout = Layout("m", tuple(f"t{n}" for n in range(16)), (), 1.0)
-    uids = np.arange(ROWS)
-    return to_frame([Batch(layout, ROWS, uids, uids, 0, [numbers], [numbers])])
 
 
 @every_format
@@ -34,11 +21,11 @@ def test_a_full_disk_may_pass(scheme: str, small_disk: pathlib.Path) -> None:
     """Nothing of the file stays; with room, the same frame is written."""
     sink = parse(f"{scheme}:{small_disk}/run").open(ORIGIN)
     with pytest.raises(Exception, match="No space left") as caught:
-        sink.write(frame())
+        sink.write(noise())
     assert may_pass(caught.value)
     assert names(small_disk / "run") == []
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    sink.write(frame())
+    sink.write(noise())
     assert len(names(small_disk / "run")) == 1
 
 
@@ -48,13 +35,14 @@ def test_a_limit_on_the_size_of_files_may_pass(scheme: str, tmp_path: pathlib.Pa
     code = f"""
         import resource, signal, sys
         sys.path.insert(0, {str(HELPERS)!r})
-        import test_errors
+        from run_files import ORIGIN, noise
+        from monolith_keras_metrics.sinks import parse
         from monolith_keras_metrics.sinks.errors import may_pass
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        sink = test_errors.parse("{scheme}:{tmp_path}").open(test_errors.ORIGIN)
+        sink = parse("{scheme}:{tmp_path}").open(ORIGIN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
         try:
-            sink.write(test_errors.frame())
+            sink.write(noise())
         except Exception as error:
             print(type(error).__name__, "File too large" in str(error), may_pass(error))
     """
@@ -73,7 +61,7 @@ def test_an_error_of_the_disk_may_pass() -> None:
         open("/proc/self/mem", "r+b", buffering=0) as file,
         pytest.raises((OSError, pl.exceptions.PolarsError), match=r"\(os error 5\)") as caught,
     ):
-        frame().write_parquet(file)
+        noise().write_parquet(file)
     assert may_pass(caught.value)
 
 
@@ -86,7 +74,7 @@ def test_an_error_of_a_python_file_may_pass() -> None:
             raise OSError(122, "Disk quota exceeded")
 
     with pytest.raises(Exception, match=r"\[Errno 122\]") as caught:
-        frame().write_parquet(Failing())
+        noise().write_parquet(Failing())
     assert may_pass(caught.value)
 
 

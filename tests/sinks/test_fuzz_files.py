@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pytest
 from absl import logging as absl_logging
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from run_files import every_format
 
 from monolith_keras_metrics import insight
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
@@ -22,7 +22,6 @@ from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import parse
 
 FORMATS = ["parquet", "jsonl", "tfrecord"]
-every_format = pytest.mark.parametrize("scheme", FORMATS)
 
 SECRET = "hunter2"
 PIECES = ["//", "/", ":", "@", "?", "#", "=", "&", "\0", " ", ";", "~", "me", "host", "\ud800"]

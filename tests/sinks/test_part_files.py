@@ -13,12 +13,11 @@ import time
 import numpy as np
 import polars as pl
 import pytest
-from absl import logging as absl_logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import Killed
 from places import HELPERS
-from test_sinks import SINKS, every_format, names
+from run_files import ORIGIN, SINKS, STEM, every_format, names
 from writing import ROWS, check_records
 
 from monolith_keras_metrics import command, insight
@@ -26,17 +25,8 @@ from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import parse
 
-CRASHED = Origin("run", 1_790_000_000_000_000, 3)
 RECOVERER = Origin("recover", 0, 0)
-STEM = "worker-00003.attempt-1790000000000000.part-"
 _SCRIPT = HELPERS / "writing.py"
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
-    return lines
 
 
 def records(start: int, stop: int, value: float = 0.25, run: str = "run") -> pl.DataFrame:
@@ -46,13 +36,13 @@ def records(start: int, stop: int, value: float = 0.25, run: str = "run") -> pl.
     blocks = [[np.full(len(positions), value, np.float32)]] * 2
     texts = np.array([f"é {n}".encode() for n in positions], object)
     batch = Batch(layout, len(positions), positions * 7, positions, 9, *blocks, [], [texts])
-    return to_frame([batch], CRASHED._replace(run=run), positions=[start])
+    return to_frame([batch], ORIGIN._replace(run=run), positions=[start])
 
 
 def file_with(frame: pl.DataFrame, scheme: str) -> bytes:
     """What a sink makes of records."""
     with tempfile.TemporaryDirectory() as folder:
-        parse(f"{scheme}:{folder}").open(CRASHED).write(frame)
+        parse(f"{scheme}:{folder}").open(ORIGIN).write(frame)
         (path,) = pathlib.Path(folder).iterdir()
         return path.read_bytes()
 
@@ -129,7 +119,7 @@ def test_a_plant_with_our_name_is_not_believed(
 @every_format
 def test_the_same_plants_meet_the_process_itself(scheme: str, tmp_path: pathlib.Path) -> None:
     """Not only what is recovered: two attempts of one identity, as with a clock that stands."""
-    sinks = [parse(f"{scheme}:{tmp_path}").open(CRASHED) for _ in range(2)]
+    sinks = [parse(f"{scheme}:{tmp_path}").open(ORIGIN) for _ in range(2)]
     for sink, value in zip(sinks, (0.25, 0.75), strict=True):
         for start in (0, 10):
             sink.write(records(start, start + 10, value))
@@ -142,7 +132,7 @@ def test_the_same_plants_meet_the_process_itself(scheme: str, tmp_path: pathlib.
 
 
 @every_format
-@pytest.mark.parametrize("owner", [CRASHED, RECOVERER])
+@pytest.mark.parametrize("owner", [ORIGIN, RECOVERER])
 def test_a_prefix_of_our_records_is_left_out(
     owner: Origin, scheme: str, tmp_path: pathlib.Path
 ) -> None:
@@ -169,7 +159,7 @@ def test_records_of_two_schemas_lie_side_by_side(scheme: str, tmp_path: pathlib.
     both = records(0, 30)
     odd = both.filter(pl.col("position") % 2 == 1).drop("extra_str")
     even = both.filter(pl.col("position") % 2 == 0)
-    sink = parse(f"{scheme}:{tmp_path}").open(CRASHED)
+    sink = parse(f"{scheme}:{tmp_path}").open(ORIGIN)
     sink.write(even)
     sink.write(odd)
     recover(tmp_path, scheme, even[8:], odd[3:])
@@ -246,7 +236,7 @@ def test_a_link_at_the_name_aside_is_not_followed(scheme: str, tmp_path: pathlib
     for number in range(3):
         path = path_of(run, number, scheme)
         path.with_name(f".{path.name}.inprogress").symlink_to(mine)
-    sink = parse(f"{scheme}:{run}").open(CRASHED)
+    sink = parse(f"{scheme}:{run}").open(ORIGIN)
     sink.write(records(0, 1))
     sink.write(records(1, 3))
     recover(run, scheme, records(0, 3))
@@ -259,7 +249,7 @@ def test_a_link_at_the_name_aside_is_not_followed(scheme: str, tmp_path: pathlib
 def test_modes_are_as_the_umask_says(scheme: str, tmp_path: pathlib.Path) -> None:
     before = os.umask(0o027)
     try:
-        parse(f"{scheme}:{tmp_path}/run").open(CRASHED).write(records(0, 3))
+        parse(f"{scheme}:{tmp_path}/run").open(ORIGIN).write(records(0, 3))
     finally:
         os.umask(before)
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o750
@@ -271,7 +261,7 @@ def test_a_relative_folder_stays_where_it_was(
     scheme: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sink = parse(f"{scheme}:runs/a").open(CRASHED)
+    sink = parse(f"{scheme}:runs/a").open(ORIGIN)
     sink.write(records(0, 3))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

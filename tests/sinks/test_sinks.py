@@ -12,18 +12,12 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_files import ORIGIN, SINKS, STEM, every_format, names
 
-from monolith_keras_metrics.records.batch import Batch, Layout, Origin
+from monolith_keras_metrics.records.batch import Batch, Layout
 from monolith_keras_metrics.records.frame import json_messages, to_frame
 from monolith_keras_metrics.sinks import Sink, parse, part_files
-from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
 from monolith_keras_metrics.sinks.parquet import ParquetSink
-from monolith_keras_metrics.sinks.tfrecord import TFRecordSink
-
-ORIGIN = Origin("run", 1_790_000_000_000_000, 3)
-STEM = "worker-00003.attempt-1790000000000000.part-"
-SINKS = {"parquet": ParquetSink, "jsonl": JsonLinesSink, "tfrecord": TFRecordSink}
-every_format = pytest.mark.parametrize("scheme", list(SINKS))
 
 
 def frame(*uids: int, text: str = "é", number: float = 0.1) -> pl.DataFrame:
@@ -51,10 +45,6 @@ def uids(folder: pathlib.Path) -> list[int]:
     """Of all files in a folder, hidden ones not, in the order of their names."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     return [json.loads(message)["uid"] for path in files for message in messages(path)]
-
-
-def names(folder: pathlib.Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @every_format

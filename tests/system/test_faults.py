@@ -15,11 +15,11 @@ import time
 import numpy as np
 import polars as pl
 import pytest
-from absl import logging as absl_logging
 from kills import Killed
 from places import HELPERS
 from training import columns
-from writing import ROWS, batch, check_records
+from waiting import wait_for
+from writing import ROWS, batch, check_records, read_whole
 
 from monolith_keras_metrics import DeepInsightClient, command, insight
 
@@ -29,24 +29,6 @@ KILLS = int(os.environ.get("KILLS", "20"))
 KILLS_OF_FIT = int(os.environ.get("KILLS_OF_FIT", "4"))
 
 
-@pytest.fixture
-def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
-    return lines
-
-
-def read(folder: pathlib.Path) -> pl.DataFrame:
-    """All records in whole files; each file must read."""
-    files = [path for path in folder.glob("worker-*") if path.is_file()]
-    frames = [
-        pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
-        for path in files
-    ]
-    columns = ["attempt", "worker", "position", "uid", "predict"]
-    return pl.concat([frame.select(columns) for frame in frames]) if frames else pl.DataFrame()
-
-
 def hidden(folder: pathlib.Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
@@ -54,13 +36,6 @@ def hidden(folder: pathlib.Path) -> list[str]:
 def write(client: DeepInsightClient, steps: int, first: int = 0) -> None:
     for step in range(first, first + steps):
         client.write(batch(client.origin.attempt, step * ROWS))
-
-
-def wait_for(lines: list[str], text: str) -> None:
-    deadline = time.monotonic() + 60
-    while not any(text in line for line in lines):
-        assert time.monotonic() < deadline, lines
-        time.sleep(0.01)
 
 
 def test_a_disk_that_is_full_for_a_while_loses_nothing(
@@ -82,7 +57,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(
     client.close()
     stats = client.stats()
     assert (stats.written, stats.failed, stats.dropped) == (120 * ROWS, 0, 0)
-    assert check_records(read(small_disk / "run")) == {client.origin.attempt: 120 * ROWS}
+    assert check_records(read_whole(small_disk / "run")) == {client.origin.attempt: 120 * ROWS}
     for text in ("failed and is tried again", "cannot be written; records wait in memory"):
         assert sum(text in line for line in warnings_logged) == 1
     assert hidden(small_disk / "run") == []
@@ -146,7 +121,7 @@ def test_a_disk_that_stays_full_costs_records_and_no_training(
     assert stats.accepted == 510 * ROWS == stats.written + stats.failed + stats.waiting
     assert any("examples are given up" in line for line in warnings_logged)
     assert any(f"{stats.failed} examples were not written" in line for line in warnings_logged)
-    records = read(small_disk / "run")
+    records = read_whole(small_disk / "run")
     assert records.height == stats.written
     assert records["position"].n_unique() == records.height
 
@@ -155,7 +130,7 @@ def test_no_permission(tmp_path: pathlib.Path) -> None:
     """At the start an error that names the folder; later on it waits until there is permission."""
     code = f"""
         import os, pathlib, sys
-        sys.path.insert(0, {str(HELPERS)!r})
+        sys.path[:0] = [{str(HELPERS)!r}, {str(pathlib.Path(__file__).parent)!r}]
         import test_faults
         from monolith_keras_metrics.sinks import jsonl, parquet
         from monolith_keras_metrics import DeepInsightClient
@@ -199,7 +174,7 @@ def test_no_permission(tmp_path: pathlib.Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[1:] == ["50", "60"], done.stderr
     assert "`sink` must be a folder that can be written to (Permission denied)" in lines[0]
-    assert sum(check_records(read(tmp_path / "run")).values()) == 60 * ROWS
+    assert sum(check_records(read_whole(tmp_path / "run")).values()) == 60 * ROWS
 
 
 def test_a_folder_that_is_removed_while_it_is_written(tmp_path: pathlib.Path) -> None:
@@ -218,7 +193,7 @@ def test_a_folder_that_is_removed_while_it_is_written(tmp_path: pathlib.Path) ->
     assert list((tmp_path / "run" / ".spool").glob("*.lock"))
     client.close()
     assert client.stats().written == 40 * ROWS
-    assert set(range(20 * ROWS, 40 * ROWS)) <= set(read(tmp_path / "run")["position"])
+    assert set(range(20 * ROWS, 40 * ROWS)) <= set(read_whole(tmp_path / "run")["position"])
     assert hidden(tmp_path / "run") == []
 
 
@@ -328,7 +303,7 @@ client.close()
 
 def check_after_a_kill(run: pathlib.Path) -> None:
     """Every file reads, and no example is there twice."""
-    if not (records := read(run)).is_empty():
+    if not (records := read_whole(run)).is_empty():
         identities = records.select("attempt", "worker", "position")
         assert identities.n_unique() == identities.height
 
@@ -352,7 +327,7 @@ def test_random_kills(scheme: str, tmp_path: pathlib.Path) -> None:
         ended[attempt] = process
         check_after_a_kill(run)
     assert command.main(["recover", str(run)]) == 0
-    records = read(run)
+    records = read_whole(run)
     counted = insight.open_run(run, on_corrupt="raise").select(pl.len()).collect().item()
     assert counted == records.height
     rows = check_records(records)
@@ -381,7 +356,7 @@ def test_a_kill_of_a_process_with_a_slow_disk_or_wide_records(
     time.sleep(7.0)
     process.kill()
     assert command.main(["recover", str(run)]) == 0
-    rows = check_records(read(run)).get(attempt, 0)
+    rows = check_records(read_whole(run)).get(attempt, 0)
     assert process.accepted[-1][1] > 50 * ROWS
     lost = process.oldest_lost(rows)
     assert lost <= process.at_risk[-1] + 1.0
@@ -404,7 +379,7 @@ def test_random_kills_of_fit(tmp_path: pathlib.Path) -> None:
         ended += processes
         check_after_a_kill(run)
     assert command.main(["recover", str(run)]) == 0
-    records = read(run)
+    records = read_whole(run)
     rows = dict.fromkeys(range(KILLS_OF_FIT), 0)
     uids = columns()["uid"]
     for (worker,), frame in records.sort("position").group_by("worker"):
@@ -439,7 +414,7 @@ def test_eight_processes_write_to_one_folder(tmp_path: pathlib.Path) -> None:
         assert process.process.returncode == 0
         assert f"written={200 * ROWS}" in output
     assert command.main(["recover", str(tmp_path / "run")]) == 0
-    rows = check_records(read(tmp_path / "run"))
+    rows = check_records(read_whole(tmp_path / "run"))
     assert [rows[attempts[process]] for process in orderly] == [200 * ROWS] * 5
     for process in killed:
         assert process.oldest_lost(rows.get(attempts[process], 0)) <= process.promised()

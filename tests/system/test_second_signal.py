@@ -10,8 +10,7 @@ import time
 
 import pytest
 from places import HELPERS
-from test_faults import read
-from writing import ROWS, check_records
+from writing import ROWS, check_records, read_whole
 
 from monolith_keras_metrics.pipeline import recovery
 
@@ -48,7 +47,7 @@ class Signalled:
     def recovered(self) -> int:
         """How many records there are after `recover`, whole, each once, without a gap."""
         recovery.recover(self.run)
-        (rows,) = check_records(read(self.run)).values()
+        (rows,) = check_records(read_whole(self.run)).values()
         return rows
 
     def check_nothing_lost(self) -> None:

@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 import writing
-from absl import logging as absl_logging
 from kafka_broker import Broker
+from kafka_examples import batch
 from kills import Killed
 from places import HELPERS
 from training import columns, dataset, frozen, labels, model
+from waiting import wait_for
 
 from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, command
 from monolith_keras_metrics.pipeline import recovery
-from monolith_keras_metrics.records.batch import Batch, Layout
 
 KILLS = int(os.environ.get("KILLS_WITH_KAFKA", "4"))  # CI's time is bounded; the docs have 100
 
-LAYOUT = Layout("ctr", ("click",), ("text",), 1.0)
 Message = dict[str, Any]
 
 
@@ -37,25 +36,6 @@ def state(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
     """The user's folder for state: journals of topics are there."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
-    return lines
-
-
-def batch(start: int = 0, rows: int = 100, text: bytes = b"x", **changes: Any) -> Batch:
-    ids = np.arange(start, start + rows)
-    values = {
-        "uid": ids % 37,
-        "labels": [ids % 2],
-        "predictions": [(ids / 1000).astype(np.float32)],
-        "extras": [np.full(rows, text, object)],
-        **changes,
-    }
-    return Batch(LAYOUT, rows, req_time=ids, train_time=int(time.time()), **values)
 
 
 def messages(broker: Broker, topic: str, count: int = 0) -> list[Message]:
@@ -370,13 +350,6 @@ def test_a_broker_that_is_down_when_what_a_kill_left_is_to_be_delivered(
     assert positions(own_broker, "t") == list(range(5 * writing.ROWS))
 
 
-def wait_for(lines: list[str], text: str) -> None:
-    deadline = time.monotonic() + 60
-    while not any(text in line for line in lines):
-        assert time.monotonic() < deadline, lines
-        time.sleep(0.01)
-
-
 def test_a_broker_that_has_lost_what_it_acknowledged(
     own_broker: Broker, tmp_path: pathlib.Path
 ) -> None:
@@ -527,7 +500,7 @@ def test_a_fork_neither_hangs_nor_sends_twice(broker: Broker, topic: str) -> Non
     code = f"""
 import multiprocessing, os, sys
 sys.path.insert(0, {str(HELPERS)!r})
-from test_kafka import batch
+from kafka_examples import batch
 from monolith_keras_metrics import DeepInsightClient
 client = DeepInsightClient("kafka://{broker.bootstrap}/{topic}")
 client.write(batch(0))

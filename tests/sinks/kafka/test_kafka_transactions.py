@@ -17,18 +17,14 @@ import numpy as np
 import polars as pl
 import pytest
 import tcp_proxy
-from absl import logging as absl_logging
 from kafka_broker import Broker
 from places import HELPERS
-from sending import deliver, frame
+from sending import ATTEMPT, LONGEST_CALL_SECONDS, deliver, deliver_all, frame, numbered
 from tcp_proxy import TcpProxy
 from writing import ROWS
 
 from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 
-ATTEMPT = 1_700_000_000_000_000
-# A call waits for 2 s without progress, and may come to one further step: see `Transactions`.
-LONGEST_CALL_SECONDS = 6.0
 LOGIN = {
     "security.protocol": "SASL_PLAINTEXT",
     "sasl.mechanism": "PLAIN",
@@ -43,17 +39,6 @@ def positions(
     received = broker.consume(topic, isolation=isolation, timeout=90)
     told = [json.loads(message.value() or b"{}") for message in received]
     return sorted(one["position"] for one in told if one.get("attempt") == attempt)
-
-
-def numbered(frames: int) -> list[int]:
-    return list(range(frames * ROWS))
-
-
-def deliver_all(sink: KafkaSink, frames: int, attempt: int = ATTEMPT) -> None:
-    for number in range(frames):
-        rejected, longest = deliver(sink, frame(attempt, number))
-        assert rejected == 0
-        assert longest < LONGEST_CALL_SECONDS
 
 
 class Sending:
@@ -111,13 +96,6 @@ def proxied(kafka_jars: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[tuple[
     yield broker, proxies[0]
     broker.stop()
     proxies[0].close()
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
-    return lines
 
 
 HELD = {

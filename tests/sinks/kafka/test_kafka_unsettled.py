@@ -15,10 +15,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from absl import logging as absl_logging
 from kafka_broker import Broker
-from sending import deliver, frame
-from test_kafka_transactions import LONGEST_CALL_SECONDS, deliver_all, numbered
+from sending import LONGEST_CALL_SECONDS, deliver, deliver_all, frame, numbered
 from writing import ROWS
 
 from monolith_keras_metrics.sinks.kafka import clients as kafka_clients
@@ -126,13 +124,6 @@ def unsettled(
     cut_last_markers(broker)
     yield broker
     broker.stop()
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
-    return lines
 
 
 @pytest.fixture(autouse=True)
