@@ -3,25 +3,30 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test lint docs benchmark clean
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint docs benchmark clean
 
-quickstart: $(INSTALLED)
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(INSTALLED)  ## train a model on the flights and print its measures
 	$(BIN)/python examples/quickstart.py
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## check style, spelling, types, imports and documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-docs: $(INSTALLED)
+docs: $(INSTALLED)  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-benchmark: $(INSTALLED)
+benchmark: $(INSTALLED)  ## measure overhead, throughput and memory
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
@@ -33,5 +38,5 @@ $(INSTALLED): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(INSTALLED)
 
-clean:
+clean:  ## remove everything that was built
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .tox build runs *.egg-info

@@ -73,7 +73,7 @@ def write(sink: str, folder: str, batches: list[Batch]) -> tuple[float, float, f
 
 def encode(batches: list[Batch]) -> tuple[float, float, float]:
     """Encode the batches as JSON in memory, and return CPU seconds, wall seconds and bytes."""
-    wall, cpu, size = time.perf_counter(), time.process_time(), 0
+    wall, cpu, size = time.perf_counter(), time.process_time(), 0.0
     for start in range(0, len(batches), 128):
         frame = to_frame(batches[start : start + 128], Origin("run", 1_764_000_000_000_000, 0))
         for piece in frame.iter_slices(8_192):
@@ -121,8 +121,8 @@ def main() -> None:
             f"| {row['bytes_per_record']:.0f} |"
         )
     if arguments.json:
-        result = {"machine": platform.machine(), "cores": os.cpu_count(), "rows": rows}
-        arguments.json.write_text(json.dumps(result, indent=2))
+        table = {"machine": platform.machine(), "cores": os.cpu_count(), "rows": rows}
+        arguments.json.write_text(json.dumps(table, indent=2))
 
 
 if __name__ == "__main__":

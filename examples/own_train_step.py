@@ -43,7 +43,7 @@ class Ranker(keras.Model):
                 metric.update_state(loss)
         return y_pred
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: Any) -> Any:
         x, y = data
         y_pred = self.learn(x, y)
         return self.compute_metrics(x, y, y_pred)  # the callback reads labels and predictions here
@@ -56,7 +56,7 @@ class RankerWithLayer(Ranker):
         super().__init__()
         self.insight = DeepInsightLayer(out, model_name="layer", target="ctr", sample_ratio=0.1)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: Any) -> Any:
         x, y = data
         y_pred = self.learn(x, y)
         self.insight.update_state(y, y_pred, uid=x["uid"], req_time=x["req_time"])
