@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from both_ways import BATCH, ROWS, BothWays, Columns, columns, compiled, dataset, labels, weights
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 BATCHES = -(-ROWS // BATCH)
@@ -164,6 +164,8 @@ def test_data_that_end_anywhere(feed: str) -> None:
     def use(net: keras.Model, x: Columns, callbacks: list[Any]) -> Any:
         return net.fit(**FEEDS[feed](x), epochs=2, callbacks=callbacks, verbose=0).history
 
+    if not ends_a_call() and feed != "a whole number of calls":
+        pytest.skip("data that end within a call are an error in this Keras")
     ways = plain(3)
     ways.compare(use, columns())
     assert ways.recorded_rows > 0 or feed == "nothing"
@@ -182,6 +184,11 @@ def test_data_that_end_anywhere(feed: str) -> None:
 def test_any_sizes(
     rows: int, batch: int, steps: int, steps_per_epoch: int | None, known: bool
 ) -> None:
+    # In single steps what needs no data, a count of steps say, may still be done when there are no
+    # more: in Keras as here, and a race. In Keras 3.3, in calls of several steps as well.
+    known = known or steps == 1
+    assume(steps == 1 or ends_a_call())
+
     def use(net: keras.Model, x: Columns, callbacks: list[Any]) -> Any:
         data = dataset(x, batch=batch) if known else unknown(x, batch)
         return net.fit(
@@ -224,7 +231,7 @@ class OwnLogs(keras.Model):
             "ragged": tf.RaggedTensor.from_row_lengths(y_pred[:, 0], [rows - 1, 1]),
             "nothing": None,
             "nested": {"rows": rows, "half": tf.cast(loss, tf.float16)},
-            "constant": 2.5,
+            "constant": tf.constant(2.5),
             "all right": loss > 0.0,
         }
 
@@ -239,6 +246,7 @@ def test_logs_of_all_kinds(steps: int, options: dict[str, Any]) -> None:
     def use(net: keras.Model, x: Columns, callbacks: list[Any]) -> Any:
         told = keras.callbacks.CallbackList(callbacks, model=net)
         net.make_train_function()
+        net.reset_metrics()
         told.on_train_begin()
         iterator = iter(dataset(x))
         results = [net.train_function(iterator) for _ in range(4 // steps)]

@@ -106,15 +106,13 @@ def make_step_function(
             counter.assign_add(1)
         return logs, Columns(_joined(strategy, bookkeeping), blocks)
 
+    several = not isinstance(steps, int) or steps > 1
+
     @tf.autograph.experimental.do_not_convert
-    def execution(iterator: Any) -> tuple[Any, Columns]:
-        data = iterator.get_next()
-        if isinstance(steps, int) and steps == 1:
-            return one_step(data)
-        # Where data have ended before a call of several steps, Keras changes nothing. The graph
-        # would still do what needs no data: count a step of the optimizer, for one.
-        with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
-            logs, columns = one_step(data)
+    def execution(iterator: Any, first: Any = None) -> tuple[Any, Columns]:
+        if first is None:
+            return one_step(iterator.get_next())
+        logs, columns = one_step(first.get_value())
         return _more_steps(iterator, one_step, steps, logs, columns)
 
     if not model.run_eagerly:
@@ -122,7 +120,12 @@ def make_step_function(
 
     def function(iterator: Any) -> Iterator[tuple[Any, Columns]]:
         if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-            yield execution(iterator)
+            # Where there are no more data, a call of several steps changes nothing. In the graph,
+            # what needs no data (the optimizer's count of steps, for one) would still be done.
+            first = iterator.get_next_as_optional() if several else None
+            if first is not None and not first.has_value():
+                raise tf.errors.OutOfRangeError(None, None, "End of sequence")
+            yield execution(iterator, first)
         else:
             for _, data in zip(range(int(steps)), iterator):  # noqa: B905 (as many as there are)
                 yield one_step(tf.nest.map_structure(_owned, data))
@@ -163,9 +166,7 @@ def _more_steps(
         arrays = [
             a.write(index, c) for a, c in zip(arrays, tf.nest.flatten(new_columns), strict=True)
         ]
-        new_values = itertools.compress(
-            tf.nest.flatten(new_logs, expand_composites=True), is_log
-        )
+        new_values = itertools.compress(tf.nest.flatten(new_logs, expand_composites=True), is_log)
         values = [tf.cast(new, old.dtype) for old, new in zip(values, new_values, strict=True)]
         # After the last step nothing more may be taken from the data.
         following = tf.cond(
