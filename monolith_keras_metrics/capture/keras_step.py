@@ -15,6 +15,7 @@ end of the data ends the call.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -105,11 +106,13 @@ def make_step_function(
             counter.assign_add(1)
         return logs, Columns(_joined(strategy, bookkeeping), blocks)
 
+    several = not isinstance(steps, int) or steps > 1
+
     @tf.autograph.experimental.do_not_convert
-    def execution(iterator: Any) -> tuple[Any, Columns]:
-        logs, columns = one_step(iterator.get_next())
-        if isinstance(steps, int) and steps == 1:
-            return logs, columns
+    def execution(iterator: Any, first: Any = None) -> tuple[Any, Columns]:
+        if first is None:
+            return one_step(iterator.get_next())
+        logs, columns = one_step(first.get_value())
         return _more_steps(iterator, one_step, steps, logs, columns)
 
     if not model.run_eagerly:
@@ -117,7 +120,12 @@ def make_step_function(
 
     def function(iterator: Any) -> Iterator[tuple[Any, Columns]]:
         if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-            yield execution(iterator)
+            # Where there are no more data, a call of several steps changes nothing. In the graph,
+            # what needs no data (the optimizer's count of steps, for one) would still be done.
+            first = iterator.get_next_as_optional() if several else None
+            if first is not None and not first.has_value():
+                raise tf.errors.OutOfRangeError(None, None, "End of sequence")
+            yield execution(iterator, first)
         else:
             for _, data in zip(range(int(steps)), iterator):  # noqa: B905 (as many as there are)
                 yield one_step(tf.nest.map_structure(_copy_array, data))
@@ -145,28 +153,35 @@ def _more_steps(
         ).write(0, column)
         for column in flat
     ]
-    logs = tf.nest.map_structure(tf.convert_to_tensor, logs)
+    # A ragged log is several tensors, and what is None stays None.
+    flat_logs = tf.nest.flatten(logs, expand_composites=True)
+    is_log = [log is not None for log in flat_logs]
+    values = [tf.convert_to_tensor(log) for log in itertools.compress(flat_logs, is_log)]
 
     def go_on(index: Any, following: Any, *_: Any) -> Any:
         return tf.logical_and(index < tf.cast(steps, tf.int32), following.has_value())
 
-    def body(index: Any, following: Any, logs: Any, arrays: Any) -> Any:
+    def body(index: Any, following: Any, values: Any, arrays: Any) -> Any:
         new_logs, new_columns = one_step(following.get_value())
         arrays = [
             a.write(index, c) for a, c in zip(arrays, tf.nest.flatten(new_columns), strict=True)
         ]
-        logs = tf.nest.map_structure(lambda old, new: tf.cast(new, old.dtype), logs, new_logs)
+        new_values = itertools.compress(tf.nest.flatten(new_logs, expand_composites=True), is_log)
+        values = [tf.cast(new, old.dtype) for old, new in zip(values, new_values, strict=True)]
         # The last step must not consume another batch.
         following = tf.cond(
             index + 1 < tf.cast(steps, tf.int32),
             iterator.get_next_as_optional,
             lambda: following,
         )
-        return index + 1, following, logs, arrays
+        return index + 1, following, values, arrays
 
-    _, _, logs, arrays = tf.while_loop(
-        go_on, body, (tf.constant(1), iterator.get_next_as_optional(), logs, arrays)
+    _, _, values, arrays = tf.while_loop(
+        go_on, body, (tf.constant(1), iterator.get_next_as_optional(), values, arrays)
     )
+    last = iter(values)
+    flat_logs = [next(last) if there else None for there in is_log]
+    logs = tf.nest.pack_sequence_as(logs, flat_logs, expand_composites=True)
     return logs, tf.nest.pack_sequence_as(columns, [array.concat() for array in arrays])
 
 
