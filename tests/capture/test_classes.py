@@ -48,7 +48,14 @@ def measured(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((ROWS,), "int64"), ((ROWS, 1), "int32"), ((ROWS, 1), "float32")]
 )
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"steps_per_execution": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+        pytest.param({"steps_per_execution": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_many_classes_are_recorded_as_whether_the_likeliest_is_right(
     shape: tuple[int, ...], dtype: str, options: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
@@ -153,6 +160,7 @@ def two_heads(loss: Any = "binary_crossentropy", activation: str | None = "sigmo
     return frozen(model, loss={"ctr": loss, "cvr": loss})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["parquet", "jsonl"])
 def test_a_missing_label_is_null_and_takes_no_part(scheme: str, tmp_path: pathlib.Path) -> None:
     x, ctr, cvr = columns(), labels(seed=1), labels(seed=2)
@@ -176,6 +184,7 @@ def test_a_missing_label_is_null_and_takes_no_part(scheme: str, tmp_path: pathli
     assert summary["invalid"].to_list() == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["dict", "tuple"])
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_weight_of_zero_for_one_target_masks_its_label(
@@ -215,7 +224,9 @@ def test_missing_label_must_be_a_number(wrong: Any, tmp_path: pathlib.Path) -> N
         DeepInsightCallback(tmp_path, model_name="m", missing_label=wrong)
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)]
+)
 def test_logits_are_recorded_as_probabilities(
     options: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:

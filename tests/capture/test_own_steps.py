@@ -47,7 +47,12 @@ class GuideModel(keras.Model):
 
 @pytest.mark.parametrize("looks", [1, 2])
 @pytest.mark.parametrize(
-    "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]
+    "options",
+    [
+        {},
+        pytest.param({"jit_compile": True, "steps_per_execution": 2}, marks=pytest.mark.slow),
+        {"run_eagerly": True},
+    ],
 )
 def test_compute_loss_without_compute_metrics(
     options: dict[str, Any], looks: int, tmp_path: pathlib.Path
@@ -216,7 +221,12 @@ ONES = {**columns(), "one": np.ones((ROWS, 1), np.float32)}
 
 @pytest.mark.filterwarnings("ignore:[^$]*The structure of `inputs` doesn't match")
 @pytest.mark.parametrize(
-    "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]
+    "options",
+    [
+        {},
+        pytest.param({"jit_compile": True, "steps_per_execution": 2}, marks=pytest.mark.slow),
+        {"run_eagerly": True},
+    ],
 )
 @pytest.mark.parametrize(
     ("kind", "look"),

@@ -40,7 +40,12 @@ def check_as_it_was(net: keras.Model) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, {"jit_compile": True, "steps_per_execution": 3}, {"run_eagerly": True}]
+    "options",
+    [
+        {},
+        pytest.param({"jit_compile": True, "steps_per_execution": 3}, marks=pytest.mark.slow),
+        {"run_eagerly": True},
+    ],
 )
 def test_three_callbacks_in_one_fit(
     options: dict[str, Any], reverse: bool, tmp_path: pathlib.Path
@@ -109,6 +114,7 @@ def fail() -> None:
     raise RuntimeError("as told")
 
 
+@pytest.mark.slow
 def test_a_fit_within_a_fit(tmp_path: pathlib.Path) -> None:
     """On one model: each callback gets what its own fit trains on, and nothing else."""
     x, y, net = columns(), labels(), frozen(model())

@@ -33,7 +33,7 @@ def check_fit(
     check_records(read(folder), x, {"ctr": (y, expected)}, tolerance)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("steps", [1, 2, 3, 100])
 def test_compiled_steps_and_steps_per_execution(
     jit_compile: bool, steps: int, tmp_path: pathlib.Path

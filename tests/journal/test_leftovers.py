@@ -133,6 +133,7 @@ def test_what_makes_polars_abort_is_set_aside(
     assert any("is set aside" in line for line in warnings_logged)
 
 
+@pytest.mark.slow
 def test_what_unpacks_to_more_than_memory_is_set_aside(tmp_path: pathlib.Path) -> None:
     """9 MB that unpack to 2.2 GB: the child that reads them has a bound, training goes on."""
     path = left_by_a_killed_process(tmp_path, FRAMES)
@@ -205,6 +206,7 @@ def test_what_cannot_be_read_is_set_aside_and_never_deleted(
     assert aside.read_bytes() == data
 
 
+@pytest.mark.slow
 def test_what_was_not_delivered_is_never_deleted(tmp_path: pathlib.Path) -> None:
     """Whatever error a sink gives, and however often recovery is tried."""
 
@@ -261,6 +263,7 @@ def many_leftovers(run: pathlib.Path, count: int, first: int = 0) -> None:
         (run / ".spool" / f"{stem}.lock").touch()
 
 
+@pytest.mark.slow
 def test_more_leftovers_than_descriptors(tmp_path: pathlib.Path) -> None:
     """A few are held at a time."""
     many_leftovers(tmp_path, 300)
@@ -339,6 +342,7 @@ os.kill(os.getpid(), 9)
     assert stats.accepted == stats.written + stats.failed + stats.dropped
 
 
+@pytest.mark.slow
 def test_looking_takes_no_locks_and_survives_what_comes_and_goes(tmp_path: pathlib.Path) -> None:
     """`open_run` in a loop, while others begin, end, and recover."""
     train(tmp_path)

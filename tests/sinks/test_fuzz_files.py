@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from absl import logging as absl_logging
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -119,6 +120,7 @@ def damages(draw: st.DrawFn) -> Damage:
     return damage
 
 
+@pytest.mark.slow
 @every_format
 @settings(max_examples=200)
 @given(damages())

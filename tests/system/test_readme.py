@@ -16,6 +16,7 @@ def snippets(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", _README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_python_snippets(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
