@@ -45,17 +45,11 @@ def measured(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((ROWS,), "int64"), ((ROWS, 1), "int32"), ((ROWS, 1), "float32")]
 )
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
-        pytest.param({"steps_per_execution": 2}, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"steps_per_execution": 2}])
 def test_many_classes_are_recorded_as_whether_the_likeliest_is_right(
     shape: tuple[int, ...], dtype: str, options: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
@@ -85,6 +79,7 @@ def test_named_classes_are_targets_of_their_own(one_hot: bool, tmp_path: pathlib
     assert "extra_int" not in records.columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_hot", [False, True])
 @pytest.mark.parametrize("targets", [None, ["bought"], {"kind": "bought"}])
 def test_two_classes_are_one_target(one_hot: bool, targets: Any, tmp_path: pathlib.Path) -> None:
@@ -224,9 +219,8 @@ def test_missing_label_must_be_a_number(wrong: Any, tmp_path: pathlib.Path) -> N
         DeepInsightCallback(tmp_path, model_name="m", missing_label=wrong)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
 def test_logits_are_recorded_as_probabilities(
     options: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:

@@ -45,14 +45,10 @@ class GuideModel(keras.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [1, 2])
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        pytest.param({"jit_compile": True, "steps_per_execution": 2}, marks=pytest.mark.slow),
-        {"run_eagerly": True},
-    ],
+    "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]
 )
 def test_compute_loss_without_compute_metrics(
     options: dict[str, Any], looks: int, tmp_path: pathlib.Path
@@ -102,6 +98,7 @@ def bare(x: dict[str, np.ndarray], y: np.ndarray) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices({**x, "clicked": y}).batch(BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"steps_per_execution": 2}])
 def test_a_dataset_of_bare_dicts(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), BareDicts()
@@ -219,14 +216,10 @@ LOOKS: dict[str, Callable[[Any, Any], Any]] = {
 ONES = {**columns(), "one": np.ones((ROWS, 1), np.float32)}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:[^$]*The structure of `inputs` doesn't match")
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        pytest.param({"jit_compile": True, "steps_per_execution": 2}, marks=pytest.mark.slow),
-        {"run_eagerly": True},
-    ],
+    "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]
 )
 @pytest.mark.parametrize(
     ("kind", "look"),

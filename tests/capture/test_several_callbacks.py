@@ -38,14 +38,10 @@ def check_as_it_was(net: keras.Model) -> None:
     assert not {"compute_metrics", "compute_loss", "call"} & set(vars(net))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        pytest.param({"jit_compile": True, "steps_per_execution": 3}, marks=pytest.mark.slow),
-        {"run_eagerly": True},
-    ],
+    "options", [{}, {"jit_compile": True, "steps_per_execution": 3}, {"run_eagerly": True}]
 )
 def test_three_callbacks_in_one_fit(
     options: dict[str, Any], reverse: bool, tmp_path: pathlib.Path

@@ -175,6 +175,7 @@ def test_the_names_of_nested_outputs_are_their_paths() -> None:
     assert [one.name for one in outputs_of(bare, y, y_pred)] == ["buy/0", "buy/1", "click"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_tuple", [False, True])
 def test_a_list_of_labels_goes_with_the_sorted_names_of_outputs(
     as_tuple: bool, tmp_path: pathlib.Path

@@ -22,6 +22,8 @@ from training import (
     read,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def check_fit(
     net: keras.Model, folder: pathlib.Path, tolerance: float = 1e-6, **options: Any
@@ -33,7 +35,7 @@ def check_fit(
     check_records(read(folder), x, {"ctr": (y, expected)}, tolerance)
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3, 100])
 def test_compiled_steps_and_steps_per_execution(
     jit_compile: bool, steps: int, tmp_path: pathlib.Path

@@ -340,6 +340,7 @@ def test_a_process_that_lives_keeps_its_journal(tmp_path: pathlib.Path) -> None:
     assert not spool.exists()
 
 
+@pytest.mark.slow
 def test_two_clients_of_one_moment_have_attempts_of_their_own(tmp_path: pathlib.Path) -> None:
     code = f"""
 import sys

@@ -68,6 +68,7 @@ def test_leftovers_that_cannot_be_read_now_hold_up_nothing(
     assert train(tmp_path).stats().recovered == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo", "socket"])
 @pytest.mark.parametrize("suffix", [".lock", ".000000.journal"])
 def test_what_is_no_file_stops_nothing(
@@ -277,6 +278,7 @@ def test_more_leftovers_than_descriptors(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / ".spool").exists()
 
 
+@pytest.mark.slow
 def test_locks_that_are_left_are_removed_in_one_go(tmp_path: pathlib.Path) -> None:
     """Each folder listing tells of many, so that their number does not count twice."""
     spool = tmp_path / ".spool"
@@ -292,6 +294,7 @@ def test_locks_that_are_left_are_removed_in_one_go(tmp_path: pathlib.Path) -> No
     assert not spool.exists()
 
 
+@pytest.mark.slow
 def test_more_is_left_than_the_spool_may_take(tmp_path: pathlib.Path) -> None:
     """What was adopted stands on the disk already: it is no reason to give anything up."""
     code = f"""
@@ -402,6 +405,7 @@ def test_a_file_system_without_locks(
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".parquet"]
 
 
+@pytest.mark.slow
 def test_locks_that_another_machine_does_not_see(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

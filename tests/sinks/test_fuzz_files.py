@@ -61,6 +61,7 @@ def frame(*uids: int) -> Any:
     return to_frame([batch], Origin("r", 1, 0), positions=[uids[0]])
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(URIS, st.sampled_from([str, pathlib.Path, lambda uri: [uri], lambda uri: {uri: uri}]))
 @example(f"redis://me:{SECRET}@host", str.encode)
