@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint docs benchmark clean
+.PHONY: help quickstart test test-fast lint docs benchmark clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ quickstart: $(INSTALLED)  ## train a model on the flights and print its measures
 
 test: $(INSTALLED)  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+test-fast: $(INSTALLED)  ## run the quick ones, without Kafka and tests of whole processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m 'not slow and not kafka and not system'
 
 lint: $(INSTALLED)  ## check style, spelling, types, imports and documentation
 	$(BIN)/ruff check .

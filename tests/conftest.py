@@ -24,14 +24,23 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+SYSTEM = Path(__file__).parent / "system"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by these markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Says what one worker of pytest-xdist runs: a file, but all that share the Kafka broker."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+    """Marks what needs the Kafka broker and what is in `system`.
+
+    A worker of pytest-xdist runs a file, or all that share the Kafka broker.
+    """
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        group = "kafka" if "kafka_jars" in fixtures else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        kafka = "kafka_jars" in getattr(item, "fixturenames", ())
+        if kafka:
+            item.add_marker(pytest.mark.kafka)
+        if SYSTEM in item.path.parents:
+            item.add_marker(pytest.mark.system)
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group("kafka" if kafka else item.path.name))
 
 
 @pytest.fixture(autouse=True)

@@ -291,6 +291,7 @@ def test_last_words_that_hang_are_cut_short(run: Run) -> None:
     assert ended == (15, [], "", [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pause", "heard"), [(0.1, ["said"]), (1.1, [])])
 def test_a_third_signal(run: Run, pause: float, heard: list[str]) -> None:
     """Within a second of the second it is the same request; later, last words are cut short."""

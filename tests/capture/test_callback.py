@@ -98,6 +98,7 @@ def two_outputs(kind: str) -> keras.Model:
     return keras.Model(features, outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "dict"])
 def test_several_outputs(kind: str, tmp_path: pathlib.Path) -> None:
     x, clicks, buys = columns(), labels(seed=1), labels(seed=2)
@@ -132,6 +133,7 @@ def test_k_columns_are_k_named_targets(tmp_path: pathlib.Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_targets_select_and_rename_outputs(tmp_path: pathlib.Path) -> None:
     x, y = columns(), labels()
     net = frozen(two_outputs("dict"), loss=BY_OUTPUT)
@@ -189,6 +191,7 @@ def test_numpy_input_shuffled(tmp_path: pathlib.Path) -> None:
     np.testing.assert_allclose(records["predict"].struct.field("ctr"), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_validation_is_recorded_only_where_asked_for(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model())
     val_x, val_y = columns(100, seed=7), labels(100, seed=8)
@@ -212,6 +215,7 @@ def test_evaluate_alone(tmp_path: pathlib.Path) -> None:
     assert set(read(tmp_path)["mode"]) == {"test"}
 
 
+@pytest.mark.slow
 def test_logs_are_those_of_plain_training(tmp_path: pathlib.Path) -> None:
     x, y = columns(), labels()
     histories = []
@@ -227,6 +231,7 @@ def test_logs_are_those_of_plain_training(tmp_path: pathlib.Path) -> None:
         np.testing.assert_allclose(histories[1][name], values, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model())
     before = set(vars(net))
@@ -362,6 +367,7 @@ class Stops(keras.callbacks.Callback):
     on_test_batch_end = on_train_batch_end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_what_follows_a_fit_that_was_left_is_not_recorded(
     method: str, tmp_path: pathlib.Path

@@ -45,6 +45,7 @@ def measured(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((ROWS,), "int64"), ((ROWS, 1), "int32"), ((ROWS, 1), "float32")]
 )
@@ -78,6 +79,7 @@ def test_named_classes_are_targets_of_their_own(one_hot: bool, tmp_path: pathlib
     assert "extra_int" not in records.columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_hot", [False, True])
 @pytest.mark.parametrize("targets", [None, ["bought"], {"kind": "bought"}])
 def test_two_classes_are_one_target(one_hot: bool, targets: Any, tmp_path: pathlib.Path) -> None:
@@ -153,6 +155,7 @@ def two_heads(loss: Any = "binary_crossentropy", activation: str | None = "sigmo
     return frozen(model, loss={"ctr": loss, "cvr": loss})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["parquet", "jsonl"])
 def test_a_missing_label_is_null_and_takes_no_part(scheme: str, tmp_path: pathlib.Path) -> None:
     x, ctr, cvr = columns(), labels(seed=1), labels(seed=2)
@@ -176,6 +179,7 @@ def test_a_missing_label_is_null_and_takes_no_part(scheme: str, tmp_path: pathli
     assert summary["invalid"].to_list() == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["dict", "tuple"])
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_weight_of_zero_for_one_target_masks_its_label(
@@ -215,6 +219,7 @@ def test_missing_label_must_be_a_number(wrong: Any, tmp_path: pathlib.Path) -> N
         DeepInsightCallback(tmp_path, model_name="m", missing_label=wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
 def test_logits_are_recorded_as_probabilities(
     options: dict[str, Any], tmp_path: pathlib.Path

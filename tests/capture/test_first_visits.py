@@ -14,6 +14,7 @@ from monolith_keras_metrics import DeepInsightCallback
 from monolith_keras_metrics.insight import open_run, summary
 
 
+@pytest.mark.slow
 def test_random_labels_over_30_epochs(tmp_path: pathlib.Path) -> None:
     """A model that learns labels by heart: AUC is 0.5 for what it had not seen."""
     epochs, rows = 30, 512

@@ -48,6 +48,7 @@ def test_in_a_functional_model(tmp_path: pathlib.Path) -> None:
     assert layer.result() == {"seen": ROWS, "sampled": ROWS, "written": ROWS}
 
 
+@pytest.mark.slow
 def test_saved_loaded_and_cloned(tmp_path: pathlib.Path) -> None:
     net, layer = functional(tmp_path / "run")
     x, y = inputs()

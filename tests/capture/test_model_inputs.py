@@ -101,6 +101,7 @@ MODELS: dict[str, tuple[Callable[[], keras.Model], Callable[[Any], Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_evaluate_and_predict_are_those_of_a_clean_dataset(kind: str) -> None:
     make, clean = MODELS[kind]

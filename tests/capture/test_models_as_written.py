@@ -57,6 +57,7 @@ class TakesArray(keras.Model):
         return self.dense(inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]
 )
@@ -177,6 +178,7 @@ def sequential(*inputs: Any) -> keras.Sequential:
     return keras.Sequential([*inputs, keras.layers.Dense(1, "sigmoid", name="ctr")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_sequential_with_further_columns(jit_compile: bool, tmp_path: pathlib.Path) -> None:
     net = sequential(keras.Input((FEATURES,), name="features"))
@@ -199,6 +201,7 @@ def test_the_target_of_sequential_is_its_last_layers_name(
     check_records(read(tmp_path), X, {target: (Y, net.predict(X["features"], verbose=0))}, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [(), (keras.Input((FEATURES,)),)], ids=["none", "unnamed"])
 def test_sequential_without_a_name_of_its_input(inputs: Any, tmp_path: pathlib.Path) -> None:
     check_fit(sequential(*inputs), tmp_path / "one")
@@ -237,6 +240,7 @@ def test_a_model_of_an_unnamed_input(tmp_path: pathlib.Path) -> None:
     check_records(read(tmp_path / "named"), MORE, {"ctr": (Y, expected)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["head_1", "tail"])
 def test_one_head_used_twice(other: str, tmp_path: pathlib.Path) -> None:
     """Beside an output whose name is the one that the second use would get, too."""

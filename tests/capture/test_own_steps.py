@@ -45,6 +45,7 @@ class GuideModel(keras.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [1, 2])
 @pytest.mark.parametrize(
     "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]
@@ -97,6 +98,7 @@ def bare(x: dict[str, np.ndarray], y: np.ndarray) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices({**x, "clicked": y}).batch(BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"steps_per_execution": 2}])
 def test_a_dataset_of_bare_dicts(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), BareDicts()
@@ -214,6 +216,7 @@ LOOKS: dict[str, Callable[[Any, Any], Any]] = {
 ONES = {**columns(), "one": np.ones((ROWS, 1), np.float32)}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:[^$]*The structure of `inputs` doesn't match")
 @pytest.mark.parametrize(
     "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]

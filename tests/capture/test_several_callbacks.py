@@ -38,6 +38,7 @@ def check_as_it_was(net: keras.Model) -> None:
     assert not {"compute_metrics", "compute_loss", "call"} & set(vars(net))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     "options", [{}, {"jit_compile": True, "steps_per_execution": 3}, {"run_eagerly": True}]
@@ -109,6 +110,7 @@ def fail() -> None:
     raise RuntimeError("as told")
 
 
+@pytest.mark.slow
 def test_a_fit_within_a_fit(tmp_path: pathlib.Path) -> None:
     """On one model: each callback gets what its own fit trains on, and nothing else."""
     x, y, net = columns(), labels(), frozen(model())

@@ -96,6 +96,7 @@ def map_containers(structure: Any) -> Any:
 
 
 # Older Keras takes fewer of them.
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(programs())
 def test_labels_are_paired_as_the_loss_pairs_them(program: tuple[Any, Any, Any, bool]) -> None:
@@ -130,6 +131,7 @@ def test_labels_are_paired_as_the_loss_pairs_them(program: tuple[Any, Any, Any, 
 
 
 # Older Keras takes fewer of them.
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(programs())
 def test_where_no_loss_is_compiled_they_are_paired_alike(
@@ -173,6 +175,7 @@ def test_the_names_of_nested_outputs_are_their_paths() -> None:
     assert [one.name for one in outputs_of(bare, y, y_pred)] == ["buy/0", "buy/1", "click"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_tuple", [False, True])
 def test_a_list_of_labels_goes_with_the_sorted_names_of_outputs(
     as_tuple: bool, tmp_path: pathlib.Path

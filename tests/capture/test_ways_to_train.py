@@ -22,6 +22,8 @@ from training import (
     read,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def check_fit(
     net: keras.Model, folder: pathlib.Path, tolerance: float = 1e-6, **options: Any

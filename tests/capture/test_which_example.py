@@ -137,6 +137,7 @@ def test_float_columns_are_told_in_the_users_own_terms(
         assert f"x['{name}'].astype('int64')" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "parts"), [("milliseconds", 10**3), ("nanoseconds", 10**9)])
 def test_times_of_another_unit_are_converted_with_one_warning(
     net: keras.Model,

@@ -62,6 +62,7 @@ def test_of_the_long_form_a_part_is_enough() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_thousand_targets_of_a_file(tmp_path: pathlib.Path) -> None:
     """Each as if it were alone. (It took more than minutes, as a plan with a branch a target.)"""
     frame = records(1_000)

@@ -60,6 +60,7 @@ def test_with_nothing_but_polars_and_numpy(run: Path) -> None:
     assert "deep-insight recover" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_posix(run: Path) -> None:
     """A crashed process's journal is told by the time of its lock, which the living renew."""
     done = read(run, WITHOUT_OTHERS + WITHOUT_POSIX)

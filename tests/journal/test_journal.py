@@ -36,6 +36,7 @@ def test_what_is_read_is_what_was_written(tmp_path: pathlib.Path) -> None:
     assert path.stat().st_mode & 0o077 == 0  # uids are personal
 
 
+@pytest.mark.slow
 def test_a_torn_end_is_cut_at_the_last_whole_entry(tmp_path: pathlib.Path) -> None:
     """Wherever the tear is."""
     path, ends = written(tmp_path, FRAMES)
@@ -304,6 +305,7 @@ def test_a_beginning_that_makes_no_sense(sinks: object, tmp_path: pathlib.Path) 
     assert path.with_name(f"{path.name}.aside").exists()
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.binary(max_size=200), st.text("abc.-0123456789worker attempt lock journal", max_size=60))
 def test_whatever_lies_in_the_folder_of_journals(content: bytes, name: str) -> None:
@@ -340,6 +342,7 @@ def test_a_process_that_lives_keeps_its_journal(tmp_path: pathlib.Path) -> None:
     assert not spool.exists()
 
 
+@pytest.mark.slow
 def test_two_clients_of_one_moment_have_attempts_of_their_own(tmp_path: pathlib.Path) -> None:
     code = f"""
 import sys

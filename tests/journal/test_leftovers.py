@@ -68,6 +68,7 @@ def test_leftovers_that_cannot_be_read_now_hold_up_nothing(
     assert train(tmp_path).stats().recovered == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo", "socket"])
 @pytest.mark.parametrize("suffix", [".lock", ".000000.journal"])
 def test_what_is_no_file_stops_nothing(
@@ -133,6 +134,7 @@ def test_what_makes_polars_abort_is_set_aside(
     assert any("is set aside" in line for line in warnings_logged)
 
 
+@pytest.mark.slow
 def test_what_unpacks_to_more_than_memory_is_set_aside(tmp_path: pathlib.Path) -> None:
     """9 MB that unpack to 2.2 GB: the child that reads them has a bound, training goes on."""
     path = left_by_a_killed_process(tmp_path, FRAMES)
@@ -205,6 +207,7 @@ def test_what_cannot_be_read_is_set_aside_and_never_deleted(
     assert aside.read_bytes() == data
 
 
+@pytest.mark.slow
 def test_what_was_not_delivered_is_never_deleted(tmp_path: pathlib.Path) -> None:
     """Whatever error a sink gives, and however often recovery is tried."""
 
@@ -261,6 +264,7 @@ def many_leftovers(run: pathlib.Path, count: int, first: int = 0) -> None:
         (run / ".spool" / f"{stem}.lock").touch()
 
 
+@pytest.mark.slow
 def test_more_leftovers_than_descriptors(tmp_path: pathlib.Path) -> None:
     """A few are held at a time."""
     many_leftovers(tmp_path, 300)
@@ -274,6 +278,7 @@ def test_more_leftovers_than_descriptors(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / ".spool").exists()
 
 
+@pytest.mark.slow
 def test_locks_that_are_left_are_removed_in_one_go(tmp_path: pathlib.Path) -> None:
     """Each folder listing tells of many, so that their number does not count twice."""
     spool = tmp_path / ".spool"
@@ -289,6 +294,7 @@ def test_locks_that_are_left_are_removed_in_one_go(tmp_path: pathlib.Path) -> No
     assert not spool.exists()
 
 
+@pytest.mark.slow
 def test_more_is_left_than_the_spool_may_take(tmp_path: pathlib.Path) -> None:
     """What was adopted stands on the disk already: it is no reason to give anything up."""
     code = f"""
@@ -339,6 +345,7 @@ os.kill(os.getpid(), 9)
     assert stats.accepted == stats.written + stats.failed + stats.dropped
 
 
+@pytest.mark.slow
 def test_looking_takes_no_locks_and_survives_what_comes_and_goes(tmp_path: pathlib.Path) -> None:
     """`open_run` in a loop, while others begin, end, and recover."""
     train(tmp_path)
@@ -398,6 +405,7 @@ def test_a_file_system_without_locks(
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".parquet"]
 
 
+@pytest.mark.slow
 def test_locks_that_another_machine_does_not_see(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

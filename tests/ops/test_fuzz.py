@@ -28,6 +28,8 @@ from sampling_rule import kept
 
 from monolith_keras_metrics import DeepInsightClient, deep_insight_ops, insight
 
+pytestmark = pytest.mark.slow
+
 # How tensors reach an operation: as arrays, or from a graph with unknown lengths or ranks.
 WAYS = st.sampled_from(["eager", "eager", "lengths", "ranks"])
 Message = dict[str, Any]

@@ -175,6 +175,7 @@ def test_static_shape_is_known_when_the_batch_is(handle: tf.Tensor) -> None:
     assert step(tf.constant([1, 2, 3], tf.int64)).shape == [3]
 
 
+@pytest.mark.slow
 def test_in_a_tf1_graph_with_a_session(tmp_path: pathlib.Path) -> None:
     code = f"""
         import tensorflow as tf

@@ -98,6 +98,7 @@ def test_the_largest_where_there_is_nothing_to_list(tmp_path: pathlib.Path) -> N
     assert largest_seen(parse_all([tmp_path / "missing", TOPIC]), None) == 0
 
 
+@pytest.mark.slow
 def test_twenty_thousand_names_take_no_time(tmp_path: pathlib.Path) -> None:
     for number in range(20_000):
         part = f"worker-{number % 64:05d}.attempt-{NOW + number:016d}.part-000000000000.parquet"
@@ -132,6 +133,7 @@ print(client.origin.attempt)
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "topic"])
 def test_a_clock_that_was_set_back_between_two_processes(kind: str, tmp_path: pathlib.Path) -> None:
     """By an hour, and to 1970."""
@@ -143,6 +145,7 @@ def test_a_clock_that_was_set_back_between_two_processes(kind: str, tmp_path: pa
     assert seen[-1] - NOW < len(seen) * 1_000_000
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_set_back_after_a_kill(tmp_path: pathlib.Path) -> None:
     """What was left counts, too, before anything is in the run's folder."""
     code = f"""

@@ -124,6 +124,7 @@ def test_a_dropped_batch_has_its_own_position(gate: threading.Event) -> None:
     client.close()
 
 
+@pytest.mark.slow
 def test_many_threads_write_to_one_client() -> None:
     sink = Collecting()
     client = DeepInsightClient(sink, queue_rows=64)
@@ -431,6 +432,7 @@ def test_raise_ends_a_write_that_waits() -> None:
     assert adds_up(client)
 
 
+@pytest.mark.slow
 def test_a_metrics_client_that_hangs_costs_no_records(gate: threading.Event) -> None:
     class Backend(cli.Client):
         def emit_counter(self, *_: Any) -> None:
@@ -469,6 +471,7 @@ def open_files() -> int:
     return len(list(descriptors.iterdir())) if descriptors.is_dir() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_a_pause_of_the_process_is_no_sink_that_hangs(tmp_path: pathlib.Path) -> None:
     """While it is stopped nobody could have answered, and nothing is given up or dropped."""

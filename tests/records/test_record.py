@@ -233,12 +233,14 @@ def comparable(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
+@pytest.mark.slow
 @given(batches())
 def test_messages_hold_what_the_batches_held(case: Case) -> None:
     found, expected = case
     assert [comparable(m) for m in parsed(*found)] == [comparable(m) for m in expected]
 
 
+@pytest.mark.slow
 @given(batches())
 def test_batches_together_are_what_they_are_one_by_one(case: Case) -> None:
     found, _ = case

@@ -223,6 +223,7 @@ def test_a_layer(home: pathlib.Path) -> None:
     assert read(home.parent / "away" / "run").height == 2
 
 
+@pytest.mark.slow
 def test_a_kill_and_a_restart_elsewhere(home: pathlib.Path) -> None:
     """One process is given the relative folder and leaves it; its successor the absolute one."""
     code = f"""

@@ -29,6 +29,7 @@ def test_a_full_disk_may_pass(scheme: str, small_disk: pathlib.Path) -> None:
     assert len(names(small_disk / "run")) == 1
 
 
+@pytest.mark.slow
 @every_format
 def test_a_limit_on_the_size_of_files_may_pass(scheme: str, tmp_path: pathlib.Path) -> None:
     """TensorFlow calls it `OutOfRangeError`; what it quotes tells."""

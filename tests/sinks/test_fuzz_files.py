@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from absl import logging as absl_logging
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -60,6 +61,7 @@ def frame(*uids: int) -> Any:
     return to_frame([batch], Origin("r", 1, 0), positions=[uids[0]])
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(URIS, st.sampled_from([str, pathlib.Path, lambda uri: [uri], lambda uri: {uri: uri}]))
 @example(f"redis://me:{SECRET}@host", str.encode)
@@ -117,6 +119,7 @@ def damages(draw: st.DrawFn) -> Damage:
     return damage
 
 
+@pytest.mark.slow
 @every_format
 @settings(max_examples=200)
 @given(damages())

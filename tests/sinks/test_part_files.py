@@ -25,6 +25,8 @@ from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.sinks import parse
 
+pytestmark = pytest.mark.slow
+
 RECOVERER = Origin("recover", 0, 0)
 _SCRIPT = HELPERS / "writing.py"
 

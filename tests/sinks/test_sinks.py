@@ -144,6 +144,7 @@ def test_files_are_whole_and_carry_worker_attempt_and_number(
     assert uids(tmp_path) == [0, 10, 1, 11, 2, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.floats(width=32))
 def test_records_are_the_same_in_every_format(text: str, number: float) -> None:

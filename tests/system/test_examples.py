@@ -21,6 +21,8 @@ from training import read
 
 from monolith_keras_metrics import insight
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = EXAMPLES / "notebooks" / "first_look.ipynb"
 FLIGHTS = 336_776
 TARGETS = ("dep_late", "arr_late")

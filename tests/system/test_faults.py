@@ -63,6 +63,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(
     assert hidden(small_disk / "run") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["parquet", "jsonl", "tfrecord"])
 def test_a_disk_that_is_full_for_longer_than_records_are_tried_loses_nothing(
     scheme: str,
@@ -126,6 +127,7 @@ def test_a_disk_that_stays_full_costs_records_and_no_training(
     assert records["position"].n_unique() == records.height
 
 
+@pytest.mark.slow
 def test_no_permission(tmp_path: pathlib.Path) -> None:
     """At the start an error that names the folder; later on it waits until there is permission."""
     code = f"""
@@ -244,6 +246,7 @@ def test_a_full_spool_drops_where_it_may_not_wait(tmp_path: pathlib.Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_room_that_comes_while_it_closes(small_disk: pathlib.Path) -> None:
     """What waits in memory goes to the journal then, too, as long as the sinks are tried."""
 
@@ -270,6 +273,7 @@ def test_room_that_comes_while_it_closes(small_disk: pathlib.Path) -> None:
     assert (stats.failed, stats.spooled, stats.waiting) == (0, 40 * ROWS, 40 * ROWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spool", [None, "auto"])
 def test_long_texts_and_a_sink_that_is_down(spool: str | None, tmp_path: pathlib.Path) -> None:
     """Memory is bounded in bytes, not only in rows: here 100,000 rows would take 1 GB."""
@@ -308,6 +312,7 @@ def check_after_a_kill(run: pathlib.Path) -> None:
         assert identities.n_unique() == identities.height
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["parquet", "jsonl"])
 def test_random_kills(scheme: str, tmp_path: pathlib.Path) -> None:
     """Each process goes on from what the one before left, and is killed at a random moment.
@@ -342,6 +347,7 @@ def test_random_kills(scheme: str, tmp_path: pathlib.Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "seconds"), [(["slow_sync=4"], 2.0), (["targets=1000", "pause=0.05"], 30.0)]
 )
@@ -363,6 +369,7 @@ def test_a_kill_of_a_process_with_a_slow_disk_or_wide_records(
     assert lost <= seconds
 
 
+@pytest.mark.slow
 def test_random_kills_of_fit(tmp_path: pathlib.Path) -> None:
     """The same with `fit`, two at a time, in one folder."""
     rng = np.random.default_rng(KILLS_OF_FIT)
@@ -396,6 +403,7 @@ def test_random_kills_of_fit(tmp_path: pathlib.Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_eight_processes_write_to_one_folder(tmp_path: pathlib.Path) -> None:
     """Two are killed, one is ended by SIGTERM; the others end by themselves."""
     run = f"parquet:{tmp_path / 'run'}"

@@ -11,6 +11,8 @@ import sys
 import pytest
 from places import HELPERS
 
+pytestmark = pytest.mark.slow
+
 _SCRIPT = HELPERS / "other_keras.py"
 
 

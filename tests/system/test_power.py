@@ -20,6 +20,8 @@ from monolith_keras_metrics import DeepInsightClient, insight
 from monolith_keras_metrics.journal import spool
 from monolith_keras_metrics.pipeline import recovery
 
+pytestmark = pytest.mark.slow
+
 DESCRIPTORS = pathlib.Path("/proc/self/fd")
 STEPS = 16
 

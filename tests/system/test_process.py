@@ -17,6 +17,8 @@ from training import BATCH, columns, read
 
 from monolith_keras_metrics.pipeline import recovery
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., subprocess.Popen[str]]
 _SCRIPT = HELPERS / "process.py"
 

@@ -14,6 +14,8 @@ from writing import ROWS, check_records, read_whole
 
 from monolith_keras_metrics.pipeline import recovery
 
+pytestmark = pytest.mark.slow
+
 _SCRIPT = HELPERS / "signalled.py"
 
 

@@ -7,9 +7,12 @@ import subprocess
 import sys
 
 import polars as pl
+import pytest
 from places import EXAMPLES
 
 from monolith_keras_metrics import insight
+
+pytestmark = pytest.mark.slow
 
 
 def run(name: str, out: pathlib.Path) -> tuple[str, pl.DataFrame]:

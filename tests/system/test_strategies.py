@@ -17,6 +17,8 @@ import tensorflow as tf
 from places import EXAMPLES, HELPERS
 from training import ROWS, columns, labels, read
 
+pytestmark = pytest.mark.slow
+
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]

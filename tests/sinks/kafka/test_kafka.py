@@ -98,6 +98,7 @@ def test_fit_writes_to_kafka_and_shows_no_option(
     )
 
 
+@pytest.mark.slow
 def test_tls(broker: Broker, topic: str) -> None:
     """The ledger is read through it, too."""
     uri = f"kafka://{broker.tls_bootstrap}/{topic}?security.protocol=SSL"
@@ -205,6 +206,7 @@ def write_for(client: DeepInsightClient, seconds: float, start: int) -> int:
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "seconds"), [("stop", 20), ("kill", 5)])
 def test_a_broker_that_goes_away_in_the_middle(
     how: str, seconds: int, own_broker: Broker, warnings_logged: list[str]
@@ -235,6 +237,7 @@ def test_a_broker_that_goes_away_in_the_middle(
     print(f"\n{how}: {count} examples, the longest `write` while it was down: {longest:.4f} s")
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_down_at_the_start_and_at_the_end(
     own_broker: Broker, state: pathlib.Path, warnings_logged: list[str]
 ) -> None:
@@ -299,6 +302,7 @@ def positions(broker: Broker, topic: str) -> list[int]:
     return sorted(message["position"] for message in told if message["attempt"] == first)
 
 
+@pytest.mark.slow
 def test_what_reached_the_topic_before_a_kill_is_not_sent_again(
     broker: Broker, topic: str, state: pathlib.Path
 ) -> None:
@@ -315,6 +319,7 @@ def test_what_reached_the_topic_before_a_kill_is_not_sent_again(
     assert positions(broker, topic) == list(range(whole))
 
 
+@pytest.mark.slow
 def test_each_crashed_process_has_its_own_account(
     broker: Broker, topic: str, state: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -332,6 +337,7 @@ def test_each_crashed_process_has_its_own_account(
     assert len(told) == len(set(told)) == 9 * writing.ROWS
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_down_when_what_a_kill_left_is_to_be_delivered(
     own_broker: Broker, state: pathlib.Path, warnings_logged: list[str]
 ) -> None:
@@ -350,6 +356,7 @@ def test_a_broker_that_is_down_when_what_a_kill_left_is_to_be_delivered(
     assert positions(own_broker, "t") == list(range(5 * writing.ROWS))
 
 
+@pytest.mark.slow
 def test_a_broker_that_has_lost_what_it_acknowledged(
     own_broker: Broker, tmp_path: pathlib.Path
 ) -> None:
@@ -427,6 +434,7 @@ def test_a_producer_that_ends_while_it_commits(
     assert req_times(broker, topic) == list(range(200))
 
 
+@pytest.mark.slow
 def test_options_of_the_producer_do_not_disturb_the_ledger(broker: Broker, topic: str) -> None:
     options = "compression.type=zstd&linger.ms=5&partitioner=murmur2&batch.size=10000"
     uri = f"kafka://{broker.bootstrap}/{topic}?{options}&enable.ssl.certificate.verification=false"
@@ -449,6 +457,7 @@ def test_without_a_home_there_is_no_journal_and_that_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_leave_each_message_once(
     own_broker: Broker, tmp_path: pathlib.Path, state: pathlib.Path
 ) -> None:
@@ -496,6 +505,7 @@ def test_processes_that_are_killed_leave_each_message_once(
     )
 
 
+@pytest.mark.slow
 def test_a_fork_neither_hangs_nor_sends_twice(broker: Broker, topic: str) -> None:
     code = f"""
 import multiprocessing, os, sys

@@ -106,6 +106,7 @@ HELD = {
 }
 
 
+@pytest.mark.slow
 def test_what_a_proxy_holds_of_a_killed_process_comes_to_nothing(
     proxied: tuple[Broker, TcpProxy],
 ) -> None:
@@ -135,6 +136,7 @@ def deliver_all_from(sink: KafkaSink, first: int, end: int, attempt: int = ATTEM
         assert deliver(sink, frame(attempt, number))[0] == 0
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_while_a_process_is_killed(own_broker: Broker) -> None:
     """What the kernel holds for it is read when it is back."""
     own_broker.create_topic("t")
@@ -151,6 +153,7 @@ def test_a_broker_that_is_away_while_a_process_is_killed(own_broker: Broker) -> 
     assert positions(own_broker, "t") == numbered(20)
 
 
+@pytest.mark.slow
 def test_delivering_what_a_crash_left_reads_nothing_of_the_topic(
     proxied: tuple[Broker, TcpProxy],
 ) -> None:
@@ -193,6 +196,7 @@ def test_an_attempt_whose_clock_was_an_hour_ahead(
     assert positions(broker, f"{topic}-times", attempt=ahead) == numbered(10)
 
 
+@pytest.mark.slow
 def test_messages_that_claim_to_be_ours_count_for_nothing(broker: Broker, topic: str) -> None:
     from confluent_kafka import Producer
 
@@ -263,6 +267,7 @@ def test_a_right_that_is_missing_is_an_error_at_the_start(
     assert Broker.password not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_killed_in_the_middle_of_a_transaction(own_broker: Broker) -> None:
     own_broker.create_topic("t")
     sink = KafkaSink(own_broker.bootstrap, "t", journal="j")
@@ -283,6 +288,7 @@ def test_a_broker_that_is_killed_in_the_middle_of_a_transaction(own_broker: Brok
     assert positions(own_broker, "t") == numbered(8)
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_does_not_hold_up_a_call(own_broker: Broker) -> None:
     """Not even where librdkafka's own call takes no notice of its timeout."""
     own_broker.create_topic("t")
@@ -305,6 +311,7 @@ def test_a_broker_that_hangs_does_not_hold_up_a_call(own_broker: Broker) -> None
     assert positions(own_broker, "t") == numbered(4)
 
 
+@pytest.mark.slow
 def test_partitions_that_are_added_while_it_writes(broker: Broker, topic: str) -> None:
     sink = KafkaSink(
         broker.bootstrap, topic, {"topic.metadata.refresh.interval.ms": "500"}, journal=topic
@@ -320,6 +327,7 @@ def test_partitions_that_are_added_while_it_writes(broker: Broker, topic: str) -
     assert {message.partition() for message in broker.consume(topic)} == set(range(6))
 
 
+@pytest.mark.slow
 def test_a_topic_that_is_deleted_and_made_again_while_it_writes(own_broker: Broker) -> None:
     """What was in it is gone; what is sent after that is there, once."""
     own_broker.create_topic("t")
@@ -339,6 +347,7 @@ def test_a_topic_that_is_deleted_and_made_again_while_it_writes(own_broker: Brok
     assert positions(own_broker, "t") == list(range(3 * ROWS, 6 * ROWS))
 
 
+@pytest.mark.slow
 def test_three_processes_that_recover_one_journal(broker: Broker, topic: str) -> None:
     """They fence each other, and every record is there once."""
     killed = Sending(broker.bootstrap, topic, topic, 1000, pause=0.01)
@@ -349,6 +358,7 @@ def test_three_processes_that_recover_one_journal(broker: Broker, topic: str) ->
     assert positions(broker, topic) == numbered(30)
 
 
+@pytest.mark.slow
 def test_readers_of_uncommitted_messages_see_what_was_aborted(broker: Broker, topic: str) -> None:
     """And others wait for the end of a killed process's transaction: when its journal is opened."""
     sink = KafkaSink(broker.bootstrap, topic, journal=topic)
@@ -370,6 +380,7 @@ def test_readers_of_uncommitted_messages_see_what_was_aborted(broker: Broker, to
     successor.close()
 
 
+@pytest.mark.slow
 def test_the_transaction_of_a_killed_process_ends_when_its_journal_is_opened(
     broker: Broker, topic: str
 ) -> None:
@@ -388,6 +399,7 @@ def test_the_transaction_of_a_killed_process_ends_when_its_journal_is_opened(
     other.close()
 
 
+@pytest.mark.slow
 def test_messages_that_are_never_taken_fail_alone(broker: Broker) -> None:
     """Several, next to each other and apart; the order of the others stays."""
     broker.create_topic("narrow", partitions=1, max_message_bytes=3000)
@@ -409,6 +421,7 @@ def test_messages_that_are_never_taken_fail_alone(broker: Broker) -> None:
     assert len(broker.consume("narrow")) == len(told)
 
 
+@pytest.mark.slow
 def test_batches_that_a_topic_does_not_take_become_smaller(broker: Broker) -> None:
     """Nothing is refused; and after a while nothing is sent twice for it."""
     broker.create_topic("small", partitions=1, max_message_bytes=4000)

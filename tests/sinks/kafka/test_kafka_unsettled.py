@@ -167,6 +167,7 @@ def interrupt_commit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return interrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("journal", "there"), [("committed", 3), ("aborted", 2)])
 def test_the_topic_tells_what_a_ledger_does_not(
     journal: str,
@@ -199,6 +200,7 @@ def test_the_topic_tells_what_a_ledger_does_not(
     assert told.endswith(f"delivery goes on from position {there * ROWS}")
 
 
+@pytest.mark.slow
 def test_records_that_cannot_be_told_from_others_wait(unsettled: Broker) -> None:
     sink = KafkaSink(unsettled.bootstrap, "t", journal="bare")
     records = frame(_ATTEMPTS["bare"], 2)
