@@ -238,7 +238,7 @@ def test_who_reads_a_run_is_told_of_what_a_killed_process_left(
     client.write(batch(1, 0))
     client._writer.flush(None)
     (tmp_path / "run" / ".spool" / "worker-1.journal").touch()
-    with pytest.raises(FileNotFoundError, match="no file is whole yet"):
+    with pytest.raises(FileNotFoundError, match="no file is complete yet"):
         insight.open_run(tmp_path / "run")
     client.close()
     shutil.rmtree(tmp_path / "run" / ".spool")

@@ -95,9 +95,9 @@ class TestAuc:
         assert auc([0, 0, 1, 1, 0, bad], [0.1, 0.4, 0.35, 0.8, bad, 0.9]) == 0.75
 
     def test_bad_arguments(self) -> None:
-        with pytest.raises(ValueError, match=r"one shape \(n,\).*\(2,\), \(3,\)"):
+        with pytest.raises(ValueError, match=r"the same shape \(n,\).*\(2,\), \(3,\)"):
             auc([0, 1], [0.1, 0.2, 0.3])
-        with pytest.raises(ValueError, match=r"one shape"):
+        with pytest.raises(ValueError, match=r"the same shape"):
             auc([[0], [1]], [[0.1], [0.2]])
         for weight in (-1.0, NAN, INF):
             with pytest.raises(ValueError, match="`weights` must be finite"):
