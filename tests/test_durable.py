@@ -25,7 +25,7 @@ REFUSALS = [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 def warnings_logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(absl_logging, "warning", lambda text, *a: lines.append(text % a))
-    monkeypatch.setattr(durable, "_told", False)
+    monkeypatch.setattr(durable, "_warned", False)
     return lines
 
 
@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_synced(
         assert client.stats().written == 10 * ROWS
         (rows,) = check_records(insight.open_run(tmp_path / name).collect()).values()
         assert rows == 10 * ROWS
-    assert [line for line in warnings_logged if "may lose the names" in line] == warnings_logged
+    assert [line for line in warnings_logged if "names of the newest ones may be lost" in line] == warnings_logged
     assert len(warnings_logged) == 1
 
 

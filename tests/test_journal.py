@@ -154,7 +154,7 @@ def test_a_frame_that_holds_no_records(
 ) -> None:
     path, _ = written(tmp_path, [changed])
     (place,) = journal.scan(kept(path)).places
-    with pytest.raises(journal.UnreadableError, match="these are no records"):
+    with pytest.raises(journal.UnreadableError, match="holds no records"):
         decoder.read(place)
 
 
