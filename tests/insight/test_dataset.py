@@ -183,7 +183,7 @@ class TestEachFormat:
         assert ("no records; its columns are ['clicks']" in caplog.text) == (" " in damage)
         with pytest.raises(ValueError, match=broken.name):
             open_run(tmp_path, on_corrupt="raise")
-        with pytest.raises(ValueError, match=f"files that can be read.*{broken.name}"):
+        with pytest.raises(ValueError, match=f"one readable file.*{broken.name}"):
             open_run(broken)
 
 
