@@ -4,8 +4,8 @@ By default, counters are discarded: `get_cli` returns a new `Client`, whose meth
 `set_backend` puts a back end (Prometheus, StatsD, OpenTelemetry, or a custom one) behind `get_cli`
 for the process, and removes it again.
 
-Telemetry never stops training: if a back end gives no client, this is logged once as an error, and
-the counters are discarded. Errors from `emit_*` of the back end's client are not caught here.
+Telemetry never stops training: if a back end returns no client, this is logged once as an error,
+and the counters are discarded. Errors from `emit_*` of the back end's client are not caught here.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Backend = Callable[..., MetricsClient]
 class Client:
     """A metrics client that does nothing: no threads, no I/O, no logging.
 
-    Every attribute is a callable that accepts any arguments and returns `None`. The exception is
-    names that Python and IPython look up to learn what an object can do (`__deepcopy__`,
+    Every attribute is a callable that accepts any arguments and returns `None`. The exceptions
+    are names that Python and IPython look up to learn what an object can do (`__deepcopy__`,
     `_repr_html_`): a no-op there would break copying, pickling and display.
 
     Args:

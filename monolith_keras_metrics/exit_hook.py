@@ -22,8 +22,8 @@ counter `exit_hook` is emitted. Importing this module installs nothing.
   not wait for them.
 - After Python has run the exit hooks, it restores the system's handling: a signal during the rest
   of its shutdown ends the process with the system's status for it.
-- An `install` may pass a function that reports its end, in case `uninstall` is never called. The
-  earlier handler gets a signal after that end.
+- An `install` may pass a function that reports the end of training, in case `uninstall` is never
+  called. After that end, a signal goes to the earlier handler.
 - A forked process inherits the handlers. Only the process that installed them emits the counter.
 """
 
@@ -53,7 +53,7 @@ _Over = Callable[[], bool]
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 sig_no: int | None = None
-"""The signal that is ending the process; `None` until one came."""
+"""The signal that is ending the process; `None` until one arrives."""
 
 
 class _Install(NamedTuple):
@@ -216,7 +216,7 @@ def _is_same_request() -> bool:
 
 
 def _ask_again(signo: int) -> None:
-    """End the process, unless this signal belongs to the last request. Return without waiting."""
+    """End the process without waiting, unless the signal belongs to the last request."""
     global _asked_at, _ending
     if _is_same_request():
         return

@@ -1,4 +1,4 @@
-"""Background threads, and a clock to measure how long they have been silent."""
+"""Background threads, and a clock that leaves out the pauses of the process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BackgroundThread:
         return self._ended.wait(bounded(timeout))
 
     def alive(self) -> bool:
-        """Return True if the thread has not ended, or has not started."""
+        """Return True unless the thread has ended."""
         return not self._ended.is_set()
 
     def _run(self) -> None:
@@ -48,7 +48,7 @@ def bounded(timeout: float) -> float:
 
 
 class RunningClock:
-    """A clock of the seconds that this process has run, without its pauses.
+    """A clock of the seconds that this process has been running.
 
     While a process is stopped (SIGSTOP, a sleeping machine), no sink or thread can respond, so a
     pause does not mean that one hangs: it counts as 2 seconds at most. The clock must be read more

@@ -81,7 +81,7 @@ def _recover(arguments: argparse.Namespace) -> int:
     if result.left:
         text += f", {result.left:,} still wait: a sink did not accept them"
     if result.lost:
-        text += f", {result.lost:,} could not be delivered: their files are set aside"
+        text += f", {result.lost:,} could not be delivered: their journal files are set aside"
     print(text)
     return 1 if result.left or result.lost or result.problems else 0
 

@@ -30,7 +30,7 @@ _SCHEME = re.compile(rf"({'|'.join(run_folder.FORMATS)}):(.+)", re.DOTALL)
 
 
 class _Part(NamedTuple):
-    """The contents of one file. `frame` is None for Parquet, which is read when collected."""
+    """The contents of one file. `frame` is None for Parquet, or without records."""
 
     path: pathlib.Path
     schema: pl.Schema
@@ -165,7 +165,7 @@ def _no_records(path: str | os.PathLike[str], why: str) -> FileNotFoundError:
 
 
 def _read(file_format: str, file: pathlib.Path) -> _Part:
-    """Read one file. Return a problem with its contents, and raise any other error."""
+    """Read one file. Return a problem with its contents; raise any other error."""
     try:
         if file_format == "parquet":
             schema = _scan([file]).collect_schema()
@@ -173,7 +173,7 @@ def _read(file_format: str, file: pathlib.Path) -> _Part:
             return _Part(file, schema)
         split = _jsonl_lines if file_format == "jsonl" else _tfrecord_lines
         lines, torn = split(file.read_bytes())
-        problem = f"its end is torn: the last {torn:,} bytes are incomplete" if torn else ""
+        problem = f"its end is torn: the last {torn:,} bytes are no complete record" if torn else ""
         if not lines.strip():
             return _Part(file, pl.Schema(), None, problem)
         # All lines determine the schema, since a dump may hold examples of several models.
@@ -191,7 +191,7 @@ def _read(file_format: str, file: pathlib.Path) -> _Part:
 
 
 def _scan(files: list[pathlib.Path]) -> pl.LazyFrame:
-    # "[" and "key=value" in a folder's name have no special meaning here.
+    # A folder's name may contain "[" or "key=value", which must not be interpreted.
     return pl.scan_parquet(files, glob=False, hive_partitioning=False)
 
 

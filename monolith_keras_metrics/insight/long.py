@@ -1,8 +1,8 @@
 """The long form: rows of one example and one target, from which measures are computed.
 
-A query plan with a branch per target grows with the square of their number if it reads structs:
-300 targets of a Parquet file took Polars 10 s. So structs are taken apart once, and `by_target`,
-which has the records in memory, needs no plan.
+A query plan with a branch per target grows with the square of the number of targets if it reads
+structs: Polars took 10 s for 300 targets of a Parquet file. So structs are taken apart once, and
+`by_target`, which has the records in memory, needs no plan.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def by_target(form: Form, records: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 
 def is_long(schema: pl.Schema) -> bool:
-    """Return True if the schema is that of `long_form`."""
+    """Return True if the schema is that of rows from `long_form`."""
     return {"target", "label", "predict"} <= schema.keys() and not fields_of(schema)
 
 
@@ -142,7 +142,7 @@ def take_apart(records: pl.LazyFrame) -> Form:
     for column in (*VALUES, "from_logits"):
         aliases = []
         for number, target in enumerate(fields.get(column, [])):
-            aliases.append(f"\n{column}.{number}")  # cannot clash with a column of the user's
+            aliases.append(f"\n{column}.{number}")  # no user's column has this name
             if target in values:
                 values[target][column] = aliases[-1]
         apart.append((column, aliases))

@@ -197,7 +197,7 @@ def _groups(known: Sequence[str], by: By) -> tuple[list[str], list[pl.Expr]]:
         name = group.meta.output_name()
         if name in names or name in ("target", *_MEASURES):
             raise ValueError(
-                f"`by` must not repeat a name or use one of the result's. Received: {name!r}. "
+                f"`by` must have distinct names that the result does not use. Received: {name!r}. "
                 f"Rename it, as in pl.col({name!r}).alias('group')"
             )
         names.append(name)
@@ -206,7 +206,7 @@ def _groups(known: Sequence[str], by: By) -> tuple[list[str], list[pl.Expr]]:
 
 
 def _inputs(weighted: bool) -> list[pl.Expr]:
-    """Return what each row adds: a count, or the label, prediction and weight to measure."""
+    """Return the columns of each row to aggregate: counts, label, prediction and weight."""
     label, prediction = (pl.col(name).cast(pl.Float64) for name in ("label", "predict"))
     weight = 1 / pl.col("sample_rate").cast(pl.Float64) if weighted else pl.lit(1.0)
     sound = (
@@ -253,7 +253,7 @@ def _sums() -> list[pl.Expr]:
 
 
 def _of_targets() -> list[pl.Expr]:
-    """Return the properties of a target, which a single group may not show."""
+    """Return the properties of each target that a single group may not show."""
     return [
         pl.col("binary").all().over("target").alias("all_binary"),
         pl.col("probabilities").all().over("target"),

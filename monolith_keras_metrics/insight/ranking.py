@@ -54,7 +54,7 @@ def auc_expression(label: str, prediction: str, weight: str) -> pl.Expr:
     keeps the order of its rows.
 
     The area is the weighted share of the pairs of a positive and a negative that are in order,
-    with ties counting half (Mann and Whitney's U): the sum of
+    with ties counting half (the Mann-Whitney U statistic): the sum of
     w_i w_j ([p_i > p_j] + [p_i = p_j] / 2) over positives i and negatives j, divided by the sum of
     w_i w_j.
 
@@ -77,9 +77,9 @@ def auc_expression(label: str, prediction: str, weight: str) -> pl.Expr:
     y, p, w = pl.col(label), pl.col(prediction), pl.col(weight)
     positive, negative = w * y, w * (1 - y)
     seen = negative.cum_sum()
-    # `below` and `up_to`: the negatives below a run of equal predictions, and up to its end. Their
-    # mean is what ranks below a positive in the run, since ties count half. The comparison with a
-    # missing neighbour, at the ends of a group, is null.
+    # `below` and `up_to` are the negatives before a run of equal predictions, and up to its end. A
+    # positive in the run ranks above their mean, since ties count half. At the ends of a group, the
+    # comparison with the missing neighbour is null.
     begins, ends = ((p != p.shift(by)).fill_null(True) for by in (1, -1))
     below = pl.when(begins).then(seen - negative).forward_fill()
     up_to = pl.when(ends).then(seen).backward_fill()

@@ -21,7 +21,7 @@ import polars as pl
 
 from monolith_keras_metrics.records.schema import SCHEMA
 
-FIRST = "\nfirst"  # cannot clash with a column of the user's
+FIRST = "\nfirst"  # no user's column has this name
 _OF_THE_TRAINING = ("model_name", "mode", "run", "target")
 _OF_THE_EXAMPLE = ("worker", "uid", "req_time")
 _NOT_EXTRA = {*SCHEMA, "target"}

@@ -19,7 +19,7 @@ class Origin(NamedTuple):
 
     Attributes:
         run: The training, which all its workers and restarts share.
-        attempt: When this process began to write, in microseconds since 1970, within a second.
+        attempt: When this process began to write, in microseconds since 1970, accurate to 1 s.
             Later attempts have larger numbers, whatever the clock says (see `attempts`).
         worker: The worker's number among those that write to the same folder or topic.
     """
@@ -39,7 +39,7 @@ class Layout:
         extra_fields: Names of the extra fields.
         sample_ratio: Share of users to record, in [0, 1].
         mode: `"train"`, `"test"`, or None if it is unknown.
-        any_time_unit: If True, a `req_time` of 10**11 or more is taken for a finer unit and
+        any_time_unit: If True, a `req_time` of 10**11 or more is treated as a finer unit and
             converted to seconds (see `times`). If False, it is recorded unchanged.
         epochs: If True, records always have the column `epoch`, null for a batch without one, so
             that all files of a run have the same columns.
@@ -70,7 +70,7 @@ class Layout:
             )
         if re.search("[\ud800-\udfff]", self.model_name):
             raise ValueError(
-                "`model_name` must be valid UTF-8, without lone surrogates. "
+                "`model_name` must be encodable as UTF-8, without lone surrogates. "
                 f"Received: model_name={self.model_name!r}"
             )
         for argument, names in (("targets", self.targets), ("extra_fields", self.extra_fields)):

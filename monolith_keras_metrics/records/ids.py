@@ -64,7 +64,7 @@ def hashed_ids(values: Any) -> npt.NDArray[np.int64]:
     >>> hashed_ids(["", "user-1234567"]).tolist()
     [-1205034819632174695, -3126600472473850790]
     """
-    # From a list, NumPy would make an array of one width, without trailing null characters.
+    # From a list, NumPy would make an array of one width, which drops trailing null characters.
     array = values if isinstance(values, np.ndarray) else np.asarray(values, object)
     if array.size and array.dtype.kind not in "OSUT":
         raise TypeError(

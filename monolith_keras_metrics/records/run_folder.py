@@ -80,7 +80,7 @@ def part_path(folder: pathlib.Path, stem: str, number: int, suffix: str) -> path
 
 
 def in_progress_path(final: pathlib.Path, token: str = "") -> pathlib.Path:
-    """Return the path of a file that is being written, until it gets its name.
+    """Return the temporary path of a file that is still being written.
 
     Args:
         final: The path of the complete file.
@@ -145,7 +145,7 @@ def journal_name(name: str) -> JournalName | None:
 
 
 def aside_path(path: pathlib.Path, number: int) -> pathlib.Path:
-    """Return the path at which a file is set aside; a larger `number` if that one is taken."""
+    """Return the path for setting a file aside; use the next `number` if it is taken."""
     return path.with_name(f"{path.name}.aside" + (f"-{number}" if number else ""))
 
 

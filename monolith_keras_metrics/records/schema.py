@@ -18,7 +18,7 @@ Every sink writes these, in this order:
 
 `sample_rate` is the rate at which the *example* was kept before training (negative
 down-sampling). `run`, `attempt`, `worker` and `position` together identify a record, so that
-records which a restored training writes again can be found.
+records written again by a restored training can be found.
 """
 
 from __future__ import annotations

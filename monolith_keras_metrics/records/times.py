@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# The smallest absolute value that is taken for each unit, and how many of it make a second.
+# The smallest absolute value attributed to each unit, and how many of the unit make a second.
 # Seconds reach 10**11 in the year 5138; milliseconds passed it in March 1973.
 _UNITS = (
     ("milliseconds", 10**11, 10**3),

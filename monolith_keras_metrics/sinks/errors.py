@@ -2,7 +2,7 @@
 
 An error *may pass* if it is due to the records' destination (full, unavailable, forbidden, over
 quota, or limited in the size of files), or if this process has no descriptors or memory left. The
-records wait. Any other error may be due to the records themselves (their schema, a value), and
+records then wait. Any other error may be due to the records themselves (their schema, a value), and
 would recur at every attempt.
 
 Each library reports a full disk in its own way:
@@ -46,20 +46,20 @@ def may_pass(error: BaseException) -> bool:
     An error that was raised from another one (`raise … from …`) may pass if that one may.
 
     Example:
-    >>> may_pass(PermissionError("read-only")), may_pass(ValueError("uid is no number"))
+    >>> may_pass(PermissionError("read-only")), may_pass(ValueError("uid is not a number"))
     (True, False)
     """
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
-        if _is_passing(cause):
+        if _is_temporary(cause):
             return True
         seen.add(id(cause))
         cause = cause.__cause__
     return False
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_temporary(error: BaseException) -> bool:
     if isinstance(error, (OSError, MemoryError)):
         return True
     library = _library(error)

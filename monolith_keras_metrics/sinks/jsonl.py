@@ -13,7 +13,7 @@ from monolith_keras_metrics.sinks.part_files import PartFileSink
 
 
 class JsonLinesSink(PartFileSink):
-    """A folder of `*.jsonl` files: UTF-8, one message per line."""
+    """A sink that writes `*.jsonl` files: UTF-8, one message per line."""
 
     suffix = "jsonl"
 

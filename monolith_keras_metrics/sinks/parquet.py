@@ -20,7 +20,7 @@ _SMALLEST = 12  # bytes: the magic bytes at both ends, and the footer's size
 
 
 class ParquetSink(PartFileSink):
-    """A folder of compressed `*.parquet` files, with nested columns such as `label`."""
+    """A sink that writes compressed `*.parquet` files, with nested columns such as `label`."""
 
     suffix = "parquet"
 
@@ -59,7 +59,7 @@ class ParquetSink(PartFileSink):
         if reader.returncode in _DAMAGED:
             raise DamagedError(f"it is corrupt: {why.partition(chr(10))[0]}")
         if reader.returncode:
-            raise OSError(f"A Parquet file could not be read and is tried again: {why[-500:]}")
+            raise OSError(f"A Parquet file could not be read and will be tried again: {why[-500:]}")
 
 
 def _check_ends(file: BinaryIO) -> None:

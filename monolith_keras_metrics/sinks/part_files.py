@@ -10,16 +10,16 @@ name again. If that name is taken, the file there is *compared* before it is tru
 
 1. Records that it holds, equal in all their values, are left out.
 2. Each run of consecutive records in the rest goes to the file named after its first record. If
-   that name is taken too, it goes to the next number that is free or holds some of it.
+   that name is taken too, the run goes to the next number that is free or holds some of it.
 
 So the same records can be submitted any number of times, after a crash at any moment. For records
 of another process, the files around their positions are compared as well, whatever their names,
 since the records may be divided differently now. An unreadable file is left unchanged and named in
 a warning.
 
-Not guaranteed: two processes that write overlapping but differently divided portions of the same
-records at the same moment write those records twice. Locks on the journal prevent this if the file
-system has locks.
+One case is not covered: two processes that write overlapping but differently divided portions of
+the same records at the same moment write those records twice. Locks on the journal prevent this if
+the file system has locks.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class PartFileSink(abc.ABC):
         return run_folder.part_path(self._folder, stem, number, self.suffix)
 
     def _remove_aside(self, stem: str) -> None:
-        """Delete a crashed process's files in progress; once, since another may recover it, too."""
+        """Delete a crashed process's files in progress, only once: others may recover it too."""
         if stem not in self._ended:
             run_folder.remove_in_progress(self._folder, stem)
             self._ended.add(stem)

@@ -55,5 +55,5 @@ class RejectedError(Exception):
     """
 
     def __init__(self, rows: int, why: str) -> None:
-        super().__init__(f"{rows} records are rejected: {why}")
+        super().__init__(f"{rows} records were rejected: {why}")
         self.rows = rows

@@ -21,7 +21,7 @@ _PIECE_RECORDS = 4_096
 
 
 class TFRecordSink(PartFileSink):
-    """A folder of `*.tfrecord` files: one JSON message per record."""
+    """A sink that writes `*.tfrecord` files: one JSON message per record."""
 
     suffix = "tfrecord"
 
@@ -85,15 +85,15 @@ class TFRecordDump:
         if os.path.lexists(self._path):
             raise FileExistsError(
                 f"`dump_filename` must be a new file. Received: {str(self._path)!r}, which exists "
-                "and is never overwritten. Choose another name, or move that file"
+                "and is never overwritten. Choose another name, or move that file away"
             )
         try:
             self._file = create(self._aside)
         except FileExistsError:
             raise FileExistsError(
-                f"`dump_filename` must not be in use. Received: {str(self._path)!r}, which another "
-                f"client is writing, or of which a crashed process left {str(self._aside)!r}. "
-                "Choose another name, or move that file if no client is writing it"
+                f"`dump_filename` must not be in use. Received: {str(self._path)!r}. Another "
+                f"client is writing {str(self._aside)!r}, or a crashed process left it. Choose "
+                "another name, or, if no client is writing that file, move it away"
             ) from None
         self._writer: Any = _writer(self._file)
 
