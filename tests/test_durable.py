@@ -196,7 +196,7 @@ def test_a_dump_follows_no_link(tmp_path: pathlib.Path) -> None:
     target.write_text("precious")
     (tmp_path / ".dump.inprogress").symlink_to(target)
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(FileExistsError, match="another client"):
+    with pytest.raises(FileExistsError, match="Another client"):
         TFRecordDump(tmp_path / "dump")
     with pytest.raises(FileExistsError, match="must be a new file"):
         TFRecordDump(tmp_path / "broken")
