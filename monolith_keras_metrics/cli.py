@@ -1,12 +1,11 @@
-"""The metrics client: where counters go.
+"""The metrics client, which receives counters.
 
-By default they go nowhere: `get_cli` returns a new `Client`, which answers every call with
-nothing. A back end (Prometheus, StatsD, OpenTelemetry, or your own) can be put behind `get_cli`
-for the process with `set_backend`, and taken away again.
+By default, counters are discarded: `get_cli` returns a new `Client`, whose methods do nothing.
+`set_backend` puts a back end (Prometheus, StatsD, OpenTelemetry, or a custom one) behind `get_cli`
+for the process, and removes it again.
 
-Telemetry never takes training down: a back end that cannot be had is logged once, as an error,
-and the counters go nowhere. What the back end's client does in `emit_*` is its own; this module
-does not wrap it.
+Telemetry never stops training: if a back end returns no client, this is logged once as an error,
+and the counters are discarded. Errors from `emit_*` of the back end's client are not caught here.
 """
 
 from __future__ import annotations
@@ -22,28 +21,28 @@ _METHODS = ("emit_counter", "emit_store", "emit_timer")
 
 
 class MetricsClient(Protocol):
-    """What the package calls on a metrics client."""
+    """The methods of a metrics client that the package calls."""
 
     def emit_counter(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Adds `value` to the counter `name`."""
+        """Add `value` to the counter `name`."""
 
     def emit_store(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Sets the gauge `name` to `value`."""
+        """Set the gauge `name` to `value`."""
 
     def emit_timer(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Adds `value` to the distribution `name`."""
+        """Add `value` to the distribution `name`."""
 
 
 Backend = Callable[..., MetricsClient]
-"""Makes a metrics client from the arguments that `get_cli` was given (the prefix, usually)."""
+"""A callable that makes a metrics client from the arguments of `get_cli`, usually a prefix."""
 
 
 class Client:
     """A metrics client that does nothing: no threads, no I/O, no logging.
 
-    Every attribute is a callable that takes anything and returns `None`. Not so the names that
-    Python and IPython look up to learn what an object can do (`__deepcopy__`, `_repr_html_`):
-    a no-op there would be taken for an answer, and break copying, pickling and display.
+    Every attribute is a callable that accepts any arguments and returns `None`. The exceptions
+    are names that Python and IPython look up to learn what an object can do (`__deepcopy__`,
+    `_repr_html_`): a no-op there would break copying, pickling and display.
 
     Args:
         *args: Ignored.
@@ -54,30 +53,30 @@ class Client:
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        """Ignores its arguments."""
+        """Ignore the arguments."""
 
-    # These three would be answered by `__getattr__` too. They are spelt out so that type checkers
-    # see a `MetricsClient`.
+    # `__getattr__` would provide these three too. They are spelt out so that type checkers see a
+    # `MetricsClient`.
     def emit_counter(self, *args: object, **kwargs: object) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def emit_store(self, *args: object, **kwargs: object) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def emit_timer(self, *args: object, **kwargs: object) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        """Returns a callable that does nothing.
+        """Return a callable that does nothing.
 
         Args:
             name: Any name.
 
         Returns:
-            A callable that takes anything and returns `None`.
+            A callable that accepts any arguments and returns `None`.
 
         Raises:
-            AttributeError: `name` is `__dunder__`, `_repr_*_` or `_ipython_*`.
+            AttributeError: If `name` is `__dunder__`, `_repr_*_` or `_ipython_*`.
         """
         probe = (
             (name.startswith("__") and name.endswith("__"))
@@ -90,7 +89,7 @@ class Client:
 
 
 def _do_nothing(*args: object, **kwargs: object) -> None:
-    """Takes anything and does nothing."""
+    """Accept any arguments and do nothing."""
 
 
 _lock = threading.Lock()
@@ -99,22 +98,23 @@ _failure_logged = False
 
 
 def get_cli(*args: object, **kwargs: object) -> MetricsClient:
-    """Returns a metrics client.
+    """Return a metrics client.
 
     Args:
-        *args: For the back end, which usually takes a prefix for the names. Ignored without one.
+        *args: Passed to the back end, which usually takes a prefix for the names. Ignored if no
+            back end is set.
         **kwargs: As `args`.
 
     Returns:
-        What the back end makes of the arguments. A new `Client` where none is set, or where it
-        raises or returns what has not the three methods of a `MetricsClient`; the first such
+        The back end's client for these arguments. A new `Client` if no back end is set, or if it
+        raises or returns an object without the three methods of a `MetricsClient`. The first such
         failure of a back end is logged as an error.
 
     Example:
         >>> get_cli("monolith.training").emit_store("deep_insight.lag_seconds", 0.5, {})
     """
-    # Read once, without the lock: another thread may take the back end away at any moment, and
-    # the exit hook must never wait here.
+    # Read once, without the lock: another thread may remove the back end at any moment, and the
+    # exit hook must never wait here.
     backend = _backend
     if backend is None:
         return Client()
@@ -132,20 +132,20 @@ def get_cli(*args: object, **kwargs: object) -> MetricsClient:
 
 
 def set_backend(backend: Backend | None) -> Backend | None:
-    """Puts a back end behind `get_cli`, for the whole process.
+    """Set the back end of `get_cli` for the process.
 
-    Clients that `get_cli` gave out before are not affected.
+    Clients that `get_cli` returned earlier are not affected.
 
     Args:
         backend: Called by every `get_cli(...)` with the same arguments, of which there may be
-            none, from any thread; it may return the same client each time. `None` takes the back
-            end away.
+            none, from any thread. It may return the same client each time. `None` removes the
+            back end.
 
     Returns:
         The back end that was set before, or `None`.
 
     Raises:
-        TypeError: `backend` is neither callable nor `None`.
+        TypeError: If `backend` is neither callable nor `None`.
 
     Example:
         >>> previous = set_backend(lambda prefix="": Client())
@@ -164,16 +164,16 @@ def set_backend(backend: Backend | None) -> Backend | None:
 
 
 def has_backend() -> bool:
-    """Return True if a back end is set, so that what is emitted goes somewhere."""
+    """Return True if a back end is set, so that counters are not discarded."""
     return _backend is not None
 
 
 @contextlib.contextmanager
 def use_backend(backend: Backend | None) -> Iterator[None]:
-    """Puts a back end behind `get_cli` for the length of a `with` block.
+    """Set the back end of `get_cli` for the length of a `with` block.
 
-    The block is for the whole process, not for one thread. A counter that is emitted when the
-    process ends, such as that of the exit hook, comes after the block: `set_backend` is for that.
+    The block applies to all threads. A counter that is emitted when the process ends, such as that
+    of the exit hook, comes after the block: use `set_backend` for it.
 
     Args:
         backend: As for `set_backend`.
@@ -182,7 +182,7 @@ def use_backend(backend: Backend | None) -> Iterator[None]:
         Nothing.
 
     Raises:
-        TypeError: `backend` is neither callable nor `None`.
+        TypeError: If `backend` is neither callable nor `None`.
 
     Example:
         >>> with use_backend(lambda prefix="": Client()):
@@ -196,12 +196,12 @@ def use_backend(backend: Backend | None) -> Iterator[None]:
 
 
 def _log_failure(backend: Backend) -> None:
-    """Logs the exception being handled, unless this back end has failed before."""
+    """Log the exception being handled, unless this back end has failed before."""
     global _failure_logged
     with _lock:
         first = backend is _backend and not _failure_logged
         _failure_logged = _failure_logged or first
     if first:
-        # Its name alone: the repr of a partial would tell its arguments, a token among them.
+        # Only its name, since the repr of a partial would reveal arguments such as a token.
         name = getattr(backend, "__qualname__", type(backend).__name__)
-        logging.exception("The metrics back end %s gives no client; counters are lost.", name)
+        logging.exception("The metrics back end %s returned no client; counters are lost.", name)

@@ -1,31 +1,30 @@
-"""What happens when a signal ends training, and the counter that tells of it.
+"""Handling of a signal that ends training, and the counter that reports it.
 
-While it is installed, SIGHUP, SIGINT and SIGTERM end the process by `sys.exit(signo)`: the stack
-unwinds, whoever holds data writes it on the way out, and the exit status is the signal's number.
-At exit a counter `exit_hook` is emitted. Importing this module installs nothing.
+While installed, SIGHUP, SIGINT and SIGTERM end the process by `sys.exit(signo)`: the stack unwinds,
+`finally` blocks write what is buffered, and the exit status is the signal's number. At exit, a
+counter `exit_hook` is emitted. Importing this module installs nothing.
 
-- The handler takes no locks, writes nothing and logs nothing: the main thread that it interrupts
-  may hold any lock.
-- A handler that the program had set runs first, then the process exits all the same. Python's own
-  default handlers are replaced. A signal that is ignored (`nohup`) stays ignored, and a handler
-  that C code has set is left alone.
-- In an interactive session SIGINT stays Python's.
-- A second signal within a second of the first is the same request and does nothing more:
-  supervisors signal the group and the process, or send SIGHUP after SIGTERM. What is unwinding
-  goes on; an earlier handler that is still running is not interrupted.
-- So it is when everything has been uninstalled meanwhile: within a second of a signal Python's
-  default handlers are not put back, since they would end the process in the middle of the
-  program's own `finally` blocks. A later signal puts them back and gets them.
+- The handler takes no locks, writes nothing and logs nothing, since the main thread that it
+  interrupts may hold any lock.
+- A handler that the program had set runs first, then the process exits. Python's own default
+  handlers are replaced. An ignored signal (`nohup`) stays ignored, and a handler set by C code is
+  left in place.
+- In an interactive session, SIGINT stays Python's.
+- A second signal within a second of the first is the same request and has no further effect:
+  supervisors signal the group and the process, or send SIGHUP after SIGTERM. Unwinding goes on; an
+  earlier handler that is still running is not interrupted.
+- The same holds if everything has been uninstalled meanwhile. Within a second of a signal, Python's
+  default handlers are not restored, since they would end the process in the middle of the program's
+  own `finally` blocks. A later signal restores them and is handled by them.
 - While something is installed, a later signal ends the process at once, with its number as the
   exit status: `finally` blocks do not run. Before that, a waiting thread calls the `last_words` of
   each `install` for at most `LAST_WORDS_SECONDS`. A signal more than a second after that one does
   not wait for them.
-- Once Python has run the exit hooks, it gives signals back to the system: one that comes in the
-  rest of its shutdown ends the process with the system's status for it.
-- Whoever installs may say how its end is told, should it not come to `uninstall`: a signal after
-  that end is the earlier handler's.
-- A process forked from this one has the handlers too, since handlers are inherited; the counter
-  is emitted by the process that installed them alone.
+- After Python has run the exit hooks, it restores the system's handling: a signal during the rest
+  of its shutdown ends the process with the system's status for it.
+- An `install` may pass a function that reports the end of training, in case `uninstall` is never
+  called. After that end, a signal goes to the earlier handler.
+- A forked process inherits the handlers. Only the process that installed them emits the counter.
 """
 
 from __future__ import annotations
@@ -47,45 +46,46 @@ from monolith_keras_metrics import cli, task_context
 from monolith_keras_metrics.last_words import LastWords, Words
 
 LAST_WORDS_SECONDS = 5.0
-"""How long a later signal waits for `last_words` before the process ends."""
+"""Maximum time that a later signal waits for `last_words` before the process ends."""
 
 _SAME_REQUEST_SECONDS = 1.0
 _Over = Callable[[], bool]
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 sig_no: int | None = None
-"""The signal that is ending the process; `None` until one came."""
+"""The signal that is ending the process; `None` until one arrives."""
 
 
 class _Install(NamedTuple):
-    """An `install` without its `uninstall`."""
+    """An `install` that has not been followed by its `uninstall`."""
 
     over: _Over | None
     last_words: Words | None
 
 
-_asked_at: float | None = None  # when a signal last asked for the end, by the monotonic clock
+_asked_at: float | None = None  # when a signal last requested the end, by the monotonic clock
 _chaining = False  # the earlier handler is running
-_chained_frame: FrameType | None = None  # what the earlier handler was given
-_ending = False  # the last words are being spoken
+_chained_frame: FrameType | None = None  # the frame passed to the earlier handler
+_ending = False  # the last words are being called
 _installs: list[_Install] = []
-_pid = os.getpid()  # who installed
-_earlier: dict[int, _Handler] = {}  # what was there before us
-_told_off_main_thread = False
+_pid = os.getpid()  # the process that installed
+_earlier: dict[int, _Handler] = {}  # the handlers that ours replaced
+_warned_off_main_thread = False
 
 
 def sig_handler(signo: int, frame: FrameType | None) -> None:
-    """Note the signal, run the handler that was there before, and exit.
+    """Note the signal, run the earlier handler, and exit.
+
+    A signal that belongs to the same request as the first has no effect. A later signal ends the
+    process. If nothing is installed any more, only the earlier handler is called.
 
     Args:
-        signo: The signal's number; it becomes the exit status.
-        frame: What was interrupted; for the earlier handler.
+        signo: The signal's number, which becomes the exit status.
+        frame: The interrupted frame, for the earlier handler.
 
     Raises:
-        SystemExit: For the first signal, unless the earlier handler raises something else, and if
-            the earlier handler calls this one. For a signal that is the same request as the first
-            it returns; a later one ends the process. If what this was installed for is over, only
-            the earlier handler is called.
+        SystemExit: For the first signal, unless the earlier handler raises another exception; and
+            if the earlier handler calls this one.
 
     Example:
         >>> import signal
@@ -94,19 +94,19 @@ def sig_handler(signo: int, frame: FrameType | None) -> None:
     """
     global sig_no, _asked_at, _chaining, _chained_frame
     if _chaining and (frame is None or frame is _chained_frame):
-        # The earlier handler calls us, as what was there before *it*: it was set in an earlier
-        # training. A signal that interrupts it would come with a frame of its own.
+        # The earlier handler, set during an earlier training, calls this one as *its* earlier
+        # handler. A signal that interrupts it would have another frame.
         sys.exit(signo)
-    if signo in _earlier and signal.getsignal(signo) is sig_handler and not _going_on():
+    if signo in _earlier and signal.getsignal(signo) is sig_handler and not _is_installed():
         if not _is_same_request():
-            _put_back()
+            _restore()
             signal.raise_signal(signo)
         return
     if _asked_at is not None and _installs:
         _ask_again(int(signo))
         return
     _asked_at = time.monotonic()
-    sig_no = int(signo)  # not `Signals.SIGTERM`, should somebody call us with it
+    sig_no = int(signo)  # a plain int, even for a call with `Signals.SIGTERM`
     if not _chaining:
         earlier = _earlier.get(signo)
         _chaining, _chained_frame = True, frame
@@ -119,11 +119,11 @@ def sig_handler(signo: int, frame: FrameType | None) -> None:
 
 
 def exit_hook() -> None:
-    """Emits the counter `exit_hook` if a signal is what ends the process.
+    """Emit the counter `exit_hook` if a signal is ending the process.
 
-    Its tags are `server_type`, `index` and `sig`, from the task context and `sig_no`; the prefix
-    is the environment's `MONOLITH_METRIC_PREFIX`, else `monolith.training`. A metrics client that
-    fails is logged, never raised.
+    Its tags are `server_type` and `index`, from the task context, and `sig`, from `sig_no`. The
+    prefix is the environment variable `MONOLITH_METRIC_PREFIX`, by default `monolith.training`. An
+    error of the metrics client is logged, never raised.
 
     Example:
         >>> exit_hook()  # no signal came: nothing is emitted
@@ -140,21 +140,21 @@ def exit_hook() -> None:
 
 
 def install(over: _Over | None = None, last_words: Words | None = None) -> bool:
-    """Put the handlers and the exit hook in place, until `uninstall`.
+    """Install the handlers and the exit hook until `uninstall`.
 
-    Calls nest: the last `uninstall` takes them away. A handler that the program has set since the
-    first call is from the next call on an earlier handler like any other. Each call says that the
-    program goes on training, whatever signal came before: the next is a first signal again. Off
-    the main thread, where Python allows no handlers, it logs one warning and does nothing.
+    Calls nest: the last `uninstall` removes them. A handler that the program has set since the
+    first call is treated as an earlier handler from the next call on. Each call means that the
+    program goes on training, whatever signal came before: the next signal is a first one again.
+    Off the main thread, where Python allows no handlers, this logs one warning and does nothing.
 
     Args:
-        over: Tells, from any thread and without taking a lock, whether what this is for is over,
-            should nobody call `uninstall`.
-        last_words: Called in another thread before a later signal ends the process. Waits for a
-            few seconds at most.
+        over: Returns True once the training has ended, in case `uninstall` is never called. It is
+            called from any thread and must not take a lock.
+        last_words: Called in another thread before a later signal ends the process. It must not
+            take more than a few seconds.
 
     Returns:
-        True if they are in place.
+        True if the handlers are installed.
 
     Example:
         >>> installed = install()
@@ -164,18 +164,18 @@ def install(over: _Over | None = None, last_words: Words | None = None) -> bool:
         ...     uninstall()
     """
     global _asked_at, _pid
-    if not _on_main_thread():
-        _tell_off_main_thread()
+    if not _is_main_thread():
+        _warn_off_main_thread()
         return False
     if _pid != os.getpid():
-        _pid = os.getpid()  # forked in the middle of a training that is not ours
+        _pid = os.getpid()  # forked during a training of the parent process
         _installs.clear()
     _asked_at = None
-    _going_on()
+    _is_installed()
     _installs.append(_Install(over, last_words))
     if last_words is not None:
         _last_words.prepare()
-    atexit.unregister(exit_hook)  # so that it is there once
+    atexit.unregister(exit_hook)  # so that it is registered once
     atexit.register(exit_hook)
     for signo in _signals():
         current: _Handler = signal.getsignal(signo)
@@ -187,36 +187,36 @@ def install(over: _Over | None = None, last_words: Words | None = None) -> bool:
 
 
 def uninstall(over: _Over | None = None) -> None:
-    """Put back what was there before `install`.
+    """Restore the handlers that `install` replaced.
 
-    A handler that the program has set since then stays. So does the exit hook, if a signal came:
-    its counter is yet to be emitted. Without an `install` on the main thread nothing happens. Off
-    the main thread it is the next signal, or the next call there, that puts back; so it is for
-    Python's default handlers within a second of a signal.
+    A handler that the program has set since then stays. So does the exit hook if a signal came,
+    since its counter is still to be emitted. Without an `install` on the main thread, nothing
+    happens. Off the main thread, the next signal or the next call on the main thread restores the
+    handlers. The same holds for Python's default handlers within a second of a signal.
 
     Args:
-        over: What was given to `install`.
+        over: The argument that `install` was given.
     """
     found = next((one for one in _installs if one.over == over), None)
-    if found is not None and (_on_main_thread() or over is not None):
+    if found is not None and (_is_main_thread() or over is not None):
         _installs.remove(found)
-    if _on_main_thread() and not _going_on():
-        _put_back()
+    if _is_main_thread() and not _is_installed():
+        _restore()
 
 
-def _going_on() -> bool:
-    """Return True if there is anything left that was installed for."""
+def _is_installed() -> bool:
+    """Return True if any `install` is still in force."""
     _installs[:] = [one for one in _installs if one.over is None or not one.over()]
     return bool(_installs)
 
 
 def _is_same_request() -> bool:
-    """Return True if a signal asked for the end within the last second."""
+    """Return True if a signal requested the end within the last second."""
     return _asked_at is not None and time.monotonic() - _asked_at < _SAME_REQUEST_SECONDS
 
 
 def _ask_again(signo: int) -> None:
-    """End the process, unless this signal belongs to the last request. Waits for nothing."""
+    """End the process without waiting, unless the signal belongs to the last request."""
     global _asked_at, _ending
     if _is_same_request():
         return
@@ -233,10 +233,9 @@ _last_words = LastWords(
 )
 
 
-def _put_back() -> None:
+def _restore() -> None:
     for signo, earlier in list(_earlier.items()):
-        # Where another handler has come on top of ours, what was before us is kept in mind: the
-        # other one may yet call ours.
+        # If another handler has replaced ours, keep the earlier one: the other may still call ours.
         is_default = earlier in (signal.SIG_DFL, signal.default_int_handler)
         if signal.getsignal(signo) is sig_handler and not (is_default and _is_same_request()):
             signal.signal(signo, earlier)
@@ -246,26 +245,26 @@ def _put_back() -> None:
 
 
 def _signals() -> list[int]:
-    """Lists the signals to handle on this platform, in this kind of session."""
+    """Return the signals to handle on this platform, in this kind of session."""
     names = ["SIGHUP", "SIGTERM"] if _is_interactive() else ["SIGHUP", "SIGINT", "SIGTERM"]
     return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows: no SIGHUP
 
 
 def _is_interactive() -> bool:
-    """Tells a notebook, IPython, `python` at its prompt and `python -i`, where SIGINT is theirs."""
+    """Return True in a notebook, IPython or an interactive `python`, which handle SIGINT."""
     return hasattr(builtins, "get_ipython") or hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
-def _on_main_thread() -> bool:
-    """Tells whether Python allows handlers to be set here."""
+def _is_main_thread() -> bool:
+    """Return True on the main thread, where Python allows handlers to be set."""
     return threading.current_thread() is threading.main_thread()
 
 
-def _tell_off_main_thread() -> None:
-    """Logs one warning in the life of the process."""
-    global _told_off_main_thread
-    if not _told_off_main_thread:
-        _told_off_main_thread = True
+def _warn_off_main_thread() -> None:
+    """Log one warning per process."""
+    global _warned_off_main_thread
+    if not _warned_off_main_thread:
+        _warned_off_main_thread = True
         logging.warning(
             "Training does not run on the main thread, so signals are not handled: a signal may "
             "end the process before everything is written. Close the client in the main thread."

@@ -17,12 +17,11 @@ Words = Callable[[], object]
 
 
 class LastWords:
-    """Calls functions one after the other, then ends the process. Never takes longer than a bound.
+    """Threads that call functions in turn and then end the process, within a time limit.
 
     Args:
         words: Returns the functions to call.
-        seconds: Upper bound for all calls together. A call that hangs is abandoned with the
-            process.
+        seconds: Time limit for all calls together. A call that hangs ends with the process.
     """
 
     def __init__(self, words: Callable[[], Iterable[Words]], seconds: float) -> None:
@@ -32,7 +31,7 @@ class LastWords:
         self._ready_in: int | None = None  # the process that has the threads
 
     def prepare(self) -> None:
-        """Start the waiting threads, unless this process has them already."""
+        """Start the waiting threads, unless this process already has them."""
         if self._ready_in == os.getpid():
             return
         self._asked, self._begun, self._spoken = (_thread.allocate_lock() for _ in range(3))
@@ -41,12 +40,12 @@ class LastWords:
         try:
             _thread.start_new_thread(self._speak, ())
             _thread.start_new_thread(self._end, ())
-        except RuntimeError:  # no more threads: `speak` says so
+        except RuntimeError:  # no more threads can be started: `speak` returns False
             return
         self._ready_in = os.getpid()
 
     def speak(self, status: int) -> bool:
-        """Ask the threads to make the calls and end the process. Returns at once.
+        """Make the threads call the functions and end the process. Return without waiting.
 
         Takes no lock, so that a signal handler can call it. Call it once.
 
@@ -73,6 +72,6 @@ class LastWords:
         deadline = time.monotonic() + self._seconds
         for words in self._words():
             if time.monotonic() < deadline:
-                with contextlib.suppress(BaseException):  # the next one counts, too
+                with contextlib.suppress(BaseException):  # the other functions are called even so
                     words()
         self._spoken.release()

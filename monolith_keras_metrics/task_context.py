@@ -1,7 +1,7 @@
-"""Which task of a training cluster this process is.
+"""The task of a training cluster that this process is.
 
-A context set by hand comes first, else the environment's `TF_CONFIG` is read, else the process
-is the only worker.
+A context that was set takes precedence. Otherwise the environment variable `TF_CONFIG` is read.
+Without it, the process is the only worker.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class TaskContext:
 
     Args:
         server_type: The task's type: `"worker"`, `"chief"`, `"ps"`, `"evaluator"`, …
-        worker_index: The index among the workers, where `server_type` is `"worker"`.
-        ps_index: The index among the tasks of its type, where it is any other.
-        num_workers: How many tasks train: the workers, and a chief, which trains as well.
-        model_name: The name of the model, where it is known.
-        number_offset: How many tasks of other types are numbered before the first of this type.
+        worker_index: The index among the workers, if `server_type` is `"worker"`.
+        ps_index: The index among the tasks of its type, if it is any other.
+        num_workers: The number of tasks that train: the workers, and the chief if there is one.
+        model_name: The name of the model, if it is known.
+        number_offset: The number of tasks of other types that are numbered before this type.
             `None`: 0 for a worker and a chief, `num_workers` for any other type. Workers beside a
-            chief need 1; `TF_CONFIG` says so by itself.
+            chief need 1, which `TF_CONFIG` sets automatically.
 
     Example:
         >>> task = TaskContext(worker_index=2, num_workers=4)
@@ -46,15 +46,15 @@ class TaskContext:
 
     @property
     def index(self) -> int:
-        """The index among the tasks of this type; a chief and worker 0 both have 0."""
+        """Return the index among the tasks of this type; a chief and worker 0 both have 0."""
         return self.worker_index if self.server_type == "worker" else self.ps_index
 
     @property
     def worker_number(self) -> int:
-        """A number that no other task of the cluster has, for the names of files.
+        """Return a number that no other task of the cluster has, for the names of files.
 
-        The chief is 0, then come the workers, then the parameter servers, then tasks of other
-        types, the evaluator last. With one chief and two workers they are 0; 1, 2; 3 and up.
+        The chief is 0, followed by the workers, the parameter servers, tasks of other types, and
+        the evaluator. With one chief and two workers, the numbers are 0; 1, 2; 3 and up.
         """
         offset = self.number_offset
         if offset is None:
@@ -66,15 +66,15 @@ _context: TaskContext | None = None
 
 
 def get() -> TaskContext:
-    """Returns the task that this process is.
+    """Return this process's task.
 
     Returns:
-        What `set_context` was given, else what `TF_CONFIG` says at this moment, else a single
+        The context of `set_context`, else the one that `TF_CONFIG` describes now, else a single
         worker with index 0.
 
     Raises:
-        ValueError: `TF_CONFIG` is there and makes no sense. A guess would let two workers take
-            the same number.
+        ValueError: If `TF_CONFIG` is set and invalid. A guess could give two workers the same
+            number.
 
     Example:
         >>> with use_context(TaskContext(worker_index=1, num_workers=2)):
@@ -89,10 +89,10 @@ def get() -> TaskContext:
 
 
 def set_context(context: TaskContext) -> None:
-    """Says which task this process is, whatever `TF_CONFIG` says.
+    """Set this process's task, with precedence over `TF_CONFIG`.
 
     Args:
-        context: The task, for the whole process.
+        context: The task of the process.
 
     Example:
         >>> set_context(TaskContext(server_type="ps", ps_index=1, num_workers=4))
@@ -105,17 +105,17 @@ def set_context(context: TaskContext) -> None:
 
 
 def reset_context() -> None:
-    """Forgets what `set_context` was given: `TF_CONFIG` counts again."""
+    """Remove the context of `set_context`, so that `TF_CONFIG` applies again."""
     global _context
     _context = None
 
 
 @contextlib.contextmanager
 def use_context(context: TaskContext) -> Iterator[None]:
-    """Says which task this process is, for the length of a `with` block.
+    """Set this process's task for the length of a `with` block.
 
-    The block is for the whole process, not for one thread. The exit hook's counter comes after
-    the block: `set_context` is for that.
+    The block applies to all threads. The exit hook's counter comes after the block: use
+    `set_context` for it.
 
     Args:
         context: The task.
@@ -137,7 +137,7 @@ def use_context(context: TaskContext) -> Iterator[None]:
 
 
 def _parse(text: str) -> TaskContext:
-    """Reads the value of `TF_CONFIG`."""
+    """Return the task that a value of `TF_CONFIG` describes."""
     try:
         config = json.loads(text)
     except ValueError as error:
@@ -149,7 +149,7 @@ def _parse(text: str) -> TaskContext:
     if not isinstance(cluster, dict) or not isinstance(task, dict):
         raise _wrong("has a `cluster` or a `task` that is not an object", text)
     if not cluster and not task.get("type"):
-        return TaskContext()  # as a single machine is described by some launchers
+        return TaskContext()  # some launchers describe a single machine like this
 
     counts = {name: _count(hosts, text) for name, hosts in cluster.items()}
     server_type, index = task.get("type"), _to_int(task.get("index"))
@@ -158,7 +158,7 @@ def _parse(text: str) -> TaskContext:
 
     # TensorFlow leaves the evaluator out of the cluster that it describes.
     if cluster and server_type not in counts and server_type != "evaluator":
-        raise _wrong(f"has a task of type {server_type!r}, which its cluster has not", text)
+        raise _wrong(f"has a task of type {server_type!r}, which is not in its cluster", text)
     if server_type in counts and index >= counts[server_type]:
         raise _wrong(
             f"has a task {server_type!r} {index} in a cluster of {counts[server_type]}", text
@@ -166,7 +166,7 @@ def _parse(text: str) -> TaskContext:
 
     trainers = sum(counts.get(name, 0) for name in ("chief", "master", "worker"))
     if not cluster:
-        # Task 1 and no cluster: there must be a task 0, whose files are not to be ours.
+        # Task 1 without a cluster: there must be a task 0, which needs its own files.
         trainers = index + 1 if server_type == "worker" else 1
     return TaskContext(
         server_type=server_type,
@@ -178,7 +178,7 @@ def _parse(text: str) -> TaskContext:
 
 
 def _offset(server_type: str, counts: dict[str, int]) -> int:
-    """Counts the tasks that are numbered before the first one of `server_type`."""
+    """Return the number of tasks that are numbered before the first one of `server_type`."""
     order = ["chief", "master", "worker", "ps"]
     order += sorted(set(counts) - {*order, "evaluator"})
     before = order[: order.index(server_type)] if server_type in order else order
@@ -186,7 +186,7 @@ def _offset(server_type: str, counts: dict[str, int]) -> int:
 
 
 def _count(hosts: object, text: str) -> int:
-    """Counts the tasks of one type: a list of addresses, or a mapping from index to address."""
+    """Return the number of tasks of one type, given a list of addresses or a mapping by index."""
     if isinstance(hosts, list):
         return len(hosts)
     if isinstance(hosts, dict):
@@ -197,7 +197,7 @@ def _count(hosts: object, text: str) -> int:
 
 
 def _to_int(value: object) -> int | None:
-    """Reads an index, which some launchers write as a string; `None` if it is none."""
+    """Return an index, which some launchers write as a string; `None` if it is invalid."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -206,7 +206,7 @@ def _to_int(value: object) -> int | None:
 
 
 def _wrong(what: str, text: str) -> ValueError:
-    """Makes the error for a `TF_CONFIG` that makes no sense."""
+    """Return the error for an invalid `TF_CONFIG`."""
     return ValueError(
         f"The environment variable TF_CONFIG {what}. It must look like {_EXAMPLE}, or be unset "
         f"for a single worker. Received: TF_CONFIG={text}"

@@ -1,4 +1,4 @@
-"""Threads in the background: how their end, and their silence, can be told."""
+"""Background threads, and a clock that leaves out the pauses of the process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 
 class BackgroundThread:
-    """Runs a function in a daemon thread.
+    """A daemon thread that runs a function.
 
-    An exception that a signal handler raises may come out of `Thread.join`, which up to Python 3.12
-    then takes the thread for ended; so the end is told by an event here.
+    A signal handler's exception may interrupt `Thread.join`, which up to Python 3.12 then considers
+    the thread ended. So an event marks the end here.
 
     Args:
-        target: What to run; it should raise nothing.
+        target: The function to run. It should not raise.
         name: The thread's name.
     """
 
@@ -24,15 +24,15 @@ class BackgroundThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begins to run it."""
+        """Start the thread."""
         self._thread.start()
 
     def join(self, timeout: float) -> bool:
-        """Waits for the end, at most `timeout` seconds; returns whether it came."""
+        """Wait at most `timeout` seconds for the end. Return True if it came."""
         return self._ended.wait(bounded(timeout))
 
     def alive(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return True unless the thread has ended."""
         return not self._ended.is_set()
 
     def _run(self) -> None:
@@ -43,19 +43,19 @@ class BackgroundThread:
 
 
 def bounded(timeout: float) -> float:
-    """Returns a number of seconds that a lock can be waited for."""
+    """Return a timeout in seconds, limited to what a lock accepts."""
     return min(max(0.0, timeout), threading.TIMEOUT_MAX)
 
 
 class RunningClock:
-    """Seconds for which this process has run, since some moment.
+    """A clock of the seconds that this process has been running.
 
-    While a process is stopped (SIGSTOP, a machine that sleeps) nobody can answer anybody, so that
-    a pause is no sign of a sink or a thread that hangs: it counts as 2 seconds at most. Somebody
-    must ask more often than that: the threads here do.
+    While a process is stopped (SIGSTOP, a sleeping machine), no sink or thread can respond, so a
+    pause does not mean that one hangs: it counts as 2 seconds at most. The clock must be read more
+    often than that, which the background threads do.
 
     Args:
-        clock: Seconds that only grow, pauses or not.
+        clock: Monotonic seconds, with or without pauses.
     """
 
     _LONGEST_STEP = 2.0
@@ -67,7 +67,7 @@ class RunningClock:
         self._seconds = 0.0
 
     def __call__(self) -> float:
-        """Returns the seconds so far."""
+        """Return the seconds so far."""
         with self._lock:
             now = self._clock()
             self._seconds += min(now - self._seen_at, self._LONGEST_STEP)

@@ -14,26 +14,26 @@ from monolith_keras_metrics.sinks import parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status.
+    """Run the command and return its exit status.
 
     Args:
-        arguments: Words of the command line, without the command's name; default: the process's.
+        arguments: The command's arguments, without its name. Default: those of the process.
 
     Returns:
-        0: done, or nothing to do. 1: something is left undone. (2, from argparse: a usage that
-        makes no sense.)
+        0: done, or nothing to do. 1: something could not be done. (2, from argparse: invalid
+        arguments.)
     """
-    parser = argparse.ArgumentParser(prog="deep-insight", description="Records of Keras trainings.")
+    parser = argparse.ArgumentParser(prog="deep-insight", description="Records of Keras training.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     recover = commands.add_parser(
         "recover",
-        help="deliver what a killed training left on disk",
-        description="Delivers the records that a killed training left in its journal. A later "
-        "training with the same sinks does this by itself.",
+        help="deliver the records that a crashed training left on disk",
+        description="Deliver the records that a crashed training left in its journal. A later "
+        "training with the same sinks does this automatically.",
     )
     recover.add_argument(
         "run",
-        help="the folder that training wrote to, or that of its journal: for Kafka "
+        help="the folder that training wrote to, or its journal's folder: for Kafka "
         "~/.local/state/monolith_keras_metrics/TOPIC",
     )
     recover.add_argument(
@@ -41,20 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="URI",
-        help="where to deliver, as training was given it, once for each sink; default: the run's "
-        "folder",
+        help="a sink to deliver to, as training was given it; repeat for several; default: the "
+        "run's folder",
     )
     recover.add_argument(
         "--redirect",
         action="store_true",
-        help="deliver to these sinks what was meant for others, too",
+        help="also deliver records that were meant for other sinks",
     )
     recover.add_argument(
         "--timeout",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="end when nothing could be delivered for so long (%(default)g)",
+        help="give up after this time without a delivery (default: %(default)g)",
     )
     recover.set_defaults(command=_recover)
     parsed = parser.parse_args(arguments)
@@ -79,9 +79,9 @@ def _recover(arguments: argparse.Namespace) -> int:
     if arguments.sink:
         text += f" to {', '.join(str(parse(sink)) for sink in arguments.sink)}"
     if result.left:
-        text += f", {result.left:,} wait on: a sink did not take them"
+        text += f", {result.left:,} still wait: a sink did not accept them"
     if result.lost:
-        text += f", {result.lost:,} could not be: what they stood in is set aside"
+        text += f", {result.lost:,} could not be delivered: their journal files are set aside"
     print(text)
     return 1 if result.left or result.lost or result.problems else 0
 

@@ -1,4 +1,4 @@
-"""Reads what training wrote, and measures it; works without TensorFlow."""
+"""Reading and measuring the records of a training, without TensorFlow."""
 
 from monolith_keras_metrics.insight.dataset import open_run
 from monolith_keras_metrics.insight.long import long_form

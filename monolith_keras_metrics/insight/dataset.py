@@ -1,8 +1,8 @@
-"""Opens what the sinks wrote: a run's folder becomes one lazy Polars frame.
+"""A run's folder as one lazy Polars frame.
 
-The three formats give the same frame, with the schema that `monolith_keras_metrics.records.frame`
-describes. Parquet is opened lazily, so that a question reads only the columns it needs; JSON
-messages, in JSON Lines or TFRecord files, are read into memory at once.
+The three formats give the same frame, with the schema in `monolith_keras_metrics.records.schema`.
+Parquet is opened lazily, so a query reads only the columns that it needs. JSON messages, in JSON
+Lines or TFRecord files, are read into memory at once.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.schema import SCHEMA, STRUCTS, fields_of
 
-# As a column's or field's name: Polars takes it for a pattern, and panics.
+# Polars reads such a column or field name as a pattern, and panics.
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
 _SCHEME = re.compile(rf"({'|'.join(run_folder.FORMATS)}):(.+)", re.DOTALL)
 
 
 class _Part(NamedTuple):
-    """What one file holds; `frame` is None where it stays on disk until it is asked for."""
+    """The contents of one file. `frame` is None for Parquet, or without records."""
 
     path: pathlib.Path
     schema: pl.Schema
@@ -41,31 +41,31 @@ class _Part(NamedTuple):
 def open_run(
     path: str | os.PathLike[str], on_corrupt: Literal["warn", "raise"] = "warn"
 ) -> pl.LazyFrame:
-    """Opens a run: a folder that training wrote to, or one file of it.
+    """Open a run: a folder that training wrote to, or one file of it.
 
-    Parts of a run may differ in targets and extra fields: what a part does not have is null.
-    Hidden files, those that end in `.inprogress` and folders within are left alone; where a killed
-    process has left records in the run's journal, a warning says so. The order of the rows is not
-    promised; `attempt`, `worker` and `position` tell it.
+    The files of a run may differ in targets and extra fields; those missing from a file are null.
+    Hidden files, files that end in `.inprogress` and subfolders are ignored. If a crashed process
+    left records in the run's journal, a warning is logged. The order of the rows is not
+    guaranteed: sort by `attempt`, `worker` and `position`.
 
-    A file is corrupt when it cannot be read as its format, or holds something else than records.
-    A JSON Lines or TFRecord file whose end is torn off gives the records before the tear. Of a
-    Parquet file the footer is read here and the pages are not: a damaged page shows when the
-    frame is collected, as Polars' own error. The checksums in TFRecord files are not checked.
+    A file is corrupt if it cannot be read as its format, or holds anything but records. A JSON
+    Lines or TFRecord file with a torn end gives the records before the tear. Of a Parquet file,
+    only the footer is read here: a damaged page raises Polars' own error when the frame is
+    collected. The checksums in TFRecord files are not checked.
 
     Args:
         path: A folder; a file, which is TFRecord unless its name ends in `.parquet` or `.jsonl`;
-            or what was given to training as a sink, such as `"jsonl:PATH"`.
-        on_corrupt: `"warn"` logs the name of a corrupt or torn file and reads what is whole;
+            or the sink that training was given, such as `"jsonl:PATH"`.
+        on_corrupt: `"warn"` logs the name of a corrupt or torn file and reads the intact records;
             `"raise"` raises.
 
     Returns:
-        The records of all files. `label`, `predict` and `sample_rate` are structs with a field a
-        target; optional columns are there if some part has them.
+        The records of all files. `label`, `predict` and `sample_rate` are structs with one field
+        per target. An optional column is present if any file has it.
 
     Raises:
-        FileNotFoundError: If there is no such path, or no records in it yet.
-        ValueError: If all files are corrupt, or one is and `on_corrupt="raise"`; or if the folder
+        FileNotFoundError: If the path does not exist, or holds no records yet.
+        ValueError: If all files are corrupt; if one is and `on_corrupt="raise"`; or if the folder
             holds files of several formats, which may be the same records twice.
 
     Example:
@@ -86,22 +86,25 @@ def open_run(
         parts = list(pool.map(functools.partial(_read, file_format), files))
     problems = [f"{str(part.path)!r}: {part.problem}" for part in parts if part.problem]
     if problems and on_corrupt == "raise":
-        raise ValueError(f"{problems[0]}. To read what is whole, give on_corrupt='warn'")
+        raise ValueError(
+            f"`path` must hold intact files only. Received: {problems[0]}. To read the intact "
+            "records, pass on_corrupt='warn'"
+        )
     for problem in problems:
         logging.warning("open_run: %s", problem)
-    whole = [part for part in parts if part.schema]
-    if whole:
-        return _joined(whole)
+    readable = [part for part in parts if part.schema]
+    if readable:
+        return _joined(readable)
     if problems:
-        raise ValueError(f"`path` must hold files that can be read. Received: {problems[0]}")
+        raise ValueError(f"`path` must hold at least one readable file. Received: {problems[0]}")
     raise _no_records(path, f"all of its {len(parts)} files are empty")
 
 
 def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
-    """The format of a run and its files, in the order of their names."""
+    """Return the format of a run and its files, in the order of their names."""
     match = _SCHEME.fullmatch(os.fspath(path))
-    wanted, place = match.groups() if match else (None, os.fspath(path))
-    root = pathlib.Path(place).expanduser()
+    wanted, name = match.groups() if match else (None, os.fspath(path))
+    root = pathlib.Path(name).expanduser()
     if not root.exists():
         raise _no_records(path, "there is no such file or folder. Check the name")
     if not root.is_dir():
@@ -113,8 +116,9 @@ def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
             files[found].append(entry)
     if len(files) > 1:
         raise ValueError(
-            f"`path` must hold files of one format: {str(root)!r} holds {' and '.join(files)}, "
-            f"perhaps the same records twice. Name one, as in '{next(iter(files))}:{root}'"
+            f"`path` must hold files of one format. Received: {str(root)!r}, which holds "
+            f"{' and '.join(files)}, perhaps the same records twice. Name one format, as in "
+            f"'{next(iter(files))}:{root}'"
         )
     left = _left_in(root)
     if files and left:
@@ -124,44 +128,44 @@ def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
     if not files:
         raise _no_records(
             path,
-            "no file is whole yet. Training writes one after file_seconds (30 s), or when it is "
-            "full: wait, or check the name",
+            "no file is complete yet. Training completes one after file_seconds (30 s), or when "
+            "it is full: wait, or check the name",
         )
     return next(iter(files.items()))
 
 
 def _left_in(root: pathlib.Path) -> str:
-    """Tell what crashed processes have left in a run's journal; nothing if there is nothing."""
-    place = root / run_folder.JOURNAL
-    left = claims.look(place)
-    told = []
+    """Return a description of what is left in a run's journal; "" if nothing is."""
+    journal = root / run_folder.JOURNAL
+    left = claims.look(journal)
+    messages = []
     if left.journals:
-        told.append(
-            f"a crashed process has left records in {str(place)!r} that are not read; deliver "
+        messages.append(
+            f"a crashed process has left records in {str(journal)!r}, which are not read; deliver "
             f"them with: deep-insight recover {root}"
         )
     if left.foreign:
-        told.append(
-            f"{str(place)!r} holds records of another user, or ones that cannot be read: ask who "
-            f"owns them to run: deep-insight recover {root}"
+        messages.append(
+            f"{str(journal)!r} holds records of another user, or unreadable ones; ask their owner "
+            f"to run: deep-insight recover {root}"
         )
     if left.aside:
-        told.append(
-            f"{len(left.aside)} files in {str(place)!r} were set aside, since not everything in "
-            "them could be delivered"
+        messages.append(
+            f"{len(left.aside)} files in {str(journal)!r} were set aside, since not all of their "
+            "records could be delivered"
         )
-    return "; ".join(told)
+    return "; ".join(messages)
 
 
 def _no_records(path: str | os.PathLike[str], why: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"`path` must be the folder that training writes *.parquet, *.jsonl or *.tfrecord files "
-        f"to, or one of these: {os.fspath(path)!r} has no records, {why}"
+        f"to, or one such file. Received: {os.fspath(path)!r}, which has no records: {why}"
     )
 
 
 def _read(file_format: str, file: pathlib.Path) -> _Part:
-    """Reads one file. What is wrong with its contents is told, other errors are raised."""
+    """Read one file. Return a problem with its contents; raise any other error."""
     try:
         if file_format == "parquet":
             schema = _scan([file]).collect_schema()
@@ -169,11 +173,11 @@ def _read(file_format: str, file: pathlib.Path) -> _Part:
             return _Part(file, schema)
         split = _jsonl_lines if file_format == "jsonl" else _tfrecord_lines
         lines, torn = split(file.read_bytes())
-        problem = f"its end is torn: the last {torn:,} bytes are no whole record" if torn else ""
+        problem = f"its end is torn: the last {torn:,} bytes are no complete record" if torn else ""
         if not lines.strip():
             return _Part(file, pl.Schema(), None, problem)
-        # All lines tell the schema: a dump may hold examples of several models. (Not read_ndjson:
-        # for bytes, it ignores infer_schema_length in Polars 1.31.)
+        # All lines determine the schema, since a dump may hold examples of several models.
+        # (read_ndjson ignores infer_schema_length for bytes in Polars 1.31.)
         frame = pl.scan_ndjson(lines, infer_schema_length=None).collect()
         _check_records(frame.schema)
         fields = fields_of(frame.schema)
@@ -183,32 +187,32 @@ def _read(file_format: str, file: pathlib.Path) -> _Part:
         return _Part(file, frame.schema, frame, problem)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         why = str(error).strip().partition("\n")[0]
-        return _Part(file, pl.Schema(), None, f"it is corrupt, none of it is used: {why}")
+        return _Part(file, pl.Schema(), None, f"it is corrupt, and none of it is read: {why}")
 
 
 def _scan(files: list[pathlib.Path]) -> pl.LazyFrame:
-    # A folder's name may hold "[" or "key=value": neither means anything here.
+    # A folder's name may contain "[" or "key=value", which must not be interpreted.
     return pl.scan_parquet(files, glob=False, hive_partitioning=False)
 
 
 def _jsonl_lines(data: bytes) -> tuple[bytes, int]:
-    """The whole lines of a file, and how many bytes of a torn one follow."""
-    whole, _, tail = data.rpartition(b"\n")
+    """Return the complete lines of a file, and the number of bytes of a torn one."""
+    complete, _, tail = data.rpartition(b"\n")
     try:
-        json.loads(tail.strip() or b"{}")  # the last line may do without its newline
+        json.loads(tail.strip() or b"{}")  # the last line may lack its newline
     except (ValueError, RecursionError):
-        return whole, len(tail)
+        return complete, len(tail)
     return data, 0
 
 
 def _tfrecord_lines(data: bytes) -> tuple[bytes, int]:
-    """The messages of a file, a line each, and how many bytes of a torn one follow."""
+    """Return the messages of a file, one per line, and the number of bytes of a torn one."""
     # A record is its length (uint64), 4 bytes of checksum, the message, 4 bytes of checksum.
     messages = []
     at = 0
     while at + 16 <= len(data):
         after = at + 16 + int.from_bytes(data[at : at + 8], "little")
-        if after > len(data) or after == at + 16:  # no message is empty: a disk's zeros
+        if after > len(data) or after == at + 16:  # zeros on the disk: no message is empty
             break
         messages.append(data[at + 12 : after - 4])
         at = after
@@ -218,14 +222,14 @@ def _tfrecord_lines(data: bytes) -> tuple[bytes, int]:
 def _check_records(schema: pl.Schema) -> None:
     names = {*schema, *(name for names in fields_of(schema).values() for name in names)}
     if odd := sorted(filter(_PATTERN.fullmatch, names)):
-        raise pl.exceptions.SchemaError(f"Polars takes these names for patterns: {odd}")
+        raise pl.exceptions.SchemaError(f"Polars would read these names as patterns: {odd}")
     found = (schema.keys() - STRUCTS.keys()) | fields_of(schema).keys()
     if not {"uid", "req_time", "label", "predict"} <= found:
-        raise pl.exceptions.SchemaError(f"these are no records, its columns are {schema.names()}")
+        raise pl.exceptions.SchemaError(f"it holds no records; its columns are {schema.names()}")
 
 
 def _joined(parts: list[_Part]) -> pl.LazyFrame:
-    """One frame of all parts; the parts of one schema are one scan."""
+    """Return one frame of all parts. Parts with the same schema share one scan."""
     groups: dict[object, list[_Part]] = collections.defaultdict(list)
     fields: dict[str, list[str]] = {}
     wide: set[str] = set()
@@ -245,7 +249,7 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
 
 
 def _wide(schema: pl.Schema) -> set[str]:
-    """The fields of `extra_float` that are Float64."""
+    """Return the fields of `extra_float` that are Float64."""
     dtype = schema.get("extra_float")
     fields = dtype.fields if isinstance(dtype, pl.Struct) else []
     return {field.name for field in fields if field.dtype == pl.Float64}
@@ -257,9 +261,9 @@ def _aligned(
     fields: dict[str, list[str]],
     wide: Collection[str],
 ) -> pl.LazyFrame:
-    """Gives columns the record's types, and structs all of `fields`.
+    """Return the frame with the record's column types, and all of `fields` in its structs.
 
-    Those of `extra_float` that are in `wide` are Float64.
+    The fields of `extra_float` that are in `wide` are Float64.
     """
     own = fields_of(schema)
     plain = [name for name in schema if name not in STRUCTS]
@@ -272,7 +276,7 @@ def _aligned(
             for name in names
         }
         if schema.get(column) == pl.Struct(dtypes):
-            # Measured with 1,000 targets: to take a struct apart and join it takes 2 s.
+            # Measured with 1,000 targets: taking a struct apart and rebuilding it costs 2 s.
             columns.append(pl.col(column))
             continue
         leaves = [

@@ -1,8 +1,8 @@
-"""Rows of one example and one target: what measures are made from.
+"""The long form: rows of one example and one target, from which measures are computed.
 
-A plan with a branch a target grows with the square of their number where it reads structs: 300
-targets of a Parquet file took Polars 10 s. So a struct is taken apart once, and `by_target`, which
-has the records in memory, makes no plan at all.
+A query plan with a branch per target grows with the square of the number of targets if it reads
+structs: Polars took 10 s for 300 targets of a Parquet file. So structs are taken apart once, and
+`by_target`, which has the records in memory, needs no plan.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _DEFAULTS = {"label": None, "predict": None, "sample_rate": 1.0}
 
 
 class Form(NamedTuple):
-    """How a frame of records becomes rows of one example and one target.
+    """Records with their structs taken apart, ready to become rows of one target each.
 
     Attributes:
-        records: The columns of the records, extra fields under the names that the rows have, and
-            columns of values, one for each target.
+        records: The columns of the records; extra fields under their names in the rows; and the
+            values of each target, one column each.
         kept: The columns that every row of an example has.
-        values: For each target, the columns of its values, by the names that the rows have.
+        values: For each target, the columns of its values, keyed by their names in the rows.
     """
 
     records: pl.LazyFrame
@@ -33,28 +33,27 @@ class Form(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The columns that the rows have beside `kept`."""
+        """Return the columns of the rows that are not in `kept`."""
         has_logits = any("from_logits" in own for own in self.values.values())
         return ["target", *VALUES, *(["from_logits"] if has_logits else [])]
 
     @property
     def columns_of_values(self) -> set[str]:
-        """The columns of `records` that hold values."""
+        """Return the columns of `records` that hold values of targets."""
         return {column for own in self.values.values() for column in own.values()}
 
 
 def long_form(records: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
-    """Turns records into rows of one example and one target.
+    """Turn records into rows of one example and one target.
 
     Args:
-        records: Records, as `open_run` gives them, filtered perhaps.
+        records: Records, as `open_run` returns them, filtered if you like.
 
     Returns:
-        The example's columns as they are; extra fields under their own names (or under
-        `extra_int.NAME` where another column has that name); then `target`, `label`, `predict`
-        and `sample_rate` (1 in a frame without sample rates), and `from_logits` where the records
-        have it. A target that an example does not have, where label, prediction and sample rate
-        are null, gives no row.
+        The example's columns, unchanged; extra fields under their own names (or under
+        `extra_int.NAME` if another column has that name); then `target`, `label`, `predict` and
+        `sample_rate` (1 if the records have none), and `from_logits` if the records have it. A
+        target whose label, prediction and sample rate are all null gives no row.
 
     Raises:
         ValueError: If `records` does not hold records.
@@ -90,9 +89,9 @@ def by_target(form: Form, records: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Yield the rows of each target, in the order of the records' fields.
 
     Args:
-        form: What `take_apart` made.
-        records: `form.records`, collected: without columns that are not needed, and perhaps with
-            others, which the rows get too.
+        form: The result of `take_apart`.
+        records: `form.records`, collected. Columns that are not needed may be missing. Additional
+            columns appear in the rows as well.
     """
     kept = records.drop(form.columns_of_values)
     names = form.names[1:]
@@ -109,7 +108,7 @@ def by_target(form: Form, records: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 
 def is_long(schema: pl.Schema) -> bool:
-    """Return True for a frame of rows as `long_form` makes them."""
+    """Return True if the schema is that of rows from `long_form`."""
     return {"target", "label", "predict"} <= schema.keys() and not fields_of(schema)
 
 
@@ -117,15 +116,15 @@ def take_apart(records: pl.LazyFrame) -> Form:
     """Take the structs of records apart.
 
     Raises:
-        ValueError: If they are no records.
+        ValueError: If `records` does not hold records.
     """
     schema = records.collect_schema()
     fields = fields_of(schema)
     targets = dict.fromkeys([*fields.get("label", []), *fields.get("predict", [])])
     if not targets:
         raise ValueError(
-            "`records` must be what open_run gives, with struct columns `label` and `predict`, or "
-            f"rows of long_form. Received: columns {list(schema)}"
+            "`records` must come from open_run, with struct columns `label` and `predict`, or "
+            f"from long_form. Received: columns {list(schema)}"
         )
     kept = [name for name in schema if name not in STRUCTS]
     taken = {"target", *STRUCTS, *schema}
@@ -143,7 +142,7 @@ def take_apart(records: pl.LazyFrame) -> Form:
     for column in (*VALUES, "from_logits"):
         aliases = []
         for number, target in enumerate(fields.get(column, [])):
-            aliases.append(f"\n{column}.{number}")  # nobody else's name
+            aliases.append(f"\n{column}.{number}")  # no user's column has this name
             if target in values:
                 values[target][column] = aliases[-1]
         apart.append((column, aliases))
@@ -160,5 +159,5 @@ def _default(name: str) -> pl.Expr:
 
 
 def _has_any(own: dict[str, str]) -> pl.Expr:
-    """True for a row of an example that has the target."""
+    """Return an expression that is True for the examples that have the target."""
     return ~pl.all_horizontal(pl.col(name).is_null() for name in VALUES if name in own)

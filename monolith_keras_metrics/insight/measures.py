@@ -1,17 +1,17 @@
-"""How well a model predicts: counts, calibration, AUC, log loss, errors, per target and slice.
+"""Measures of a model per target and slice: counts, calibration, AUC, log loss, errors.
 
 Four rules hold for every measure:
 
-- Measures take first visits: a record of an example that the model had already learned from is
-  counted under `revisits` and takes no part in anything else (see `visits`).
-- A record whose prediction is null, NaN or infinite, whose label is infinite, or whose weight is no
-  positive number is *invalid*; another one whose label is missing, null or NaN, is *unlabelled*.
-  They are counted as such and take no part in anything else.
-- What is undefined is null: AUC or normalised entropy where all labels are equal, calibration
-  where there is no positive. It is never 0 or 0.5, which are answers.
-- AUC, log loss, normalised entropy and the rate of positives are for labels 0 and 1. Where a group
-  has any other label, they are null. The mean prediction and calibration serve regression too;
-  `mae`, `rmse` and `bias` are for targets that have other labels than 0 and 1.
+- Measures use first visits. A record of an example that the model had already learned from is
+  counted under `revisits` and excluded from everything else (see `visits`).
+- A record is *invalid* if its prediction is null, NaN or infinite, its label is infinite, or its
+  weight is not a positive number. Any other record whose label is null or NaN is *unlabelled*.
+  Both are counted as such and excluded from everything else.
+- An undefined measure is null: AUC and normalised entropy if all labels are equal, calibration if
+  there is no positive. It is never 0 or 0.5, which are valid results.
+- AUC, log loss, normalised entropy and the positive rate are for labels 0 and 1. They are null for
+  a group with any other label. Mean prediction and calibration serve regression too. `mae`, `rmse`
+  and `bias` are for targets with labels other than 0 and 1.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _MEASURES = (
     "rmse",
     "bias",
 )
-# A saturated sigmoid gives exactly 0 or 1, and a single wrong one would make the log loss
+# A saturated sigmoid gives exactly 0 or 1. One such wrong prediction would make the log loss
 # infinite. This is float32's machine epsilon, the limit that scikit-learn uses for float32.
 _EPSILON = 2.0**-23
-_ROWS_AT_ONCE = 1_000_000  # of all targets that are measured together: bounds memory
+_ROWS_AT_ONCE = 1_000_000  # of the targets that are measured together; bounds memory
 
 
 def summary(
@@ -53,55 +53,54 @@ def summary(
     weighted: bool = True,
     visits: Literal["first", "all"] = "first",
 ) -> pl.DataFrame:
-    """Measures each target, and each group within it.
+    """Measure each target, and each group within it.
 
-    With weights w, labels y and predictions p, sums going over the valid records of a group:
+    With weights w, labels y and predictions p, and sums over the valid records of a group:
 
     - `positive_rate` is sum(w y) / sum(w); `mean_prediction` is sum(w p) / sum(w);
-    - `calibration` is sum(w p) / sum(w y): above 1 the model promises too much;
+    - `calibration` is sum(w p) / sum(w y): above 1 the model over-predicts;
     - `auc`: see `auc_expression`;
-    - `log_loss` is -sum(w (y ln p + (1 - y) ln(1 - p))) / sum(w), with p kept 2^-23 away from 0
-      and 1;
-    - `normalised_entropy` is `log_loss` over that of always predicting the positive rate r,
-      -(r ln r + (1 - r) ln(1 - r)). Below 1, the model knows more than the average.
+    - `log_loss` is -sum(w (y ln p + (1 - y) ln(1 - p))) / sum(w), with p clipped to
+      [2^-23, 1 - 2^-23];
+    - `normalised_entropy` is `log_loss` divided by that of always predicting the positive rate r,
+      -(r ln r + (1 - r) ln(1 - r)). Below 1, the model is better than that constant.
       (He et al. 2014, "Practical Lessons from Predicting Clicks on Ads at Facebook", section 3.)
     - `mae` is sum(w |p - y|) / sum(w), `rmse` the root of sum(w (p - y)^2) / sum(w), `bias`
-      sum(w (p - y)) / sum(w): above 0 the model promises too much. Null for targets whose labels
-      are all 0 or 1.
+      sum(w (p - y)) / sum(w): above 0 the model over-predicts. All three are null for targets
+      whose labels are all 0 or 1.
 
-    Where a target's labels are 0 and 1 and any of its predictions is outside [0, 1], its
-    predictions are logits: `calibration`, `log_loss` and `normalised_entropy` are null, in groups
-    too whose own predictions would not show it.
+    If a target's labels are 0 and 1 and any of its predictions is outside [0, 1], its predictions
+    are logits. Then `calibration`, `log_loss` and `normalised_entropy` are null in all of its
+    groups.
 
     Training and test records are measured together unless `records` is filtered, or grouped, by
     `mode`.
 
     Args:
-        records: Records, as `open_run` gives them, or rows of `long_form`, filtered perhaps. They
-            are read into memory, without the columns that are not needed.
-        by: What to group by: the name of a column or of an extra field, a Polars expression over
-            the columns of `long_form`, or several of these.
-        weighted: Whether a record weighs 1 / `sample_rate`, which undoes the down-sampling of
-            examples; else each weighs 1.
-        visits: `"first"`: of an example that was trained on several times, only the first epoch's
-            record is measured, and of one that several attempts have trained on, only the last
-            attempt's; `"all"`: every record. An epoch that is a part of a stream
-            (`steps_per_epoch`) visits other examples: record an `example_id`, which tells, or
-            give `"all"`. To see how measures change over epochs, give `by="epoch"` with `"all"`.
+        records: Records, as `open_run` returns them, or rows of `long_form`, filtered if you like.
+            Only the columns that are needed are read into memory.
+        by: The groups: the name of a column or of an extra field, a Polars expression over the
+            columns of `long_form`, or several of these.
+        weighted: If True, a record weighs 1 / `sample_rate`, which undoes the down-sampling of
+            examples; if False, each weighs 1.
+        visits: `"first"` measures one record per example: that of the first epoch, or of the last
+            attempt if several attempts trained on it. `"all"` measures every record. If an epoch
+            is part of a stream (`steps_per_epoch`), later epochs visit other examples: record an
+            `example_id`, or pass `"all"`. To compare epochs, pass `by="epoch"` with `"all"`.
 
     Returns:
-        A row for each target, in the order of the records' fields, and group, in ascending order:
-        `target`, the groups' columns, the counts `examples` (valid records), `unlabelled`,
-        `invalid`, `revisits` and `users` (how many uids the examples have), which are never
-        weighted, and the measures above.
+        A row per target, in the order of the records' fields, and per group, in ascending order:
+        `target`; the groups' columns; the counts `examples` (valid records), `unlabelled`,
+        `invalid`, `revisits` and `users` (distinct uids of the examples), which are never
+        weighted; and the measures above.
 
     Raises:
-        ValueError: If `records` does not hold records, `by` names something that is not there or
-            has a name that the result needs, or `visits` is something else.
+        ValueError: If `records` does not hold records; if `by` names a missing column, or has a
+            name that the result needs; or if `visits` is invalid.
 
     Example:
     Of the pairs of a positive and a negative, (.35, .1), (.8, .1) and (.8, .4) are in order and
-    (.35, .4) is not: AUC is 3/4. Predictions sum up to 1.65 and labels to 2.
+    (.35, .4) is not: AUC is 3/4. The predictions add up to 1.65 and the labels to 2.
 
     >>> records = pl.DataFrame({
     ...     "uid": [1, 1, 2, 3],
@@ -153,16 +152,16 @@ def summary(
 def _opened(
     records: pl.LazyFrame, by: By, first_only: bool
 ) -> tuple[list[str], list[pl.Expr], Iterator[pl.DataFrame]]:
-    """Return names and expressions of the groups, and the rows of each target, one after another.
+    """Return the names and expressions of the groups, and an iterator of each target's rows.
 
-    The rows have the columns that are needed, and `FIRST`: True if they are to be measured.
+    The rows have the columns that are needed, and `FIRST`, which is True for those to measure.
     """
     schema = records.collect_schema()
     form = None if long.is_long(schema) else long.take_apart(records)
     plain = schema.names() if form is None else list(form.kept)
     if "uid" not in plain:
         raise ValueError(
-            "`records` must have a column 'uid', which tells users. "
+            "`records` must have a column 'uid', which identifies users. "
             f"Received: columns {schema.names()}"
         )
     names, groups = _groups(plain if form is None else [*plain, *form.names], by)
@@ -183,7 +182,7 @@ def _opened(
 
 
 def _groups(known: Sequence[str], by: By) -> tuple[list[str], list[pl.Expr]]:
-    """Names and expressions of what to group by."""
+    """Return the names and expressions of the groups."""
     items = [by] if isinstance(by, (str, pl.Expr)) else list(by)
     names, groups = [], []
     for item in items:
@@ -192,14 +191,14 @@ def _groups(known: Sequence[str], by: By) -> tuple[list[str], list[pl.Expr]]:
                 raise ValueError(f"`by` must be among {list(known)}. Received: by={item!r}")
             group = pl.col(item)
         elif item.meta.has_multiple_outputs():
-            raise ValueError(f"`by` must be expressions of one column each. Received: {item}")
+            raise ValueError(f"`by` must give one column per expression. Received: {item}")
         else:
             group = item
         name = group.meta.output_name()
         if name in names or name in ("target", *_MEASURES):
             raise ValueError(
-                f"`by` must have names of its own; {name!r} is taken. Rename it, as in "
-                f"pl.col({name!r}).alias('group')"
+                f"`by` must have distinct names that the result does not use. Received: {name!r}. "
+                f"Rename it, as in pl.col({name!r}).alias('group')"
             )
         names.append(name)
         groups.append(group)
@@ -207,7 +206,7 @@ def _groups(known: Sequence[str], by: By) -> tuple[list[str], list[pl.Expr]]:
 
 
 def _inputs(weighted: bool) -> list[pl.Expr]:
-    """What becomes of each row: a count, or the label, prediction and weight to measure."""
+    """Return the columns of each row to aggregate: counts, label, prediction and weight."""
     label, prediction = (pl.col(name).cast(pl.Float64) for name in ("label", "predict"))
     weight = 1 / pl.col("sample_rate").cast(pl.Float64) if weighted else pl.lit(1.0)
     sound = (
@@ -223,7 +222,7 @@ def _inputs(weighted: bool) -> list[pl.Expr]:
         (pl.col(FIRST) & sound & ~labelled).alias("unlabelled"),
         (pl.col(FIRST) & ~sound).alias("invalid"),
         (~pl.col(FIRST)).alias("revisits"),
-        # What is not measured becomes null, which sums, counts and AUC pass over.
+        # Excluded values become null, which sums, counts and AUC ignore.
         pl.when(valid).then("uid").alias("user"),
         pl.when(valid).then(label).alias("y"),
         pl.when(valid).then(prediction).alias("p"),
@@ -232,7 +231,7 @@ def _inputs(weighted: bool) -> list[pl.Expr]:
 
 
 def _sums() -> list[pl.Expr]:
-    """What a group's measures are made from."""
+    """Return the sums from which a group's measures are computed."""
     y, p, w = pl.col("y"), pl.col("p"), pl.col("w")
     near = p.clip(_EPSILON, 1 - _EPSILON)
     loss = -(y * near.log() + (1 - y) * (1 - near).log())
@@ -254,7 +253,7 @@ def _sums() -> list[pl.Expr]:
 
 
 def _of_targets() -> list[pl.Expr]:
-    """What all groups of a target have in common: one group may not show it."""
+    """Return the properties of each target that a single group may not show."""
     return [
         pl.col("binary").all().over("target").alias("all_binary"),
         pl.col("probabilities").all().over("target"),
@@ -262,7 +261,7 @@ def _of_targets() -> list[pl.Expr]:
 
 
 def _measures() -> list[pl.Expr]:
-    """The measures, from a group's sums."""
+    """Return the measures, computed from a group's sums."""
     weights, labels, predictions = pl.col("weights"), pl.col("labels"), pl.col("predictions")
     some = weights > 0
     regression = some & ~pl.col("all_binary")

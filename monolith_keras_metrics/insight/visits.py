@@ -1,15 +1,15 @@
-"""Which records are of an example's first visit.
+"""First visits: the records of examples that the model had not learned from yet.
 
-A model that sees an example again has learned its label: what it predicts then tells how well it
-remembers. So measures take first visits alone, unless they are asked for all.
+A model that sees an example again has learned its label, so its prediction shows how well it
+remembers. Measures therefore use first visits only, unless all visits are requested.
 
-- An example is visited again in a later epoch. Where records carry an `example_id`, that is an
-  epoch after the first in which this example was seen; else any but epoch 0.
-- A training that was restored, or started anew, visits examples that an earlier attempt has
-  recorded: then the last attempt's record is the first visit, since the model that was restored
-  had not learned from the others. Such records agree in run, worker, mode and model, and in
-  `example_id`; where they have none, in uid, `req_time` and all extra fields. (Not in `position`:
-  each attempt counts from 0, wherever in the data it was restored.)
+- An example is visited again in a later epoch. With an `example_id`, that is any epoch after the
+  first in which the example was seen; without one, any epoch but 0.
+- A training that was restored or restarted visits examples that an earlier attempt recorded. The
+  last attempt's record is then the first visit, since the restored model had not learned from the
+  others. Such records have the same run, mode, model and `example_id`; without an `example_id`,
+  the same run, mode, model, worker, uid, `req_time` and extra fields. (`position` may differ: each
+  attempt counts from 0, wherever in the data it was restored.)
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import polars as pl
 
 from monolith_keras_metrics.records.schema import SCHEMA
 
-FIRST = "\nfirst"  # nobody else's name
+FIRST = "\nfirst"  # no user's column has this name
 _OF_THE_TRAINING = ("model_name", "mode", "run", "target")
 _OF_THE_EXAMPLE = ("worker", "uid", "req_time")
 _NOT_EXTRA = {*SCHEMA, "target"}
 
 
 class FirstVisits(NamedTuple):
-    """How first visits are told.
+    """The expression that finds first visits.
 
     Attributes:
-        expression: True for a record that is of an example's first visit.
-        columns: The columns that it looks at.
+        expression: True for a record of an example's first visit.
+        columns: The columns that the expression reads.
     """
 
     expression: pl.Expr
@@ -40,11 +40,11 @@ class FirstVisits(NamedTuple):
 
     @classmethod
     def of(cls, records: pl.LazyFrame, extras: Sequence[str] = ()) -> FirstVisits:
-        """Make it for a frame of records, or of rows of `long_form`.
+        """Return the expression for a frame of records, or of rows of `long_form`.
 
         Args:
-            records: The frame; its attempts are read.
-            extras: The columns that the extra fields of records will have.
+            records: The frame. Its attempts are collected here.
+            extras: The columns that the extra fields of records will become.
         """
         plain = records.collect_schema().names()
         key = [name for name in _OF_THE_TRAINING if name in plain]
@@ -60,7 +60,7 @@ class FirstVisits(NamedTuple):
         if not _has_several_attempts(records):
             columns = [*key, "example_id"] if has_id and "epoch" in plain else []
             return cls(first, [*columns, *(["epoch"] if "epoch" in plain else [])])
-        # In rows of the long form extra fields are columns like others.
+        # In the long form, extra fields are ordinary columns.
         extras = extras or [name for name in plain if name not in _NOT_EXTRA]
         by_value = [*(name for name in _OF_THE_EXAMPLE if name in plain), *extras]
         same: list[pl.Expr | str] = [*key, *by_value]
@@ -75,7 +75,7 @@ class FirstVisits(NamedTuple):
 
 
 def _has_several_attempts(records: pl.LazyFrame) -> bool:
-    """Return True if a worker has started more than once."""
+    """Return True if any worker has several attempts."""
     names = records.collect_schema().names()
     if "attempt" not in names:
         return False

@@ -1,1 +1,1 @@
-"""The record: its schema, and how batches become one."""
+"""Records: their schema, and the conversion of batches into them."""

@@ -1,4 +1,4 @@
-"""Columns of examples on their way to the records: `Batch`, its `Layout`, and their `Origin`."""
+"""Columns of examples that become records: `Batch`, its `Layout`, and their `Origin`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import NamedTuple
 from monolith_keras_metrics.records import sampling
 from monolith_keras_metrics.records.columns import ArrayLike
 
-# What no field can be called: Polars takes the first two for patterns, and UTF-8 has no surrogates.
+# Invalid names of fields: Polars reads the first two as patterns, and UTF-8 has no surrogates.
 _NO_FIELD = re.compile(r"\*|\^.*\$|.*[\ud800-\udfff].*", re.DOTALL)
 
 
 class Origin(NamedTuple):
-    """Who writes: with a record's `position` this tells it from its replay.
+    """The process that writes; with a record's `position`, it identifies the record.
 
     Attributes:
-        run: The training that all its workers and restarts belong to.
-        attempt: When this process began to write, in microseconds since 1970, within a second:
-            later attempts have larger numbers, whatever the clock says (see `attempts`).
-        worker: The worker's number among those that write to one place.
+        run: The training, which all its workers and restarts share.
+        attempt: When this process began to write, in microseconds since 1970, accurate to 1 s.
+            Later attempts have larger numbers, whatever the clock says (see `attempts`).
+        worker: The worker's number among those that write to the same folder or topic.
     """
 
     run: str
@@ -31,20 +31,20 @@ class Origin(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What all the examples of a batch have in common.
+    """The properties that all examples of a batch share.
 
     Attributes:
         model_name: The model's name.
         targets: Names of the targets, in the order of the blocks' columns.
         extra_fields: Names of the extra fields.
-        sample_ratio: Share of users to write, in [0, 1].
-        mode: `"train"`, `"test"`, or None where it is not known.
-        any_time_unit: Whether a `req_time` of 10**11 or more is taken to be of a finer unit, and
-            converted to seconds (see `times`); else it is recorded as it is.
-        epochs: Whether records have the column `epoch` though batches may have none: then it is
-            null, so that all files of a run have the same columns.
+        sample_ratio: Share of users to record, in [0, 1].
+        mode: `"train"`, `"test"`, or None if it is unknown.
+        any_time_unit: If True, a `req_time` of 10**11 or more is treated as a finer unit and
+            converted to seconds (see `times`). If False, it is recorded unchanged.
+        epochs: If True, records always have the column `epoch`, null for a batch without one, so
+            that all files of a run have the same columns.
         from_logits: The targets whose predictions were logits and became probabilities.
-        row_bytes: What an example takes in memory, without its text, in bytes.
+        row_bytes: Memory of one example without its text, in bytes.
 
     Raises:
         TypeError, ValueError: If a value is invalid. The message names the argument.
@@ -70,7 +70,7 @@ class Layout:
             )
         if re.search("[\ud800-\udfff]", self.model_name):
             raise ValueError(
-                "`model_name` must be text that UTF-8 can hold, without lone surrogates. "
+                "`model_name` must be encodable as UTF-8, without lone surrogates. "
                 f"Received: model_name={self.model_name!r}"
             )
         for argument, names in (("targets", self.targets), ("extra_fields", self.extra_fields)):
@@ -84,40 +84,40 @@ class Layout:
                 )
             if odd := [name for name in names if _NO_FIELD.fullmatch(name)]:
                 raise ValueError(
-                    f"`{argument}` must not be '*' or '^…$', which Polars takes for patterns, nor "
-                    f"hold lone surrogates, which UTF-8 cannot. Received: {argument}={odd}"
+                    f"`{argument}` must not be '*' or '^…$', which Polars reads as patterns, nor "
+                    f"have lone surrogates, which UTF-8 cannot encode. Received: {argument}={odd}"
                 )
         if not self.targets:
             raise ValueError("`targets` must name at least one target. Received: targets=[]")
         object.__setattr__(self, "sample_ratio", sampling.check_sample_ratio(self.sample_ratio))
-        # uid and time; label, prediction and rate of each target; a number or a reference
+        # uid and time; label, prediction and rate per target; a number or a reference per extra
         row_bytes = 16 + 12 * len(self.targets) + 8 * len(self.extra_fields)
         object.__setattr__(self, "row_bytes", row_bytes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Batch:
-    """One step's columns, as they came: nothing is copied or converted before the thread does.
+    """One step's columns, as given: only the background thread copies and converts them.
 
-    It does not change. Where its examples stand among all others is the queue's to tell, so that
-    one batch may be written twice (see `row_queue.Accepted`).
+    A batch is immutable. The queue knows the positions of its examples, so one batch can be
+    written twice (see `row_queue.Accepted`).
 
-    A *block* is an array of shape `(rows,)` or `(rows, k)`; its columns are 1 or k targets.
+    A *block* is an array of shape `(rows,)` or `(rows, k)`, whose columns are 1 or k targets.
 
     Attributes:
-        layout: What the examples have in common.
-        rows: How many examples.
+        layout: The properties that the examples share.
+        rows: The number of examples.
         uid: Integers or text, shape `(rows,)` or `(rows, 1)`.
         req_time: Integers, Unix seconds, or `datetime64`; shape `(rows,)` or `(rows, 1)`.
         train_time: Unix seconds, one value for the batch.
-        labels: Blocks that together have a column a target.
+        labels: Blocks that together have one column per target.
         predictions: The same for predictions.
-        sample_rates: The same for sample rates; or a single column, which serves every target;
-            or none, which means 1.
+        sample_rates: The same for sample rates; or a single column for all targets; or none, which
+            means 1.
         extras: A column for each of `layout.extra_fields`: floats, integers, booleans (0 or 1),
             `datetime64` (Unix seconds) or strings.
         epoch: The pass over the data, 0 for the first.
-        example_id: What names the examples, in whichever training: integers or text, of `uid`'s
+        example_id: The examples' ids, the same in every training: integers or text, of `uid`'s
             shape.
 
     Raises:
@@ -155,7 +155,7 @@ class Batch:
         epoch: int | None = None,
         example_id: ArrayLike | None = None,
     ) -> None:
-        # Written out, since each training step makes one: what the decorator makes of a frozen
+        # Written out because each training step makes a batch: the generated method of a frozen
         # class sets the attributes one by one, which takes three times as long.
         vars(self).update(
             layout=layout,

@@ -1,4 +1,4 @@
-"""What a column of a batch may be, and how several batches' columns become one."""
+"""Validation and conversion of batches' columns, which are joined into one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 from monolith_keras_metrics.records import times
 from monolith_keras_metrics.records.ids import hashed_ids
 
-ArrayLike = Any  # a numpy array, a tf.Tensor: whatever numpy.asarray takes
+ArrayLike = Any  # a numpy array, a tf.Tensor: anything that numpy.asarray takes
 
 # Kinds of numpy dtypes: complex, dates, objects, text. (bfloat16 is of kind "V", and a number.)
 _NO_REAL_NUMBERS = "cmMOSU"
@@ -31,7 +31,7 @@ def joined_column(
     rows: Sequence[int],
     converted: Callable[[str, npt.NDArray[Any]], npt.NDArray[Any]] = lambda _, values: values,
 ) -> npt.NDArray[Any]:
-    """Joins one column of several batches: `(rows,)` or `(rows, 1)` each."""
+    """Join one column of several batches, each of shape `(rows,)` or `(rows, 1)`."""
     arrays = [_array(name, part) for part in parts]
     for array, count in zip(arrays, rows, strict=True):
         if array.size != count or len(array) != count:
@@ -42,7 +42,7 @@ def joined_column(
 
 
 def id_values(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Ids as int64: integers as they are, text hashed."""
+    """Return ids as int64: integers unchanged, text hashed."""
     if values.dtype.kind in "OSUT":
         try:
             return hashed_ids(values)
@@ -55,7 +55,7 @@ def id_values(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def time_values(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Times as int64: integers as they are, dates in Unix seconds."""
+    """Return times as int64: integers unchanged, dates in Unix seconds."""
     if values.dtype.kind != "M":
         return _integers(name, "integers, Unix seconds", values)
     if np.isnat(values).any():
@@ -65,11 +65,11 @@ def time_values(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 def _integers(name: str, wanted: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     if values.dtype.kind not in "iu":
-        remedy = "; if they are whole, write .astype('int64')" if values.dtype.kind == "f" else ""
+        remedy = "; convert whole numbers with .astype('int64')" if values.dtype.kind == "f" else ""
         raise TypeError(f"`{name}` must be {wanted}. Received: {values.dtype}{remedy}")
     if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
         raise ValueError(
-            f"`{name}` must fit into an int64: below 2**63. Received: uint64, larger values"
+            f"`{name}` must fit into an int64, below 2**63. Received: larger uint64 values"
         )
     return values.astype(np.int64, copy=False)
 
@@ -80,7 +80,7 @@ def joined_blocks(
     rows: Sequence[int],
     targets: int,
 ) -> list[npt.NDArray[np.float32]]:
-    """Join the blocks of batches; returns arrays of shape `(columns, rows)`."""
+    """Join the blocks of batches into arrays of shape `(columns, rows)`."""
     joined = []
     for parts in zip(*blocks_of_batches, strict=True):
         arrays = [_array(field, part) for part in parts]
@@ -96,29 +96,31 @@ def joined_blocks(
         joined.append(np.ascontiguousarray(block.T, np.float32))
     columns = sum(map(len, joined))
     if columns != targets and not (field == "sample_rate" and columns <= 1):
-        raise ValueError(f"`{field}` must have {targets} columns, one a target: got {columns}")
+        raise ValueError(
+            f"`{field}` must have {targets} columns, one per target. Received: {columns} columns"
+        )
     return joined
 
 
 def columns_of_blocks(blocks: Sequence[npt.NDArray[np.float32]]) -> list[pl.Series]:
     """Return the columns of blocks of shape `(columns, rows)`.
 
-    Slices of one series a block: measured with 2,000 targets, a series a column takes ten times
-    as long.
+    They are slices of one series per block: with 2,000 targets, one series per column takes ten
+    times as long (measured).
     """
     columns = []
     for block in blocks:
         rows = block.shape[1]
-        whole = pl.Series(np.ascontiguousarray(block).reshape(-1))
-        columns += [whole.slice(at * rows, rows) for at in range(len(block))]
+        joined = pl.Series(np.ascontiguousarray(block).reshape(-1))
+        columns += [joined.slice(at * rows, rows) for at in range(len(block))]
     return columns
 
 
 def extra_column(name: str, values: npt.NDArray[Any]) -> tuple[str, pl.Series]:
-    """Which object of the message an extra field goes to, and its column there."""
+    """Return the object of the message that holds an extra field, and its column there."""
     kind = values.dtype.kind
     if kind == "M":
-        # NaT is null, as it is there.
+        # NaT becomes null.
         return "extra_int", pl.Series(values.astype("datetime64[ms]")).dt.epoch("s")
     if kind in "iub":
         return "extra_int", pl.Series(values.astype(np.int64, copy=False))
@@ -134,12 +136,12 @@ def extra_column(name: str, values: npt.NDArray[Any]) -> tuple[str, pl.Series]:
 
 
 def _text(values: npt.NDArray[Any]) -> pl.Series:
-    """Decodes strings; what is not UTF-8 is kept readable by replacement."""
+    """Decode strings, with replacement characters for invalid UTF-8."""
     items = values.tolist()
     try:
         text: pl.Series = pl.Series(items, dtype=pl.Binary).cast(pl.String)
-    except (pl.exceptions.PolarsError, TypeError, ValueError):  # bytes of no UTF-8; text already
+    except (pl.exceptions.PolarsError, TypeError, ValueError):  # not UTF-8, or text already
         texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in items]
-        # Lone surrogates are no text either; a Python str may hold them.
+        # A Python str may hold lone surrogates, which are replaced as well.
         text = pl.Series([t.encode("utf-8", "replace").decode() for t in texts], dtype=pl.String)
     return text

@@ -1,4 +1,4 @@
-"""Makes what is written outlive the machine's power, and gives files their final names."""
+"""Files that survive a power failure, and their publication under final names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pathlib
 
 from absl import logging
 
-# What file systems say that cannot sync a folder: some network and FUSE file systems.
+# Errors of file systems that cannot sync a folder, such as some network and FUSE file systems.
 _NO_SYNC = {
     errno.EACCES,
     errno.EBADF,
@@ -17,7 +17,7 @@ _NO_SYNC = {
     errno.ENOTSUP,
     errno.EOPNOTSUPP,
 }
-# What file systems say that have no hard links, or no more for this file.
+# Errors of file systems that have no hard links, or no more for this file.
 _NO_LINKS = {
     errno.EMLINK,
     errno.ENOSYS,
@@ -29,10 +29,10 @@ _NO_LINKS = {
 
 
 def make_durable(path: pathlib.Path) -> None:
-    """Write a file's bytes, or a folder's names, to the disk before going on.
+    """Sync a file's bytes, or a folder's names, to the disk.
 
-    Some file systems refuse to sync a folder. The files in it are synced even so; that their
-    names survive a machine that stops is then not promised, and a warning says so once.
+    Some file systems refuse to sync a folder. Its files are still synced, but their names may be
+    lost if the machine fails. This is logged once.
 
     Raises:
         OSError: If the disk fails.
@@ -50,13 +50,13 @@ def make_durable(path: pathlib.Path) -> None:
 
 
 def publish(aside: pathlib.Path, final: pathlib.Path) -> None:
-    """Give a file its final name without ever replacing another file.
+    """Give a file its final name, and never replace another file.
 
-    Where the file system has no hard links, a check and a rename take their place: two processes
-    that publish under one name in the same moment can then replace each other's file.
+    On a file system without hard links, the name is checked and the file renamed. Two processes
+    that publish under one name at the same moment can then replace each other's file.
 
     Raises:
-        FileExistsError: If the name is taken, even by a broken link. The file keeps its name.
+        FileExistsError: If the name is taken, even by a broken link. The file keeps its old name.
         OSError: If the file cannot be given its name.
     """
     try:
@@ -72,16 +72,16 @@ def publish(aside: pathlib.Path, final: pathlib.Path) -> None:
     aside.rename(final)
 
 
-_told = False
+_warned = False
 
 
 def _warn_once(folder: str, why: str) -> None:
-    global _told
-    if not _told:
-        _told = True
+    global _warned
+    if not _warned:
+        _warned = True
         logging.warning(
-            "Deep insight: the file system of %r does not sync folders (%s). Files are synced, but "
-            "a machine that stops may lose the names of the newest ones. This is said once",
+            "Deep insight: the file system of %r cannot sync folders (%s). Files are synced, but "
+            "the names of the newest ones may be lost if the machine fails. This is logged once",
             folder,
             why,
         )

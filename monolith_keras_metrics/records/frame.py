@@ -1,4 +1,4 @@
-"""Batches become one Polars frame, and a frame becomes JSON messages: see `schema`."""
+"""Conversion of batches into a Polars frame, and of a frame into JSON messages; see `schema`."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def to_frame(
     positions: Sequence[int] | None = None,
     units: set[str] | None = None,
 ) -> pl.DataFrame:
-    """Turns batches of one layout into the frame of their sampled examples, in order.
+    """Return the frame of the sampled examples of batches with one layout, in order.
 
     Args:
         batches: One or more batches with equal layouts.
-        origin: Who writes; None leaves its columns out.
-        uid_hash_key: With a key, `uid` is a keyed hash of the uid; sampling goes by the true one.
+        origin: The process that writes; None omits its columns.
+        uid_hash_key: With a key, `uid` is a keyed hash of the uid. Sampling uses the original one.
         positions: The position of each batch's first example. Default: the batches follow one
-            another, from 0 on.
-        units: Gets the unit of `req_time` where it does not seem to be seconds.
+            another, starting at 0.
+        units: The unit of `req_time` is added to this set if it does not seem to be seconds.
 
     Returns:
         A frame with the columns of `schema.SCHEMA`, in its order, of zero or more rows.
 
     Raises:
-        TypeError, ValueError: If a column has not the batch's number of rows or cannot be
+        TypeError, ValueError: If a column does not have the batch's number of rows or cannot be
             converted.
     """
     layout = batches[0].layout
@@ -91,7 +91,7 @@ def to_frame(
             "worker": pl.lit(origin.worker, pl.Int64),
             "position": pl.Series(pick(starts + within)),
         }
-    # In the schema's order, not in that in which they were made: it is every file's.
+    # In the schema's order, which all files share.
     return pl.select([columns.pop(name).alias(name) for name in SCHEMA if name in columns])
 
 
@@ -108,7 +108,7 @@ def _request_times(
 def _structs(
     batches: Sequence[Batch], lengths: Sequence[int], pick: _Pick
 ) -> dict[str, pl.Series | pl.Expr]:
-    """Return the struct columns: those with a field a target, and those of the extra fields."""
+    """Return the struct columns: those with one field per target, and those of the extra fields."""
     layout = batches[0].layout
     fields: dict[str, list[pl.Series]] = {}
     for name, blocks in (
@@ -119,7 +119,7 @@ def _structs(
         joined = [pick(b) for b in joined_blocks(name, blocks, lengths, len(layout.targets))]
         series = columns_of_blocks(joined)
         if name == "label" and any(np.isnan(block).any() for block in joined):
-            # It is missing; in JSON it is null anyway.
+            # NaN means that the label is missing. In JSON it would be null anyway.
             series = [column.fill_nan(None) for column in series]
         if name == "sample_rate" and len(series) <= 1:
             (one,) = series or [pl.ones(fields["label"][0].len(), pl.Float32, eager=True)]
@@ -140,19 +140,19 @@ def _structs(
 
 
 def uids_of(batch: Batch) -> npt.NDArray[np.int64]:
-    """Return the uids that sampling goes by, shape `(rows,)`: integers, or the hashes of text."""
+    """Return the uids that sampling uses, shape `(rows,)`: integers, or the hashes of text."""
     return joined_column("uid", [batch.uid], [batch.rows], id_values)
 
 
 def json_messages(frame: pl.DataFrame) -> pl.Series:
-    """Turns each record into its JSON message.
+    """Return the JSON message of each record.
 
     Args:
         frame: Records, as `to_frame` makes them.
 
     Returns:
-        A String series, a message a row. A Float32 is the shortest text that reads back as the
-        same Float32; NaN and ±inf are `null`.
+        A String series, one message per row. A Float32 is the shortest text that reads back as
+        the same Float32; NaN and ±inf are `null`.
     """
     if frame.is_empty():
         return pl.Series("message", [], pl.String)
@@ -160,7 +160,7 @@ def json_messages(frame: pl.DataFrame) -> pl.Series:
 
 
 def hashed_uids(uids: npt.NDArray[np.int64], key: bytes) -> npt.NDArray[np.int64]:
-    """Replaces each uid by a keyed hash: stable under one key, not to be undone without it.
+    """Return a keyed hash of each uid, stable under one key and irreversible without it.
 
     Args:
         uids: int64, shape `(batch,)`.

@@ -1,9 +1,9 @@
-"""Ids that are text, as the integers that stand in the records.
+"""Integers that stand for text ids in the records.
 
-A `uid` or an `example_id` may be text: a UUID, a cookie, a name. What is recorded is
-`hashed_ids` of it: XXH64 with seed 0 of its UTF-8 bytes, as a signed 64-bit integer. That is a
-published hash (https://github.com/Cyan4973/xxHash, `doc/xxhash_spec.md`), the same on every machine
-and in every language, so that you can join tables of your own with the records:
+A `uid` or an `example_id` may be text: a UUID, a cookie, a name. Records hold `hashed_ids` of it:
+XXH64 with seed 0 of its UTF-8 bytes, as a signed 64-bit integer. This hash is published
+(https://github.com/Cyan4973/xxHash, `doc/xxhash_spec.md`) and the same on every machine and in
+every language, so you can join other tables with the records:
 
 | text | `hashed_ids` |
 | --- | ---: |
@@ -13,10 +13,10 @@ and in every language, so that you can join tables of your own with the records:
 | `"123e4567-e89b-12d3-a456-426614174000"` | -8372326485770592481 |
 
 Two of n different texts have the same hash with a probability of about n² / 2⁶⁵: one in 37 for a
-billion texts. It is no secret: who has a list of texts can hash it, too (`uid_hash_key` is for
-that).
+billion texts. The hash does not protect the ids: anyone can hash a list of texts (`uid_hash_key`
+prevents this).
 
-This module needs NumPy alone.
+This module needs only NumPy.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _P1, _P2, _P3, _P4, _P5 = (
 _PRIME_1, _PRIME_2, _PRIME_3, _PRIME_4, _PRIME_5 = map(_U64, (_P1, _P2, _P3, _P4, _P5))
 _LANES = tuple(_U64(lane & _MASK) for lane in (_P1 + _P2, _P2, 0, -_P1))
 _STRIPE = 32  # bytes
-# Texts hashed at once: so many that NumPy's calls do not count, so few that the cache holds them.
+# Texts hashed at once: enough to amortise NumPy's calls, few enough to fit into the cache.
 _CHUNK = 16_384
 
 _Words = npt.NDArray[np.uint64]
@@ -57,24 +57,24 @@ def hashed_ids(values: Any) -> npt.NDArray[np.int64]:
         int64, of the same shape.
 
     Raises:
-        TypeError: If a value is no text.
-        ValueError: If a `str` has a lone surrogate, which UTF-8 cannot hold.
+        TypeError: If a value is not text.
+        ValueError: If a `str` has a lone surrogate, which UTF-8 cannot encode.
 
     Example:
     >>> hashed_ids(["", "user-1234567"]).tolist()
     [-1205034819632174695, -3126600472473850790]
     """
-    # Of lists NumPy would make arrays of one width, which cut off a text's last null characters.
+    # From a list, NumPy would make an array of one width, which drops trailing null characters.
     array = values if isinstance(values, np.ndarray) else np.asarray(values, object)
     if array.size and array.dtype.kind not in "OSUT":
         raise TypeError(
-            f"`values` must be texts, as str or bytes. Received: {array.dtype}; what is an "
-            "integer already stays as it is"
+            f"`values` must be text, as str or bytes. Received: {array.dtype}. Integers need no "
+            "hash"
         )
     texts = array.reshape(-1).tolist()
     try:
         joined = b"".join(texts)
-    except TypeError:  # str among them, or what is no text
+    except TypeError:  # some are str, or not text
         texts = [_encoded(text) for text in texts]
         joined = b"".join(texts)
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
@@ -86,11 +86,11 @@ def _encoded(text: Any) -> bytes:
         return text.encode()
     if isinstance(text, bytes):
         return text
-    raise TypeError(f"`values` must be texts, as str or bytes. Received: {type(text).__name__}")
+    raise TypeError(f"`values` must be text, as str or bytes. Received: {type(text).__name__}")
 
 
 def _hashed(joined: bytes, lengths: npt.NDArray[np.int64]) -> _Words:
-    """Hash texts that stand one after another."""
+    """Return the hash of each of the concatenated texts."""
     hashes = np.empty(len(lengths), _U64)
     if not len(lengths):
         return hashes
@@ -103,7 +103,7 @@ def _hashed(joined: bytes, lengths: npt.NDArray[np.int64]) -> _Words:
             some[:] = _hashed_alike(words, len(some), length)
         return hashes
     starts = np.cumsum(lengths) - lengths
-    # Sorting small integers takes a tenth of the time that large ones take.
+    # Small integers sort in a tenth of the time of large ones.
     order = np.argsort(lengths.astype(np.min_scalar_type(lengths.max())), kind="stable")
     ordered = lengths[order]
     for rows in np.split(order, np.flatnonzero(np.diff(ordered)) + 1):
@@ -118,26 +118,26 @@ def _hashed(joined: bytes, lengths: npt.NDArray[np.int64]) -> _Words:
 def _words_in_a_row(
     data: npt.NDArray[np.uint8], start: int, length: int, rows: int, at: int
 ) -> _Words:
-    """Return the eight bytes from `at` on of texts of one length that follow one another."""
+    """Return the eight bytes at offset `at` of consecutive texts of one length."""
     words: _Words = np.ndarray((rows,), "<u8", data, start + at, strides=(length,))
     return words
 
 
 def _words_from(data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], at: int) -> _Words:
-    """Return the eight bytes from `at` on of texts that begin at `starts`."""
+    """Return the eight bytes at offset `at` of texts that begin at `starts`."""
     everywhere: _Words = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
     words: _Words = everywhere[starts + at]
     return words
 
 
 def _hashed_alike(word: Callable[[int], _Words], rows: int, length: int) -> _Words:
-    """Hash texts of one length.
+    """Return the hashes of texts of one length.
 
     Args:
-        word: Returns the eight bytes of each text from an offset on, as numbers. It may read past
-            the text's end, so that what is not asked for must be cut off.
-        rows: How many texts.
-        length: Bytes of each.
+        word: Returns the eight bytes of each text at an offset, as numbers. It may read past the
+            text's end, so the excess must be masked.
+        rows: The number of texts.
+        length: The length of each text, in bytes.
     """
     at = 0
     spare = np.empty(rows, _U64)
@@ -192,7 +192,7 @@ def _hashed_alike(word: Callable[[int], _Words], rows: int, length: int) -> _Wor
 
 
 def _round(lane: _Words, word: _Words, spare: _Words) -> None:
-    """Add a word to a lane, in place."""
+    """Add a word to a lane of the hash, in place."""
     np.multiply(word, _PRIME_2, out=spare)
     lane += spare
     _rotate(lane, 31, spare)
@@ -200,7 +200,7 @@ def _round(lane: _Words, word: _Words, spare: _Words) -> None:
 
 
 def _rotate(values: _Words, bits: int, spare: _Words) -> None:
-    """Rotate to the left, in place."""
+    """Rotate values to the left, in place."""
     np.right_shift(values, _U64(64 - bits), out=spare)
     np.left_shift(values, _U64(bits), out=values)
     values |= spare

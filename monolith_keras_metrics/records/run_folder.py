@@ -1,12 +1,12 @@
-"""Every name in a run's folder and in a journal's: this module alone makes and reads them.
+"""Every name in a run's folder and in a journal; only this module makes and parses them.
 
 | name | what it is |
 | --- | --- |
-| `worker-W.attempt-A.part-N.FORMAT` | a complete file of records; N: the first one's position |
-| `.worker-W.attempt-A.part-N.FORMAT.TOKEN.inprogress` | one that is being written |
-| `.spool/` | the run's journal, unless it is elsewhere |
-| `worker-W.attempt-A.lock` | in a journal: locked while its owner lives |
-| `worker-W.attempt-A.N.journal` | in a journal: records on their way |
+| `worker-W.attempt-A.part-N.FORMAT` | a complete file of records; N: the position of the first |
+| `.worker-W.attempt-A.part-N.FORMAT.TOKEN.inprogress` | a file that is being written |
+| `.spool/` | the run's journal, unless another folder was given |
+| `worker-W.attempt-A.lock` | in a journal: locked while its owner runs |
+| `worker-W.attempt-A.N.journal` | in a journal: records that are not delivered yet |
 | `….aside`, `….aside-2` | in a journal: a file that could not be delivered completely |
 | `last-attempt` | in the journal of a topic: the largest attempt so far |
 
@@ -37,7 +37,7 @@ _RECORDS = re.compile(rf"[^.].*\.({'|'.join(FORMATS)})(?:\.part-\d+)?", re.DOTAL
 
 
 def stem_of(worker: int, attempt: int) -> str:
-    """Return what the names of a process's files begin with.
+    """Return the stem with which the names of a process's files begin.
 
     Example:
     >>> stem_of(3, 1_790_000_000_000_000)
@@ -63,7 +63,7 @@ def attempt_in(name: str) -> int | None:
 
 
 def format_of(name: str) -> str | None:
-    """Return the format of a file of records; None if the name is not one of such a file.
+    """Return the format of a file of records; None if the name is not that of one.
 
     Example:
     >>> format_of("worker-00000.attempt-1790000000000000.part-000000000000.parquet")
@@ -80,11 +80,11 @@ def part_path(folder: pathlib.Path, stem: str, number: int, suffix: str) -> path
 
 
 def in_progress_path(final: pathlib.Path, token: str = "") -> pathlib.Path:
-    """Return the path under which a writer writes what becomes `final`.
+    """Return the temporary path of a file that is still being written.
 
     Args:
         final: The path of the complete file.
-        token: A random text, the writer's own; "" where only one process can write `final`.
+        token: A random text that identifies the writer; "" if only one process can write `final`.
     """
     return final.with_name(f".{final.name}{'.' if token else ''}{token}.inprogress")
 
@@ -98,10 +98,10 @@ def part_numbers(folder: pathlib.Path, stem: str, suffix: str) -> list[int]:
 
 
 def remove_stale(folder: pathlib.Path) -> None:
-    """Delete files in progress that nobody has touched for a day."""
+    """Delete files in progress that have not been modified for a day."""
     for path in folder.iterdir():
         if _IN_PROGRESS.fullmatch(path.name):
-            with contextlib.suppress(OSError):  # its writer lives, or somebody else was faster
+            with contextlib.suppress(OSError):  # another process may have finished or deleted it
                 if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
                     path.unlink()
 
@@ -125,11 +125,11 @@ def journal_path(folder: pathlib.Path, stem: str, number: int) -> pathlib.Path:
 
 
 class JournalName(NamedTuple):
-    """A name in a journal's folder.
+    """The parts of a name in a journal's folder.
 
     Attributes:
-        stem: Whose it is.
-        number: That of a journal file; None for a lock.
+        stem: The stem of the process that owns the file.
+        number: The number of a journal file; None for a lock.
     """
 
     stem: str
@@ -137,7 +137,7 @@ class JournalName(NamedTuple):
 
 
 def journal_name(name: str) -> JournalName | None:
-    """Return what a name in a journal's folder says; None if it is not one of ours."""
+    """Return the parts of a name in a journal's folder; None if it is another file's."""
     match = _IN_JOURNAL.fullmatch(name)
     if match is None:
         return None
@@ -145,20 +145,20 @@ def journal_name(name: str) -> JournalName | None:
 
 
 def aside_path(path: pathlib.Path, number: int) -> pathlib.Path:
-    """Return a path under which nobody takes a file for a journal's: the first, second, …."""
+    """Return the path for setting a file aside; use the next `number` if it is taken."""
     return path.with_name(f"{path.name}.aside" + (f"-{number}" if number else ""))
 
 
 def is_set_aside(name: str) -> bool:
-    """Return True if it is the name of a journal file that was set aside."""
+    """Return True if the name is that of a journal file that was set aside."""
     return bool(_SET_ASIDE.fullmatch(name))
 
 
 def journal_of(path: pathlib.Path) -> pathlib.Path:
-    """Return the folder of the journal, of a run's folder or of the journal's own.
+    """Return the journal's folder.
 
     Args:
-        path: Either.
+        path: The run's folder, or the journal's.
     """
     inside = path / JOURNAL
     return inside if inside.is_dir() else path

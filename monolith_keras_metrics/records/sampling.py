@@ -1,8 +1,8 @@
-"""Which users are written: the uid rule, on arrays.
+"""Sampling of users by their uids, on arrays.
 
 A user falls into bucket `uid % 1000` and is kept when `bucket < sample_ratio * 1000` (Monolith's
 rule), so the same users are kept on every worker, in every step, for every target. Ratios finer
-than 0.001 use the next three digits as well, which keeps the same users for the coarse ratios.
+than 0.001 also use the next three digits, which leaves the coarse ratios unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FINE = 1_000_000
 
 
 def check_sample_ratio(sample_ratio: Any) -> float:
-    """Returns `sample_ratio` as a `float`, or says why it is none.
+    """Return `sample_ratio` as a `float` after checking it.
 
     Args:
         sample_ratio: The share of users to keep, a real number in [0, 1].
@@ -28,7 +28,7 @@ def check_sample_ratio(sample_ratio: Any) -> float:
         The ratio; a `numpy.float32` becomes the decimal number that it prints as.
 
     Raises:
-        TypeError: If it is no real number.
+        TypeError: If it is not a real number.
         ValueError: If it is NaN or outside [0, 1].
     """
     if isinstance(sample_ratio, (bool, np.bool_)) or not isinstance(
@@ -49,17 +49,17 @@ def check_sample_ratio(sample_ratio: Any) -> float:
 
 
 def sampled(uids: npt.NDArray[np.integer[Any]], sample_ratio: float) -> npt.NDArray[np.bool_]:
-    """Tells for each uid whether its user is in the sample.
+    """Return a mask that is True for the uids in the sample.
 
     Args:
-        uids: Integers, shape `(batch,)`; negative ones take the floor modulus.
+        uids: Integers, shape `(batch,)`; negative ones use the floor modulus.
         sample_ratio: The share of users to keep, in [0, 1].
 
     Returns:
         Booleans, shape `(batch,)`.
 
     Raises:
-        TypeError, ValueError: As `check_sample_ratio` says.
+        TypeError, ValueError: As for `check_sample_ratio`.
 
     Example:
     >>> sampled(np.array([0, 19, 1005]), 0.01)  # buckets 0, 19 and 5; kept below 10
@@ -71,7 +71,7 @@ def sampled(uids: npt.NDArray[np.integer[Any]], sample_ratio: float) -> npt.NDAr
     if kept == _FINE:
         return np.ones(len(uids), np.bool_)
     if uids.dtype != np.uint64:
-        uids = uids.astype(np.int64, copy=False)  # 1000 is no number of the small dtypes
+        uids = uids.astype(np.int64, copy=False)  # 1000 does not fit into small dtypes
     bucket = uids % _COARSE
     if kept % _COARSE == 0:
         return np.asarray(bucket < kept // _COARSE)
@@ -79,8 +79,8 @@ def sampled(uids: npt.NDArray[np.integer[Any]], sample_ratio: float) -> npt.NDAr
 
 
 def _kept_buckets(ratio: float) -> int:
-    """How many of the million fine buckets are kept.
+    """Return how many of the million fine buckets are kept.
 
-    The product is taken in decimal: in binary 0.29 * 1000 is 289.99…, and a bucket would be lost.
+    The product is decimal: in binary, 0.29 * 1000 is 289.99…, which would lose a bucket.
     """
     return math.ceil(decimal.Decimal(repr(ratio)) * _FINE)

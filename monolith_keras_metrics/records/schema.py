@@ -1,4 +1,4 @@
-"""The record's schema: the one table of its columns.
+"""The schema of a record: the single table of its columns.
 
 Every sink writes these, in this order:
 
@@ -7,18 +7,18 @@ Every sink writes these, in this order:
 | `model_name` | String | always |
 | `uid`, `req_time`, `train_time` | Int64 | always; times are Unix seconds; text is hashed (`ids`) |
 | `sample_ratio` | Float64 | always: the share of *users* that is written |
-| `label`, `predict`, `sample_rate` | Struct of Float32, a field a target | always; no label: null |
-| `extra_float` | Struct of Float32, or Float64 for a field of float64 | where there is one |
-| `extra_int`, `extra_str` | Struct of Int64, String | where there is one |
-| `from_logits` | Struct of Boolean: `predict` was made of a logit | where there is one |
-| `mode` | String, `"train"` or `"test"` | where the writer knows it |
-| `epoch` | Int64, 0 for the first pass | where the writer knows it |
-| `example_id` | Int64; text is hashed (`ids`) | where examples have one |
-| `run`, `attempt`, `worker`, `position` | String, 3 × Int64 | where the writer has an `Origin` |
+| `label`, `predict`, `sample_rate` | Struct of Float32 per target | always; no label: null |
+| `extra_float` | Struct of Float32, or Float64 for a field of float64 | if there is one |
+| `extra_int`, `extra_str` | Struct of Int64, String | if there is one |
+| `from_logits` | Struct of Boolean: `predict` was made from a logit | if there is one |
+| `mode` | String, `"train"` or `"test"` | if known |
+| `epoch` | Int64, 0 for the first pass | if known |
+| `example_id` | Int64; text is hashed (`ids`) | if the examples have one |
+| `run`, `attempt`, `worker`, `position` | String, 3 × Int64 | if the writer has an `Origin` |
 
 `sample_rate` is the rate at which the *example* was kept before training (negative
-down-sampling). `run`, `attempt`, `worker` and `position` together name a record, so that what a
-restored training writes again can be found.
+down-sampling). `run`, `attempt`, `worker` and `position` together identify a record, so that
+records written again by a restored training can be found.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ import polars as pl
 
 
 class Fields(enum.Enum):
-    """What the fields of a struct column stand for."""
+    """The meaning of a struct column's fields."""
 
-    TARGETS = "a field a target"
-    EXTRAS = "a field an extra field"
+    TARGETS = "one field per target"
+    EXTRAS = "one field per extra field"
 
 
 class Column(NamedTuple):
     """One column of the record.
 
     Attributes:
-        dtype: Its type; of a struct column, that of its fields.
-        fields: What its fields are; None for a column that is no struct.
-        required: Whether every record has it.
+        dtype: Its type; for a struct column, the type of its fields.
+        fields: The meaning of its fields; None for a column that is not a struct.
+        required: True if every record has it.
     """
 
     dtype: type[pl.DataType]
@@ -78,18 +78,18 @@ EXTRAS = tuple(name for name, column in SCHEMA.items() if column.fields is Field
 
 
 def check_frame(frame: pl.DataFrame) -> None:
-    """Raise if a frame from elsewhere does not hold records.
+    """Raise if a frame from another process does not hold records.
 
     Raises:
-        ValueError: If columns are missing, or columns are of other types than the schema's.
+        ValueError: If a column is missing, unknown, or of another type than the schema's.
     """
     required = [name for name, column in SCHEMA.items() if column.required]
     if missing := [name for name in required if name not in frame.columns]:
-        raise ValueError(f"these are no records: there is no column {missing}")
+        raise ValueError(f"the frame holds no records: there is no column {missing}")
     for name, dtype in frame.schema.items():
         column = SCHEMA.get(name)
         if column is None or not isinstance(dtype, pl.Struct if column.fields else column.dtype):
-            raise ValueError(f"these are no records: column {name!r} is of type {dtype}")
+            raise ValueError(f"the frame holds no records: column {name!r} is of type {dtype}")
 
 
 def fields_of(schema: pl.Schema) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Times as Unix seconds, whatever unit they came in."""
+"""Conversion of times in any unit to Unix seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# From which absolute value on a number is taken to be of a unit, and how many make a second.
+# The smallest absolute value attributed to each unit, and how many of the unit make a second.
 # Seconds reach 10**11 in the year 5138; milliseconds passed it in March 1973.
 _UNITS = (
     ("milliseconds", 10**11, 10**3),
@@ -17,7 +17,7 @@ _UNITS = (
 
 
 def unit_of(times: npt.NDArray[np.int64]) -> str:
-    """Return the finest unit that some times seem to have; "" if all are seconds.
+    """Return the finest unit that any of the times seems to have; "" if all are seconds.
 
     Example:
     >>> unit_of(np.array([1_700_000_000, 1_700_000_000_000]))
@@ -28,7 +28,7 @@ def unit_of(times: npt.NDArray[np.int64]) -> str:
 
 
 def in_seconds(times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return times in seconds: each value of 10**11 or more is divided by what its size tells.
+    """Return times in seconds. The size of a value of 10**11 or more indicates its unit.
 
     Args:
         times: int64, shape `(batch,)`.
@@ -46,7 +46,7 @@ def in_seconds(times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def of_dates(dates: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return the Unix seconds of `datetime64` values; that of NaT is the smallest int64.
+    """Return the Unix seconds of `datetime64` values; NaT gives the smallest int64.
 
     Example:
     >>> of_dates(np.array(["2023-11-14T22:13:20.5"], "M8[ms]"))

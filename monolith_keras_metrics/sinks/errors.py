@@ -1,13 +1,13 @@
-"""Sorts the errors of all libraries into those that may pass and those that never will.
+"""Classification of errors: those that may pass, and those that never will.
 
-An error *may pass* when its cause is the place that records go to (it is full, away, forbidden,
-over quota, or takes no file as large as this one), or when this process has no descriptor or
-memory left. Records wait for it. Any other error may be about these very records (their schema, a
-value), and is the same however often they are tried.
+An error *may pass* if it is due to the records' destination (full, unavailable, forbidden, over
+quota, or limited in the size of files), or if this process has no descriptors or memory left. The
+records then wait. Any other error may be due to the records themselves (their schema, a value), and
+would recur at every attempt.
 
-Each library says it in its own way, for a disk without room:
+Each library reports a full disk in its own way:
 
-| library | what it raises |
+| library | error |
 | --- | --- |
 | Python, Polars for JSON Lines | `OSError` |
 | Polars for Parquet | `ComputeError: … No space left on device (os error 28)` |
@@ -20,10 +20,10 @@ import errno
 import os
 import re
 
-# How Polars quotes an error of the system: from Rust, from Rust's debug output (in a panic), and
-# from a Python file object.
+# Polars' forms of a system error: from Rust, from Rust's debug output (in a panic), and from a
+# Python file object.
 _POLARS_SYSTEM_ERROR = re.compile(r"\(os error \d+\)|\bOs \{ code: \d+|\[Errno \d+\]")
-# Not InvalidArgument, DataLoss, Unimplemented, OutOfRange, AlreadyExists: these are the records'.
+# Not InvalidArgument, DataLoss, Unimplemented, OutOfRange, AlreadyExists: the records cause these.
 _PASSING_IN_TENSORFLOW = {
     "AbortedError",
     "CancelledError",
@@ -41,25 +41,25 @@ _SYSTEM_MESSAGES = {os.strerror(code) for code in errno.errorcode}
 
 
 def may_pass(error: BaseException) -> bool:
-    """Return True if what failed can work later with the same records.
+    """Return True if the operation may succeed later with the same records.
 
-    An error that was raised from another one (`raise … from …`) passes if that one does.
+    An error that was raised from another one (`raise … from …`) may pass if that one may.
 
     Example:
-    >>> may_pass(PermissionError("read-only")), may_pass(ValueError("uid is no number"))
+    >>> may_pass(PermissionError("read-only")), may_pass(ValueError("uid is not a number"))
     (True, False)
     """
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
-        if _passes(cause):
+        if _is_temporary(cause):
             return True
         seen.add(id(cause))
         cause = cause.__cause__
     return False
 
 
-def _passes(error: BaseException) -> bool:
+def _is_temporary(error: BaseException) -> bool:
     if isinstance(error, (OSError, MemoryError)):
         return True
     library = _library(error)
@@ -72,7 +72,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def _library(error: BaseException) -> str | None:
-    """Return "polars" or "tensorflow" if the error is one of theirs. Imports neither."""
+    """Return "polars" or "tensorflow" for an error of that library, without importing it."""
     for kind in type(error).__mro__:
         name = f"{kind.__module__}.{kind.__name__}"
         if name.startswith(("polars.", "pyo3_runtime.")):
@@ -83,6 +83,6 @@ def _library(error: BaseException) -> str | None:
 
 
 def _quotes_system(error: BaseException) -> bool:
-    """Return True for "PATH; File too large" and its like, whatever class TensorFlow gives it."""
+    """Return True for errors like "PATH; File too large", whatever their class in TensorFlow."""
     text = str(getattr(error, "message", ""))
     return text.rpartition("; ")[2] in _SYSTEM_MESSAGES

@@ -1,6 +1,6 @@
-"""Prints the records of a Parquet file: the process in which files of unknown origin are read.
+"""The process that reads Parquet files of unknown origin.
 
-The file is the standard input; the standard output gets a JSON message a line.
+The file is the standard input. The standard output gets one JSON message per line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOST_MEMORY = 8 << 30
 
 
 def main() -> int:
-    """Return 0, `DAMAGED`, or 1 where reading may work later."""
+    """Print the records. Return 0, `DAMAGED`, or 1 if reading may work later."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -1,10 +1,10 @@
-"""Tells which records stand in a file that somebody has put into a run's folder.
+"""Search for records in a file of a run's folder.
 
-A file with the right name may be anything: an interrupted copy, a restored backup, another user's
-plant. So it is opened without following links, only if it is a regular file, and it is read in
-pieces; a record counts as there only if all of its values are equal.
+A file with the right name may be anything: an interrupted copy, a restored backup, or one planted
+by another user. So it is opened without following links, only if it is a regular file, and read in
+pieces. A record is found only if all of its values are equal.
 
-A file whose end is torn holds the records before the tear, as `insight.open_run` reads it.
+A file with a torn end holds the records before the tear, as for `insight.open_run`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import polars as pl
 
 _PIECE_BYTES = 8 << 20
 _LONGEST_LINE = 256 << 20
-# Of another user, or no file at all: reading it will not work later either.
+# Not readable, or not a file: reading it will not work later either.
 _NEVER_READ = {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EPERM}
 
 Decode: TypeAlias = "Callable[[BinaryIO], Iterator[list[bytes]]]"
@@ -32,8 +32,8 @@ class DamagedError(Exception):
     """A file cannot be read to its end.
 
     Args:
-        why: What is wrong with it.
-        torn: Whether the records before the damage can be read.
+        why: The damage.
+        torn: True if the records before the damage can be read.
     """
 
     def __init__(self, why: str, *, torn: bool = False) -> None:
@@ -43,12 +43,12 @@ class DamagedError(Exception):
 
 @dataclasses.dataclass
 class Contents:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         rows: The wanted records that it holds, as indices.
-        first: Its first record, if it has one.
-        problem: Why it cannot be read to its end, else "".
+        first: Its first record; empty if it has none.
+        problem: Why it cannot be read to its end; "" if it can.
     """
 
     rows: set[int] = dataclasses.field(default_factory=set)
@@ -57,9 +57,7 @@ class Contents:
 
 
 def read(path: pathlib.Path, wanted: dict[bytes, int], decode: Decode) -> Contents:
-    """Return which of the wanted records stand in a file.
-
-    Those records are on the disk on return.
+    """Return the wanted records that a file holds, after syncing it to the disk.
 
     Args:
         path: The file.
@@ -81,7 +79,7 @@ def read(path: pathlib.Path, wanted: dict[bytes, int], decode: Decode) -> Conten
                 if not error.torn:
                     raise
                 contents.problem = str(error)
-            if contents.rows:  # somebody may have written them a moment ago
+            if contents.rows:  # another process may have written them just now
                 os.fsync(file.fileno())
     except DamagedError as error:
         return Contents(problem=str(error))
@@ -89,14 +87,14 @@ def read(path: pathlib.Path, wanted: dict[bytes, int], decode: Decode) -> Conten
 
 
 def first_position(contents: Contents, message: bytes) -> int | None:
-    """Return the position of a file's first record, if it is of the run and fields of `message`."""
+    """Return the position of a file's first record if its run and fields are `message`'s."""
     fields, _ = _fields_and_position(message)
     own_fields, position = _fields_and_position(contents.first)
     return position if fields == own_fields else None
 
 
 def split_lines(file: IO[bytes]) -> Iterator[tuple[list[bytes], bool]]:
-    """Yield the lines of a file, in pieces, and whether they end: the last line may not."""
+    """Yield the lines of a file in pieces, with False if the last one lacks its newline."""
     tail = b""
     while piece := file.read(_PIECE_BYTES):
         complete, newline, rest = piece.rpartition(b"\n")
@@ -104,7 +102,7 @@ def split_lines(file: IO[bytes]) -> Iterator[tuple[list[bytes], bool]]:
             yield (tail + complete).split(b"\n"), True
             tail = rest
         elif len(tail) > _LONGEST_LINE:
-            raise DamagedError("it has a line that is too long to be a record")
+            raise DamagedError("it has a line that is too long for a record")
         else:
             tail += piece
     if tail:
@@ -112,7 +110,7 @@ def split_lines(file: IO[bytes]) -> Iterator[tuple[list[bytes], bool]]:
 
 
 def check_json(lines: list[bytes]) -> None:
-    """Raise if lines are not JSON objects.
+    """Raise if any line is not a JSON object.
 
     Raises:
         DamagedError: If one is not.
@@ -121,8 +119,8 @@ def check_json(lines: list[bytes]) -> None:
     if not text.strip():
         return
     try:
-        # Every line tells the schema, so that one that is no object shows. (Not read_ndjson: for
-        # bytes, it ignores infer_schema_length in Polars 1.31.)
+        # The schema is inferred from every line, so any line that is not an object is found.
+        # (read_ndjson ignores infer_schema_length for bytes in Polars 1.31.)
         pl.scan_ndjson(text, infer_schema_length=None).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DamagedError(f"it is corrupt: {str(error).strip().partition(chr(10))[0]}") from error
@@ -142,7 +140,7 @@ def _open_regular(path: pathlib.Path) -> BinaryIO:
 
 
 def _fields_and_position(message: bytes) -> tuple[object, int | None]:
-    """Return a record's run and the names of its fields; and its position if it has one."""
+    """Return a record's run with the names of its fields, and its position if it has one."""
     try:
         record = json.loads(message)
         fields: list[object] = [record.get("run")]

@@ -1,25 +1,25 @@
-"""Files that appear whole: what the sinks that write into a folder have in common.
+"""The common part of the sinks that write files into a folder.
 
 Each `write` makes one file. It is written aside, under a hidden name that ends in `.inprogress`,
-made durable, and given its name; so a file under its final name is whole, whatever happens. Names
-carry worker, attempt and the position of the first record, and no file is ever replaced or deleted:
-many workers can share a folder, and a restart adds to it.
+made durable, and given its name. So a file under its final name is complete, whatever happens.
+Names contain worker, attempt and the position of the first record, and no file is ever replaced or
+deleted: many workers can share a folder, and a restart adds to it.
 
-Since names follow from the records, what a crashed process left in its journal gets the same name
-again. Where that name is taken, the file there is *compared* before it is believed:
+Since names follow from the records, records that a crashed process left in its journal get the same
+name again. If that name is taken, the file there is *compared* before it is trusted:
 
-1. Records that stand there, equal in all their values, are left out.
-2. The rest goes, each run of neighbours by itself, to the file that is named after its first
-   record; where that name is taken too, to the next number that is free or holds some of it.
+1. Records that it holds, equal in all their values, are left out.
+2. Each run of consecutive records in the rest goes to the file named after its first record. If
+   that name is taken too, the run goes to the next number that is free or holds some of it.
 
-So the same records can be handed over any number of times, after a kill at any moment. For records
-of another process the files around their positions are compared as well, whatever their names:
-the portions may be cut differently now. A file that cannot be read is left as it is, and named in
+So the same records can be submitted any number of times, after a crash at any moment. For records
+of another process, the files around their positions are compared as well, whatever their names,
+since the records may be divided differently now. An unreadable file is left unchanged and named in
 a warning.
 
-Not promised: two processes that write overlapping portions, differently cut, of the same records in
-the same moment write those records twice. Locks on the journal prevent that, where the file system
-has locks.
+One case is not covered: two processes that write overlapping but differently divided portions of
+the same records at the same moment write those records twice. Locks on the journal prevent this if
+the file system has locks.
 """
 
 from __future__ import annotations
@@ -46,16 +46,15 @@ from monolith_keras_metrics.sinks.part_contents import Contents
 
 
 class PartFileSink(abc.ABC):
-    """Writes each frame as one file into a folder.
+    """A sink that writes each frame as one file into a folder.
 
     Args:
-        folder: The folder, made if it is missing. A relative one is relative to the working
-            directory of this moment. Files aside that a crashed process left there, and nobody
-            has touched for a day, are removed.
-        origin: Who writes.
+        folder: The folder, created if it is missing. A relative path is resolved now, against the
+            working directory. Files in progress that have not been modified for a day are deleted.
+        origin: The process that writes.
 
     Raises:
-        OSError: If the folder cannot be made or written to.
+        OSError: If the folder cannot be created or written to.
     """
 
     suffix: str
@@ -66,9 +65,9 @@ class PartFileSink(abc.ABC):
         self._origin = origin
         self._token = secrets.token_hex(8)
         self._number = 0  # for frames whose records have no position
-        self._published = False  # the last of these, whose name may not be durable yet
-        self._ended: set[str] = set()  # processes whose files aside were removed
-        self._told: set[pathlib.Path] = set()  # files that a warning was about
+        self._published = False  # the last such file exists, but its name may not be durable yet
+        self._ended: set[str] = set()  # processes whose files in progress were deleted
+        self._warned: set[pathlib.Path] = set()  # files that were named in a warning
         _check_writable(self._folder)
         run_folder.remove_stale(self._folder)
 
@@ -87,7 +86,7 @@ class PartFileSink(abc.ABC):
 
     def write(self, frame: pl.DataFrame) -> None:
         """Write one file. It is on disk under its final name on return."""
-        self._folder.mkdir(parents=True, exist_ok=True)  # someone may have removed it meanwhile
+        self._folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
         if "position" in frame.columns:
             self._write_by_position(frame)
         else:
@@ -132,9 +131,9 @@ class PartFileSink(abc.ABC):
         make_durable(self._folder)
 
     def _create(self, frame: pl.DataFrame, final: pathlib.Path) -> bool:
-        """Write a file. Return False if its name is taken."""
+        """Write a file. Return True on success, False if its name is taken."""
         aside = run_folder.in_progress_path(final, self._token)
-        aside.unlink(missing_ok=True)  # left by a write of this sink that failed
+        aside.unlink(missing_ok=True)  # left by a failed write of this sink
         if os.path.lexists(final):
             return False
         try:
@@ -142,14 +141,14 @@ class PartFileSink(abc.ABC):
                 self.encode(frame, file)
                 file.flush()
                 os.fsync(file.fileno())
-            return _is_published(aside, final)
+            return _publish_or_delete(aside, final)
         except BaseException:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise
 
     def _missing(self, run: pl.DataFrame, *paths: pathlib.Path) -> list[pl.DataFrame]:
-        """Return what of a run does not stand in these files."""
+        """Return the records of a run that these files do not hold, as runs."""
         wanted = _rows_by_message(run)
         there = set[int]()
         for path in paths:
@@ -157,11 +156,11 @@ class PartFileSink(abc.ABC):
         return _without(run, there)
 
     def _missing_around(self, stem: str, frame: pl.DataFrame) -> list[pl.DataFrame]:
-        """Return what of a frame stands in no file of its process.
+        """Return the records of a frame that no file of its process holds, as runs.
 
         Files of one process and one schema do not overlap, and none has a number below its first
-        position. So a file whose number is its first position ends the search: those before it in
-        the order of numbers end before it begins.
+        position. So a file whose number is its first position ends the search: those with lower
+        numbers end before it begins.
         """
         numbers = run_folder.part_numbers(self._folder, stem, self.suffix)
         if not numbers:
@@ -187,13 +186,13 @@ class PartFileSink(abc.ABC):
     def _read(self, path: pathlib.Path, wanted: dict[bytes, int]) -> Contents:
         try:
             contents = part_contents.read(path, wanted, self.decode)
-        except FileNotFoundError:  # removed since it was seen
+        except FileNotFoundError:  # deleted since it was listed
             return Contents()
-        if contents.problem and path not in self._told:
-            self._told.add(path)
+        if contents.problem and path not in self._warned:
+            self._warned.add(path)
             logging.warning(
                 "Deep insight: %r has the name of a file of records and cannot be read: %s. It "
-                "stays as it is; its records are written to another file",
+                "is left unchanged; its records are written to another file",
                 str(path),
                 contents.problem,
             )
@@ -203,14 +202,14 @@ class PartFileSink(abc.ABC):
         return run_folder.part_path(self._folder, stem, number, self.suffix)
 
     def _remove_aside(self, stem: str) -> None:
-        """Delete what a crashed process left aside; once, since another may recover it, too."""
+        """Delete a crashed process's files in progress, only once: others may recover it too."""
         if stem not in self._ended:
             run_folder.remove_in_progress(self._folder, stem)
             self._ended.add(stem)
 
 
 def create(path: pathlib.Path) -> BinaryIO:
-    """Create a file and open it. Follows no link.
+    """Create a file and open it, without following links.
 
     Raises:
         FileExistsError: If the name is taken.
@@ -219,8 +218,8 @@ def create(path: pathlib.Path) -> BinaryIO:
     return open(os.open(path, flags, 0o666), "w+b")
 
 
-def _is_published(aside: pathlib.Path, final: pathlib.Path) -> bool:
-    """Give a file its name, or delete it and return False if the name is taken."""
+def _publish_or_delete(aside: pathlib.Path, final: pathlib.Path) -> bool:
+    """Give a file its name and return True; delete it and return False if the name is taken."""
     try:
         publish(aside, final)
     except FileExistsError:
@@ -235,7 +234,7 @@ def _rows_by_message(frame: pl.DataFrame) -> dict[bytes, int]:
 
 
 def _without(frame: pl.DataFrame, rows: set[int]) -> list[pl.DataFrame]:
-    """Return the runs of neighbours that are left without some rows."""
+    """Return the runs of consecutive records that remain without some rows."""
     ends = [-1, *sorted(rows), frame.height]
     pieces = [frame[start + 1 : stop] for start, stop in itertools.pairwise(ends)]
     return [piece for piece in pieces if not piece.is_empty()]
@@ -249,7 +248,7 @@ def _check_writable(folder: pathlib.Path) -> None:
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"`sink` must be a folder that can be written to ({error.strerror}); "
-            "choose another, or make it writable",
+            f"`sink` must be a folder that can be written to ({error.strerror}). "
+            "Choose another, or make it writable",
             str(folder),
         ) from error

@@ -1,4 +1,4 @@
-"""Records as TFRecord files whose records are the JSON messages: what Monolith dumps."""
+"""Records as TFRecord files of JSON messages, the format of Monolith's dumps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PIECE_RECORDS = 4_096
 
 
 class TFRecordSink(PartFileSink):
-    """Writes `*.tfrecord` files: a JSON message a record."""
+    """A sink that writes `*.tfrecord` files: one JSON message per record."""
 
     suffix = "tfrecord"
 
@@ -36,7 +36,7 @@ class TFRecordSink(PartFileSink):
         import tensorflow as tf
 
         complete, rest = _count(file)
-        problem = f"its last {rest:,} bytes are no record" if rest else ""
+        problem = f"its last {rest:,} bytes are not a record" if rest else ""
         records = tf.compat.v1.io.tf_record_iterator(_path_of(file))
         piece: list[bytes] = []
         try:
@@ -46,7 +46,7 @@ class TFRecordSink(PartFileSink):
                     yield piece
                     piece = []
         except tf.errors.DataLossError:
-            problem = "a checksum in it is wrong"
+            problem = "it has a wrong checksum"
         if piece:
             yield piece
         if problem:
@@ -54,17 +54,17 @@ class TFRecordSink(PartFileSink):
 
 
 class TFRecordDump:
-    """Writes everything to one TFRecord file of a given name.
+    """A sink that writes everything to one TFRecord file with a given name.
 
     The file is written aside, as `.NAME.inprogress` in the same folder, and gets its name when it
     is closed. An existing file is never replaced.
 
     Args:
-        path: The file; its folder is made if it is missing. A relative path is relative to the
-            working directory of this moment.
+        path: The file; its folder is created if it is missing. A relative path is resolved now,
+            against the working directory.
 
     Raises:
-        FileExistsError: If there is such a file, or another writer has it open.
+        FileExistsError: If the file exists, or another writer has it open.
         OSError: If the folder cannot be written to.
 
     Example:
@@ -84,16 +84,16 @@ class TFRecordDump:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(self._path):
             raise FileExistsError(
-                f"`dump_filename` must be a new file: {str(self._path)!r} exists and is never "
-                "overwritten. Choose another name, or move it away"
+                f"`dump_filename` must be a new file. Received: {str(self._path)!r}, which exists "
+                "and is never overwritten. Choose another name, or move that file away"
             )
         try:
             self._file = create(self._aside)
         except FileExistsError:
             raise FileExistsError(
-                f"`dump_filename`: {str(self._path)!r} is being written by another client, or a "
-                f"killed process left {str(self._aside)!r}. Choose another name, or, if nobody "
-                "writes it, move that file away"
+                f"`dump_filename` must not be in use. Received: {str(self._path)!r}. Another "
+                f"client is writing {str(self._aside)!r}, or a crashed process left it. Choose "
+                "another name, or, if no client is writing that file, move it away"
             ) from None
         self._writer: Any = _writer(self._file)
 
@@ -103,7 +103,7 @@ class TFRecordDump:
             self._writer.write(message)
 
     def flush(self) -> None:
-        """Hand what was written to the operating system and the disk."""
+        """Sync the written records to the disk."""
         if self._writer is not None:
             self._writer.flush()
             os.fsync(self._file.fileno())
@@ -112,8 +112,8 @@ class TFRecordDump:
         """Finish the file and give it its name. A second call does nothing.
 
         Raises:
-            FileExistsError: If somebody else has made a file of that name since. The records stay
-                in the file aside.
+            FileExistsError: If another process has created a file of that name since. The records
+                stay in the file aside.
         """
         if self._writer is not None:
             self.flush()
@@ -127,7 +127,7 @@ class TFRecordDump:
             self._file.close()
             raise FileExistsError(
                 errno.EEXIST,
-                "`dump_filename` was written by somebody else meanwhile, and is never overwritten. "
+                "`dump_filename` has been created by another process and is never overwritten. "
                 f"The records are in {str(self._aside)!r}",
                 str(self._path),
             ) from error
@@ -135,7 +135,7 @@ class TFRecordDump:
         make_durable(self._path.parent)
 
     def abandon(self) -> None:
-        """Leave no file behind: nothing was to be written after all."""
+        """Delete the unfinished file, since there is nothing to write after all."""
         self._writer.close()
         self._writer = None
         self._file.close()
@@ -146,27 +146,27 @@ class TFRecordDump:
 
 
 def _writer(file: BinaryIO) -> Any:
-    # Here and not above: reading records, and the other sinks, work without TensorFlow.
+    # Imported here because reading records, and the other sinks, work without TensorFlow.
     import tensorflow as tf
 
     return tf.io.TFRecordWriter(_path_of(file))
 
 
 def _path_of(file: BinaryIO) -> str:
-    """Return a path to an open file, whatever its name leads to by now."""
+    """Return a path that leads to an open file, even if its name no longer does."""
     folder = "/proc/self/fd" if pathlib.Path("/proc/self/fd").is_dir() else "/dev/fd"
     return f"{folder}/{file.fileno()}"
 
 
 def _count(file: BinaryIO) -> tuple[int, int]:
-    """Return how many complete records a file has, and how many bytes follow them."""
+    """Return the number of complete records in a file, and the number of bytes after them."""
     # A record is its length (uint64), 4 bytes of checksum, the message, 4 bytes of checksum.
     size = os.fstat(file.fileno()).st_size
     at = count = 0
     while at + 16 <= size:
         file.seek(at)
         after = at + 16 + int.from_bytes(file.read(8), "little")
-        if after > size or after == at + 16:  # no message is empty: a disk's zeros
+        if after > size or after == at + 16:  # zeros on the disk: no message is empty
             break
         at = after
         count += 1

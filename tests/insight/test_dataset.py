@@ -180,10 +180,10 @@ class TestEachFormat:
         assert ids(tmp_path) == [0, 2]
         assert [entry.levelname for entry in caplog.records] == ["WARNING"]
         assert broken.name in caplog.text
-        assert ("no records, its columns are ['clicks']" in caplog.text) == (" " in damage)
+        assert ("no records; its columns are ['clicks']" in caplog.text) == (" " in damage)
         with pytest.raises(ValueError, match=broken.name):
             open_run(tmp_path, on_corrupt="raise")
-        with pytest.raises(ValueError, match=f"files that can be read.*{broken.name}"):
+        with pytest.raises(ValueError, match=f"one readable file.*{broken.name}"):
             open_run(broken)
 
 
@@ -259,7 +259,7 @@ class TestWhichFiles:
         for name in (".a.parquet.inprogress", "a.parquet.inprogress", ".b.parquet", "notes.txt"):
             (tmp_path / name).write_bytes(b"half")
         (tmp_path / "deeper.parquet").mkdir()
-        with pytest.raises(FileNotFoundError, match="no file is whole yet.*wait"):
+        with pytest.raises(FileNotFoundError, match="no file is complete yet.*wait"):
             open_run(tmp_path)
         write(tmp_path, "parquet", 0, [message(0)])
         assert ids(tmp_path, on_corrupt="raise") == [0]

@@ -95,9 +95,9 @@ class TestAuc:
         assert auc([0, 0, 1, 1, 0, bad], [0.1, 0.4, 0.35, 0.8, bad, 0.9]) == 0.75
 
     def test_bad_arguments(self) -> None:
-        with pytest.raises(ValueError, match=r"one shape \(n,\).*\(2,\), \(3,\)"):
+        with pytest.raises(ValueError, match=r"the same shape \(n,\).*\(2,\), \(3,\)"):
             auc([0, 1], [0.1, 0.2, 0.3])
-        with pytest.raises(ValueError, match=r"one shape"):
+        with pytest.raises(ValueError, match=r"the same shape"):
             auc([[0], [1]], [[0.1], [0.2]])
         for weight in (-1.0, NAN, INF):
             with pytest.raises(ValueError, match="`weights` must be finite"):
@@ -335,10 +335,10 @@ class TestTargetsAndGroups:
     ("by", "error"),
     [
         ("hour", r"`by` must be among \['uid'.*Received: by='hour'"),
-        ("target", "'target' is taken"),
-        (["uid", "uid"], "'uid' is taken"),
-        (pl.col("uid").alias("auc"), "'auc' is taken"),
-        (pl.col("uid", "req_time"), "one column each"),
+        ("target", "Received: 'target'"),
+        (["uid", "uid"], "Received: 'uid'"),
+        (pl.col("uid").alias("auc"), "Received: 'auc'"),
+        (pl.col("uid", "req_time"), "one column per expression"),
     ],
 )
 def test_bad_groups(by: Any, error: str) -> None:
@@ -347,5 +347,5 @@ def test_bad_groups(by: Any, error: str) -> None:
 
 
 def test_not_records() -> None:
-    with pytest.raises(ValueError, match=r"`records` must be.*open_run.*long_form.*\['clicks'\]"):
+    with pytest.raises(ValueError, match=r"`records` must come.*open_run.*long_form.*\['clicks'\]"):
         summary(pl.DataFrame({"clicks": [1]}))

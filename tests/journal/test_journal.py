@@ -120,7 +120,7 @@ def test_a_frame_that_holds_no_records(
 ) -> None:
     path, _ = written(tmp_path, [changed])
     (place,) = journal.scan(kept(path)).places
-    with pytest.raises(journal.UnreadableError, match="these are no records"):
+    with pytest.raises(journal.UnreadableError, match="holds no records"):
         decoder.read(place)
 
 
@@ -187,7 +187,7 @@ def test_who_reads_a_run_is_told_of_what_a_killed_process_left(
     client.write(batch(1, 0))
     client.flush(to="journal")
     (tmp_path / "run" / ".spool" / "worker-1.journal").touch()
-    with pytest.raises(FileNotFoundError, match="no file is whole yet"):
+    with pytest.raises(FileNotFoundError, match="no file is complete yet"):
         insight.open_run(tmp_path / "run")
     client.close()
     shutil.rmtree(tmp_path / "run" / ".spool")

@@ -296,7 +296,7 @@ def test_a_fake_client_opens_no_sink_but_dumps(tmp_path: pathlib.Path) -> None:
     dump = tmp_path / "made" / "dump.tfrecord"
     handle = deep_insight_client(is_fake=True, dump_filename=str(dump), sink=tmp_path / "run")
     msgs = one_target(handle).numpy()
-    with pytest.raises(FileExistsError, match=r"`dump_filename`.*another client"):
+    with pytest.raises(FileExistsError, match=r"`dump_filename`.*Another client"):
         deep_insight_client(is_fake=True, dump_filename=str(dump))
     client_of(handle).close()
     assert not (tmp_path / "run").exists()

@@ -75,7 +75,7 @@ def test_arrays_keep_their_shape(dtype: str) -> None:
 
 @pytest.mark.parametrize("values", [[1, 2], [1.5], [b"a", None], np.array(["a", 3], object), [{}]])
 def test_what_is_no_text_is_an_error(values: object) -> None:
-    with pytest.raises(TypeError, match=r"`values` must be texts, as str or bytes\. Received: "):
+    with pytest.raises(TypeError, match=r"`values` must be text, as str or bytes\. Received: "):
         hashed_ids(values)
 
 

@@ -89,7 +89,7 @@ def test_a_truncated_copy_loses_nothing(
     before = torn.read_bytes()
     assert command.main(["recover", str(run)]) == 0
     assert torn.read_bytes() == before
-    assert sum(str(torn) in line and "stays as it is" in line for line in warnings_logged) == 1
+    assert sum(str(torn) in line and "is left unchanged" in line for line in warnings_logged) == 1
     assert check_records(insight.open_run(f"{scheme}:{run}").collect()) == rows
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
