@@ -69,7 +69,7 @@ TOPIC = "kafka://b:9092,a:9092/t"
         ({"run": b"r"}, TypeError, r"`run` must be a string or None. Received: run=b'r'"),
         ({"run": ""}, ValueError, r"`run` must be a non-empty string.* Received: run=''"),
         ({"run": "a\0"}, ValueError, r"`run` must be .*without null characters.*'a\\x00'"),
-        ({"run": "a\ud800"}, ValueError, r"`run` must be .*UTF-8 can hold.*'a\\ud800'"),
+        ({"run": "a\ud800"}, ValueError, r"`run` must be .*UTF-8 can encode.*'a\\ud800'"),
         ({"spool": "a\0"}, ValueError, r"`spool` must be the path of a folder"),
         ({"sink": ["run", "./run/"]}, ValueError, r"one place twice.*: run and \./run/"),
         ({"sink": ["run", "parquet:x/../run"]}, ValueError, r"one place twice"),

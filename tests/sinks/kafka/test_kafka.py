@@ -250,7 +250,7 @@ def test_a_broker_that_goes_away_in_the_middle(
     stats = client.stats()
     assert (stats.written, stats.failed, stats.dropped, stats.waiting) == (count, 0, 0, 0)
     assert req_times(own_broker, "t") == list(range(count))
-    assert sum("failed and is tried again" in line for line in warnings_logged) == 1
+    assert sum("failed and is retried" in line for line in warnings_logged) == 1
     assert sum("works again" in line for line in warnings_logged) == 1
     print(f"\n{how}: {count} examples, the longest `write` while it was down: {longest:.4f} s")
 
@@ -362,7 +362,7 @@ def test_a_broker_that_is_down_when_what_a_kill_left_is_to_be_delivered(
     own_broker.stop()
     client = DeepInsightClient(uri)
     client.write(batch())
-    wait_for(warnings_logged, "failed and is tried again")
+    wait_for(warnings_logged, "failed and is retried")
     own_broker.start()
     assert client.flush(60)
     client.close()
@@ -472,7 +472,7 @@ def test_without_a_home_there_is_no_journal_and_that_is_told(
     with DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}") as client:
         client.write(batch())
     assert client.stats().written == 100
-    assert sum("name a folder with `spool`" in line for line in warnings_logged) == 1
+    assert sum("Set `spool` to a folder" in line for line in warnings_logged) == 1
     assert list(tmp_path.iterdir()) == []
 
 
