@@ -141,7 +141,7 @@ def test_the_environment_names_brokers_and_topic(
 
 
 def test_an_unknown_topic(broker: Broker) -> None:
-    told = r"must name a topic that exists: kafka://.*/no-such-topic"
+    told = r"must name an existing topic. Received: kafka://.*/no-such-topic"
     with pytest.raises(FileNotFoundError, match=told):
         DeepInsightClient(f"kafka://{broker.bootstrap}/no-such-topic")
 
@@ -268,7 +268,7 @@ def test_a_broker_that_is_down_at_the_start_and_at_the_end(
     client.close()
     assert time.monotonic() - before < 10
     assert client.stats().spooled == client.stats().waiting == 100
-    assert any("does not answer; records wait" in line for line in warnings_logged)
+    assert any("does not answer. Records wait" in line for line in warnings_logged)
     assert any("100 examples were not delivered within 1.5 s" in line for line in warnings_logged)
     own_broker.start()
     deadline = time.monotonic() + 30
@@ -574,10 +574,13 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
         ("kafka://h:1&sasl.password=hunter2/topic", "brokers=…"),
         ("kafka://h:1/topic?sasl.password=hunter2%00", "'sasl.password' must be percent-enc"),
         ("kafka://h:1/topic?sasl.password=hunter2%ff", "'sasl.password' must be percent-enc"),
-        ("kafka://h:1/topic?plugin.library.paths=hunter2", "'plugin.library.paths' may not stand"),
-        ("kafka://h:1/topic?ssl.engine.location=hunter2", "may not stand"),
-        ("kafka://h:1/topic?ssl.providers=hunter2", "may not stand"),
-        ("kafka://h:1/topic?test.mock.num.brokers=1", "may not stand"),
+        (
+            "kafka://h:1/topic?plugin.library.paths=hunter2",
+            "'plugin.library.paths' is not allowed in a URI",
+        ),
+        ("kafka://h:1/topic?ssl.engine.location=hunter2", "is not allowed in a URI"),
+        ("kafka://h:1/topic?ssl.providers=hunter2", "is not allowed in a URI"),
+        ("kafka://h:1/topic?test.mock.num.brokers=1", "is not allowed in a URI"),
         ("kafka://h:1/topic?stats_cb=hunter2", "name=value"),
         ("kafka://h:1/topic?logger=hunter2", "name=value"),
         ("kafka://h:1/topic?retries=1", "'retries' is set by the Kafka sink"),
@@ -596,6 +599,6 @@ def test_brokers_of_the_environment_with_a_password_are_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KAFKA_BROKER_LIST", "me:hunter2@h:1")
-    with pytest.raises(ValueError, match="user and password are options") as error:
+    with pytest.raises(ValueError, match="password as options") as error:
         DeepInsightClient("kafka:///topic")
     assert "hunter2" not in str(error.value)
