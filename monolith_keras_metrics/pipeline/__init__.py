@@ -1,1 +1,1 @@
-"""From a batch to every sink, in background threads. No TensorFlow."""
+"""Carry batches to every sink, in background threads. Imports no TensorFlow."""

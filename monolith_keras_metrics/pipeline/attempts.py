@@ -1,10 +1,10 @@
-"""The numbers of attempts: a later one is larger than those before it, whatever the clock says.
+"""Number attempts so that a later one is always larger, whatever the clock says.
 
-An attempt is about the time of its beginning, in microseconds since 1970. Where the clock was set
-back, or stands still, it is more than the largest number seen before: in this process, in the names
-of files in the run's folders and the journal's, and, for a Kafka topic, in a file of the journal's
-folder. A random part of up to a second keeps processes apart that begin at the same moment and
-cannot see each other.
+An attempt's number is about the time at which it began, in microseconds since 1970. If the clock
+was set back or has stopped, the number is one that exceeds all numbers seen so far. Numbers are
+looked up in this process, in the file names of the run's and the journal's folders, and, for a
+Kafka topic, in a file of the journal's folder. A random part of up to one second separates
+processes that begin at the same moment and cannot see each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from monolith_keras_metrics.records.run_folder import JOURNAL, LAST_ATTEMPT, att
 from monolith_keras_metrics.sinks.destination import Destination
 
 _SPREAD = 1_000_000  # microseconds
-# The year 33658. Numbers beyond, from a file that is not ours, would leave no room for larger ones.
+# The year 33658. A larger number, from a foreign file, would leave no room for the next attempts.
 _LARGEST = 10**18
 _lock = threading.Lock()
 _last = 0
@@ -31,12 +31,12 @@ _last = 0
 def new_attempt(clock: Callable[[], float], at_least: int = 0) -> int:
     """Return the number of a new attempt: microseconds since 1970, within a second.
 
-    It is larger than `at_least` and than all that this process was given before. So it runs ahead
-    of a clock that was set back, and of one that is asked more than twice a second.
+    The number is larger than `at_least` and than every earlier number of this process. It may
+    therefore run ahead of the clock.
 
     Args:
-        clock: Unix seconds.
-        at_least: The largest number seen, such as `largest_seen` returns.
+        clock: Returns Unix seconds.
+        at_least: The largest number seen, as returned by `largest_seen`.
     """
     global _last
     with _lock:
@@ -46,11 +46,11 @@ def new_attempt(clock: Callable[[], float], at_least: int = 0) -> int:
 
 
 def largest_seen(destinations: Sequence[Destination], journal: pathlib.Path | None) -> int:
-    """Return the largest attempt that left a name in the folders of a run; 0 if none did.
+    """Return the largest attempt recorded in the folders of a run; 0 if there is none.
 
     Args:
-        destinations: Where records go.
-        journal: The folder of the journal; None without one.
+        destinations: The destinations of the records.
+        journal: The journal's folder; None without a journal.
     """
     folders = [*(one.folder for one in destinations), journal]
     seen = [largest_attempt(folder) for folder in folders if folder is not None]
@@ -58,7 +58,7 @@ def largest_seen(destinations: Sequence[Destination], journal: pathlib.Path | No
 
 
 def largest_attempt(folder: str | os.PathLike[str]) -> int:
-    """Return the largest attempt in the names of a folder's files, hidden ones too.
+    """Return the largest attempt in the names of a folder's files, including hidden ones.
 
     Returns:
         0 if there is none, or the folder is missing or cannot be listed.
@@ -74,16 +74,16 @@ def largest_attempt(folder: str | os.PathLike[str]) -> int:
 def remember(
     attempt: int, destinations: Sequence[Destination], journal: pathlib.Path | None
 ) -> None:
-    """Keep the attempt in the journal's folder, if there is a topic whose messages keep no name.
+    """Save the attempt in the journal's folder, for destinations that do not keep it themselves.
 
-    Does nothing where the folder has a larger one, or cannot be written to.
+    Does nothing if the folder already has a larger attempt or cannot be written.
 
     Args:
         attempt: The attempt.
-        destinations: Where records go.
-        journal: The folder of the journal; None without one.
+        destinations: The destinations of the records.
+        journal: The journal's folder; None without a journal.
     """
-    if journal is None or journal.name == JOURNAL:  # there a run's files tell
+    if journal is None or journal.name == JOURNAL:  # the names of the run's files keep the attempt
         return
     if all(one.keeps_attempts for one in destinations) or _read(journal) >= attempt:
         return
@@ -105,7 +105,7 @@ def remember(
 
 
 def _read(journal: pathlib.Path) -> int:
-    """Return what `remember` wrote; 0 for anything else that may be there."""
+    """Return the attempt that `remember` saved; 0 if there is none or the file is invalid."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(journal / LAST_ATTEMPT, flags)

@@ -1,21 +1,21 @@
-"""`DeepInsightClient`: takes batches from training and writes them in the background.
+"""`DeepInsightClient`: accept batches from training and write them in the background.
 
-What is promised:
+Guarantees:
 
-- `write` hands over and returns; threads do the rest, in the order of the calls.
+- `write` queues the batch and returns. Threads do the rest, in the order of the calls.
 - A batch is *accepted* once `write` has returned. Accepted batches are written exactly once if the
-  client is closed, and it is closed when the process exits, by a signal that `exit_hook` handles
-  too. A process that is killed loses what it accepted in the last `flush_seconds`; the rest waits
-  in its journal for the next one.
+  client is closed. The client closes itself when the process exits, also on a signal that
+  `exit_hook` handles. On SIGKILL, the examples accepted in the last `flush_seconds` are lost; the
+  others wait in the journal for the next process.
 - Memory is bounded: by `queue_rows` examples and `memory_bytes`, and by the records of a few
-  files. Disk is bounded by `spool_bytes`.
-- A sink that fails is tried again while its records can wait. When the spool is full and the sink
-  has failed for `retry_seconds`, they are given up and counted as failed, and training goes on
-  (`on_error="warn"`); or the next `write` raises the sink's error (`on_error="raise"`).
-- The first batch of a layout that cannot be turned into records is an error, whatever `on_error`
-  says; a later one is set aside and counted.
-- `close` ends within its time, whatever the sinks do; what was not delivered by then waits in the
-  journal, or is counted.
+  files. Disk space is bounded by `spool_bytes`.
+- A failing sink is retried while its records can wait. When the journal is full and the sink has
+  failed for `retry_seconds`, its next records are given up and counted as failed. Training then
+  goes on (`on_error="warn"`), or the next `write` raises the sink's error (`on_error="raise"`).
+- If the first batch of a layout cannot become records, `write` raises, whatever `on_error` is. A
+  later such batch is left out and counted as failed.
+- `close` returns within its timeout, whatever the sinks do. What was not delivered by then waits
+  in the journal, or is counted.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-_MOST_LAYOUTS = 1_000  # that are kept in mind
+_MOST_LAYOUTS = 1_000  # bounds the memory for checked layouts
 _COUNTERS = ("accepted", "sampled", "unsampled", "written", "dropped", "failed")
-_COUNTERS_SECONDS = 0.5  # for the last of them, where the sinks have taken all the time
+_COUNTERS_SECONDS = 0.5  # for the last counters, in case the sinks used up the timeout
 
 
 class State(enum.Enum):
-    """What a client may still do; the value ends the sentence "This client …"."""
+    """The state of a client. The value completes the sentence "This client …"."""
 
     OPEN = "is open"
     CLOSING = "is being closed"
@@ -71,21 +71,21 @@ class State(enum.Enum):
 
 
 class DeepInsightClient:
-    """Takes batches of examples and writes the sampled ones in a background thread.
+    """Accept batches of examples and write the sampled ones in background threads.
 
     Args:
         sink: Where to write: a folder (Parquet), `"jsonl:PATH"`, `"tfrecord:PATH"`,
             `"kafka://HOST:PORT/TOPIC"`, an object with the methods of `sinks.Sink`, or a list of
             these. An empty list writes nowhere. A relative folder is resolved when the client is
-            made; a later `os.chdir` changes nothing.
+            created; a later `os.chdir` changes nothing.
         options: How records are written.
-        clock: Returns Unix seconds; makes the attempt's number (see `attempts`).
+        clock: Returns Unix seconds, for the attempt's number (see `attempts`).
         **changes: The options that differ from `options`, or from the defaults: see `Options`.
 
     Raises:
-        TypeError, ValueError: If an argument makes no sense.
+        TypeError, ValueError: If an argument is invalid.
         OSError: If a sink cannot be written to.
-        RuntimeError: In a process that was forked from one which had made a client.
+        RuntimeError: If this process was forked from one that had created a client.
 
     Example:
     >>> import tempfile, numpy as np
@@ -94,7 +94,7 @@ class DeepInsightClient:
     >>> with DeepInsightClient(tempfile.mkdtemp()) as client:
     ...     client.write(Batch(layout, 3, np.array([0, 19, 1005]), np.zeros(3, int), 0,
     ...                        labels=[np.ones(3)], predictions=[np.ones(3)]))
-    >>> client.stats().written  # uids 0 and 1005; 19 is in bucket 19, and 1% reaches to 9
+    >>> client.stats().written  # uids 0 and 1005; 19 is in bucket 19, and 1% covers 0 to 9
     2
     """
 
@@ -139,43 +139,43 @@ class DeepInsightClient:
         self.number = lifecycle.add(self)
 
     def write(self, batch: Batch) -> None:
-        """Accepts a batch; returns at once unless the queue is full and `overflow="block"`.
+        """Accept a batch. Returns at once unless the queue is full and `overflow="block"`.
 
         Args:
-            batch: The examples. Its arrays must not change any more.
+            batch: The examples. Its arrays must not change afterwards.
 
         Raises:
-            TypeError, ValueError: If it is the first of its layout, and cannot become records.
-                What such a later one holds is counted as failed.
+            TypeError, ValueError: If the batch is the first of its layout and cannot become
+                records. The examples of a later such batch are counted as failed.
             RuntimeError: If the client is closed.
-            Exception: With `on_error="raise"`, what a sink raised earlier.
+            Exception: With `on_error="raise"`, the error that a sink raised earlier.
         """
         self.accept(batch)
 
     def accept(self, batch: Batch) -> Accepted:
-        """Do as `write`, and return the batch with its position, which `messages` takes."""
+        """Accept a batch as `write` does, and return it with its position, for `messages`."""
         self._raise_error()
         if batch.layout is not self._last_layout and self._state is State.OPEN:
             self._check_first(batch)
         try:
             block = self._options.overflow == "block"
-            accepted = self._pipeline.queue.put(batch, block=block, answers=self._answers)
+            accepted = self._pipeline.queue.put(batch, block=block, answers=self._is_consumed)
         except ClosedError:
             raise RuntimeError(
-                f"This DeepInsightClient {self._state.value}: make a new one"
+                f"This DeepInsightClient {self._state.value}. Create a new one"
             ) from None
         if accepted.dropped:
             self._pipeline.encoder.warn_once(
                 "dropped",
-                "the queue is full, or nobody takes from it: examples are dropped (see `stats`)",
+                "examples are dropped, because the queue is full or no longer read (see `stats`)",
             )
         return accepted
 
     def _check_first(self, batch: Batch) -> None:
-        """Raise if the first batch of a layout cannot become records: no other might."""
+        """Raise if the first batch of a layout cannot become records."""
         if batch.layout not in self._checked:
             self._pipeline.encoder.check(batch)
-            if not batch.rows:  # which tell nothing of the next ones
+            if not batch.rows:  # an empty batch proves nothing about the next ones
                 return
             if len(self._checked) >= _MOST_LAYOUTS:
                 self._checked.clear()
@@ -185,18 +185,19 @@ class DeepInsightClient:
     def flush(
         self, timeout: float | None = None, *, to: Literal["sinks", "journal"] = "sinks"
     ) -> bool:
-        """Wait until everything accepted before was delivered, or given up.
+        """Wait until everything accepted so far has been delivered or given up.
+
+        Does not wait for sinks that have been failing or hanging for longer than `retry_seconds`.
 
         Args:
-            timeout: Seconds; None for no bound.
-            to: `"journal"` waits only until a kill would lose none of it.
+            timeout: Longest wait in seconds; None for no limit.
+            to: `"journal"` only waits until the examples would survive a SIGKILL.
 
         Returns:
-            True if that was so before the timeout. Does not wait for sinks that have been failing,
-            or hanging, for longer than `retry_seconds`.
+            True if everything was delivered or given up before the timeout.
 
         Raises:
-            Exception: With `on_error="raise"`, what a sink raised.
+            Exception: With `on_error="raise"`, the error that a sink raised.
         """
         if self._state is not State.OPEN:
             return True
@@ -208,10 +209,10 @@ class DeepInsightClient:
         return delivered
 
     def close_when(self, is_over: Callable[[], bool]) -> None:
-        """Close the client in the background when training has ended.
+        """Close the client in the background as soon as `is_over` returns True.
 
         Args:
-            is_over: Asked a few times a second, in another thread.
+            is_over: Returns True once training has ended. Called twice a second, in another thread.
         """
 
         def wait_and_close() -> None:
@@ -224,16 +225,16 @@ class DeepInsightClient:
     def close(self, timeout: float | None = None, *, raising: bool = True) -> None:
         """Write what was accepted and close the sinks. A second call does nothing.
 
-        Where a signal or Ctrl-C interrupts it, the next call goes on; the exit of the process is
-        one.
+        If a signal or Ctrl-C interrupts a call, the next call continues it. The exit of the
+        process makes such a call.
 
         Args:
-            timeout: Seconds, at most; default `exit_timeout`.
-            raising: Whether to raise what a sink raised. Give False where another exception is on
-                its way.
+            timeout: Longest wait in seconds. Default: `exit_timeout`.
+            raising: Whether to raise the error of a sink. Pass False while another exception
+                propagates.
 
         Raises:
-            Exception: With `on_error="raise"`, what a sink raised, if `write` did not.
+            Exception: With `on_error="raise"`, the error of a sink that `write` has not raised.
         """
         timeout = bounded(self._options.exit_timeout if timeout is None else timeout)
         if not self._has_ended() and self._ending.acquire(timeout=timeout):
@@ -263,7 +264,7 @@ class DeepInsightClient:
         return self._state in (State.CLOSED, State.DETACHED)
 
     def detach(self) -> None:
-        """In a forked process: leave everything to the process that it came from."""
+        """Leave all work to the parent process. Called in a forked process."""
         self._state = State.DETACHED
         self._pipeline.detach()
 
@@ -271,24 +272,24 @@ class DeepInsightClient:
         if self._counters is not None and self._state is State.OPEN:
             self._counters.start_if_wanted()
 
-    def _answers(self) -> bool:
-        """Whether it makes sense to wait for room; raises what a sink raised, if it is to."""
+    def _is_consumed(self) -> bool:
+        """Return True if the queue is still read; raise a sink's error if `on_error="raise"`."""
         self._raise_error()
         return self._pipeline.encoder.answers()
 
     def _counts(self) -> dict[str, int]:
-        """The counters."""
+        """Return the value of each counter, by name."""
         fates = self._pipeline.ledger.fates()
         return {name: getattr(fates, name) for name in _COUNTERS}
 
     def messages(self, accepted: Accepted) -> npt.NDArray[np.object_]:
-        """Returns the messages of a batch.
+        """Return the messages of a batch.
 
         Args:
-            accepted: What `accept` returned.
+            accepted: The batch, as returned by `accept`.
 
         Returns:
-            Strings, shape `(rows,)`: the message where the example is sampled, `""` elsewhere.
+            Strings, shape `(rows,)`: the message of each sampled example, `""` for the others.
         """
         batch = accepted.batch
         texts = np.full(batch.rows, "", object)
@@ -313,22 +314,23 @@ class DeepInsightClient:
         return self._pipeline.journal_folder
 
     def handle_signals(self, over: Callable[[], bool] | None = None) -> None:
-        """Until the client is closed, SIGTERM, SIGINT and SIGHUP unwind the stack (`exit_hook`).
+        """Make SIGTERM, SIGINT and SIGHUP unwind the stack until the client is closed.
 
-        What was accepted is then written on the way out. `with` does this, and the callback.
+        Accepted examples are then written before the process exits (see `exit_hook`). The `with`
+        statement and the callback call this method.
 
         Args:
-            over: Tells, from any thread, whether what is recorded has ended.
+            over: Returns True once training has ended. May be called from any thread.
         """
         if self._signals_until is not None:
             return
 
         def closed() -> bool:
-            """Not before what was accepted is written, whatever is over."""
+            """Return True if training has ended and the accepted examples are written."""
             return self._has_ended() and (over is None or over())
 
         def last_words() -> None:
-            """Wait until the journal has what was accepted. Sinks are not waited for."""
+            """Wait until the journal has what was accepted. Does not wait for sinks."""
             self._pipeline.encoder.flush(exit_hook.LAST_WORDS_SECONDS)
 
         if exit_hook.install(closed, last_words):
@@ -350,11 +352,11 @@ class DeepInsightClient:
             self.close(raising=False)
 
     def __repr__(self) -> str:
-        places = ", ".join(repr(delivery.sink) for delivery in self._pipeline.outlet.deliveries)
-        return f"DeepInsightClient([{places}], run={self.origin.run!r})"
+        sinks = ", ".join(repr(delivery.sink) for delivery in self._pipeline.outlet.deliveries)
+        return f"DeepInsightClient([{sinks}], run={self.origin.run!r})"
 
     def _raise_error(self) -> None:
-        """Raise what went wrong, once, with `on_error="raise"`."""
+        """Raise the first error, once, if `on_error="raise"`."""
         if self._options.on_error != "raise" or self._raised is not None:
             return
         self._raised = self._pipeline.error()
@@ -366,14 +368,14 @@ class DeepInsightClient:
         if left := stats.spooled + self._pipeline.outlet.recovered.fates().journaled:
             logging.warning(
                 "Deep insight: %s examples were not delivered within %g s. They wait in %r: the "
-                "next run with the same sinks delivers them, and so does `deep-insight recover`",
+                "next run with the same sinks delivers them, or `deep-insight recover`",
                 f"{left:,}",
                 timeout,
                 str(self.spool_folder),
             )
         if stats.waiting > stats.spooled:
             logging.warning(
-                "Deep insight: %d examples were not dealt with within %g s and may be lost",
+                "Deep insight: %d examples were not processed within %g s and may be lost",
                 stats.waiting - stats.spooled,
                 timeout,
             )
@@ -386,8 +388,8 @@ class DeepInsightClient:
             )
         if stats.recovered_failed:
             logging.warning(
-                "Deep insight: %d examples of an earlier run that crashed were not written; what "
-                "they stood in is set aside in %r",
+                "Deep insight: %d examples of an earlier run that crashed were not written. Their "
+                "journal files are set aside in %r",
                 stats.recovered_failed,
                 str(self.spool_folder),
             )
@@ -397,16 +399,16 @@ DeepInsightClient.__signature__ = signature_with_options(DeepInsightClient)
 
 
 def open_client(number: int) -> DeepInsightClient:
-    """Returns the open client with this number.
+    """Return the open client with this number.
 
     Raises:
-        ValueError: If this process has no such client, or closed it.
+        ValueError: If this process has no such client, or has closed it.
     """
     client = lifecycle.find(number)
     if not isinstance(client, DeepInsightClient):
         raise ValueError(
             "`deep_insight_client_tensor` must come from deep_insight_client() or "
-            "DeepInsightClient.handle in this process, of a client that is not closed. "
-            f"Received: {number}, open here: {lifecycle.numbers()}"
+            "DeepInsightClient.handle in this process, and the client must not be closed. "
+            f"Received: {number}. Open clients: {lifecycle.numbers()}"
         )
     return client

@@ -1,4 +1,4 @@
-"""Counters of what became of examples, emitted to the metrics client now and then."""
+"""Emit the counts of examples to the metrics client at regular intervals."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from monolith_keras_metrics.threads import BackgroundThread
 
 
 class CounterEmitter(BackgroundThread):
-    """Emits what counts have grown by.
+    """Emit the growth of each count since it was last emitted.
 
-    It has a thread of its own, since a back end that hangs must stop nothing else; and only where
-    a back end is set, now or later.
+    Runs in a separate thread, because a back end that hangs must not stop anything else. The thread
+    starts once a back end is set.
 
     Args:
-        counts: Returns each counter's value so far, by name.
+        counts: Returns the current value of each counter, by name.
         tags: Tags of the counters.
-        seconds: How often.
+        seconds: Interval between emissions.
     """
 
     def __init__(
@@ -38,16 +38,16 @@ class CounterEmitter(BackgroundThread):
         self._failed = False
 
     def start_if_wanted(self) -> None:
-        """Start the thread if a back end is set and it does not run yet."""
+        """Start the thread if a back end is set and the thread is not running yet."""
         if self._started or not cli.has_backend():
             return
-        with self._starting, contextlib.suppress(RuntimeError):  # no more threads: no counters
+        with self._starting, contextlib.suppress(RuntimeError):  # too many threads
             if not self._started:
                 self.start()
                 self._started = True
 
     def finish(self, timeout: float) -> None:
-        """Emit once more, and end the thread; wait for that at most `timeout` seconds."""
+        """Emit once more and end the thread. Waits at most `timeout` seconds."""
         self._stopping.set()
         self.start_if_wanted()
         if self._started:
@@ -65,9 +65,9 @@ class CounterEmitter(BackgroundThread):
                 if delta := value - self._emitted.get(name, 0):
                     client.emit_counter(f"deep_insight.{name}", delta, dict(self._tags))
                 self._emitted[name] = value
-        except Exception as error:  # a metrics back end that fails costs counters, not records
+        except Exception as error:  # a failing back end must cost counters only, not records
             if not self._failed:
                 self._failed = True
                 logging.warning(
-                    "Deep insight: counters were not emitted. %s: %s", type(error).__name__, error
+                    "Deep insight: cannot emit counters. %s: %s", type(error).__name__, error
                 )

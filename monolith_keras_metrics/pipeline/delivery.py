@@ -1,10 +1,9 @@
-"""Gets records from spools into one sink: a thread a sink, so that none waits for another.
+"""Deliver records from spools to one sink. Each sink has a thread, so none waits for another.
 
-A sink that fails is tried again, with longer and longer pauses; it is logged once, and once more
-when it works again. An error that may pass (no room, no permission, no connection; see
-`sinks.errors.may_pass`) is the place's trouble: it is tried for as long as records can wait in the
-spool. Any other error may be these records' own: they are given up after `retry_seconds`, so that
-they do not hold up all others.
+A failing sink is retried with growing pauses. The failure is logged once, and so is the recovery.
+An error that may pass (no space, no permission, no connection; see `sinks.errors.may_pass`) is
+retried for as long as records can wait in the journal. Any other error may be caused by the records
+themselves: they are given up after `retry_seconds`, so that they do not block all others.
 """
 
 from __future__ import annotations
@@ -25,37 +24,37 @@ from monolith_keras_metrics.threads import BackgroundThread
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
-# A sink that is at work, and has not failed, is not taken to hang before.
+# Minimum time before a busy sink counts as hung.
 _HANG_SECONDS = 1.0
 
 _Result = TypeVar("_Result")
 
 
 class _GivenUpError(Exception):
-    """These records were tried for long enough."""
+    """The records have failed for `retry_seconds`."""
 
 
 class _LeftError(Exception):
-    """The portion is nothing to this sink any more: it was given up, or the process ends."""
+    """The portion no longer waits for this sink: it was given up, or the process is exiting."""
 
 
 class Delivery(BackgroundThread):
-    """Hands portions of spools to a sink, in order, until the spools have ended.
+    """Deliver the portions of spools to a sink, in order, until the spools have ended.
 
     Args:
-        sink: Where to.
+        sink: The sink.
         number: The sink's number in the spools.
-        spools: Where from: its own last, and before it that of crashed processes, which has
-            precedence until the own one gets crowded.
-        retry_seconds: For how long records are tried that fail with an error of their own; and
-            how long a sink must have failed, or not come back, to be down.
-        hurry: Once set, what fails is not tried again: the process wants to end.
-        clock: Seconds for which this process has run.
+        spools: The spools to read: first that of crashed processes, if any, and last that of this
+            process. The first has precedence until the last becomes crowded.
+        retry_seconds: How long records are retried that fail with an error of their own. Also how
+            long a sink must fail, or not return, to count as down.
+        hurry: Event that stops retries, because the process is about to exit.
+        clock: Returns the seconds for which this process has run.
 
     Attributes:
         sink: The sink.
-        error: What it raised last, until it worked again.
-        first_error: What it raised first.
+        error: The sink's last error; None after a success.
+        first_error: The sink's first error.
     """
 
     def __init__(
@@ -73,41 +72,41 @@ class Delivery(BackgroundThread):
         self.first_error: BaseException | None = None
         self._number = number
         self._spools = spools
-        self._spool = spools[-1]  # which has what is at work
+        self._spool = spools[-1]  # the spool of the current portion
         self._journal: str | None = None
-        self._read_at = 0.0  # when what crashed processes left is read again, after an error
+        self._read_at = 0.0  # earliest time to read crashed processes' records again, on an error
         self._retry_seconds = retry_seconds
         self._hurry = hurry
         self._clock = clock
-        self._at_work = threading.Lock()
+        self._busy = threading.Lock()
         self._busy_since: float | None = None
         self._failing_since: float | None = None
-        self._told: set[type[BaseException]] = set()
+        self._warned: set[type[BaseException]] = set()
 
     def is_down(self) -> bool:
-        """Whether the sink has failed, or not come back, for `retry_seconds`."""
+        """Return True if the sink has been failing or hanging for `retry_seconds`."""
         failing = self._failing_since
         if not self.alive():
             return True
         if failing is not None:
             return self._clock() - failing >= self._retry_seconds
-        return self._hangs()
+        return self._is_hanging()
 
     def give_up(self) -> int:
-        """Gives up what waits next, if the sink is down; returns how many records.
+        """Give up the next portion if the sink is down; return its number of records.
 
-        What the sink is at work on is not given up, since it may yet take it; unless it hangs.
+        The portion that a sink is writing is only given up if the sink hangs, since it may succeed.
         """
         if not self.is_down():
             return 0
-        idle = self._at_work.acquire(blocking=False)
+        idle = self._busy.acquire(blocking=False)
         try:
-            return self._spools[-1].give_up(self._number) if idle or self._hangs() else 0
+            return self._spools[-1].give_up(self._number) if idle or self._is_hanging() else 0
         finally:
             if idle:
-                self._at_work.release()
+                self._busy.release()
 
-    def _hangs(self) -> bool:
+    def _is_hanging(self) -> bool:
         busy, hanging = self._busy_since, max(self._retry_seconds, _HANG_SECONDS)
         return busy is not None and self._clock() - busy >= hanging
 
@@ -115,10 +114,10 @@ class Delivery(BackgroundThread):
         try:
             while portion := self._next():
                 if not self._deliver(portion):
-                    return  # to be delivered by the next process
-        except BaseException as error:  # a defect here, or what no sink should raise
+                    return  # the next process delivers it
+        except BaseException as error:  # a defect of this file, or an error no sink should raise
             self._note(error)
-            logging.exception("Deep insight: delivery to %r has ended", self.sink)
+            logging.exception("Deep insight: the thread that writes to %r has failed", self.sink)
         finally:
             try:
                 self._close()
@@ -127,10 +126,10 @@ class Delivery(BackgroundThread):
                     spool.leave(self._number)
 
     def _next(self) -> Portion | None:
-        """Wait for what the sink is to take next; None when there is and will be none."""
+        """Wait for the sink's next portion and return it; None once there will be no more."""
         own = self._spools[-1]
         with own.changed:
-            while not self._hurried():
+            while not self._is_hurried():
                 ended = all(spool.has_ended() for spool in self._spools)
                 in_turn = reversed(self._spools) if own.is_crowded() else self._spools
                 for spool in in_turn:
@@ -143,18 +142,18 @@ class Delivery(BackgroundThread):
                 own.changed.wait(1.0)
         return None
 
-    def _hurried(self) -> bool:
+    def _is_hurried(self) -> bool:
         return self._hurry.is_set() and self.error is not None
 
     def _deliver(self, portion: Portion) -> bool:
-        """Returns False where the process is to end and the sink did not take the portion."""
+        """Deliver a portion; return False if it must be left to the next process."""
         try:
             frames = self._read(portion)
             if frames is None:
                 return True
-            self._tell_journal(portion.segment.journal)
-            failed = sum(self._hand_over(frame, portion) for frame in frames)
-        except _GivenUpError:  # by reading them
+            self._switch_journal(portion.segment.journal)
+            failed = sum(self._submit(frame, portion) for frame in frames)
+        except _GivenUpError:  # reading the records has failed for too long
             failed = portion.rows
         except _LeftError:
             return not self._spool.is_pending(self._number, portion)
@@ -162,43 +161,43 @@ class Delivery(BackgroundThread):
         return True
 
     def _read(self, portion: Portion) -> list[pl.DataFrame] | None:
-        """Return a portion's records; None if they are to be read later.
+        """Return a portion's records; None if they must be read later.
 
-        What crashed processes left, and cannot be read now, holds up nothing else.
+        Unreadable records of crashed processes do not block other records.
         """
         read = functools.partial(portion.frames, self._spool.read)
         if self._spool is self._spools[-1]:
-            return self._tried(read, portion)
+            return self._retry(read, portion)
         try:
             return read()
         except (Exception, pl.exceptions.PanicException) as error:
             self._read_at = self._clock() + _LONGEST_PAUSE_SECONDS
-            self._tell_once(
-                error, "what a crashed process left cannot be read now, and waits: %r", error
+            self._warn_once(
+                error, "records of a crashed process cannot be read now. They wait: %r", error
             )
             return None
 
-    def _tell_journal(self, journal: str | None) -> None:
-        """Tell a sink that keeps a ledger which journal the records to come stand in."""
+    def _switch_journal(self, journal: str | None) -> None:
+        """Name the journal of the next records to a sink that keeps a ledger."""
         resume = getattr(self.sink, "resume", None)
         if resume is not None and journal is not None and journal != self._journal:
             resume(journal)
             self._journal = journal
 
-    def _hand_over(self, frame: pl.DataFrame, portion: Portion) -> int:
-        """Has the sink take a frame; returns how many of its records it does not take."""
+    def _submit(self, frame: pl.DataFrame, portion: Portion) -> int:
+        """Write a frame to the sink; return how many of its records were not written."""
         try:
-            self._tried(functools.partial(self._write, frame), portion)
+            self._retry(functools.partial(self._write, frame), portion)
         except RejectedError as error:
-            self._works()
+            self._note_success()
             self.first_error = self.first_error or error
-            self._tell_once(error, "%s", error)
+            self._warn_once(error, "%s", error)
             return error.rows
         except _GivenUpError as error:
-            self._tell_once(
+            self._warn_once(
                 error,
-                "%d examples are given up after %g s, and so are others that fail like them (see "
-                "`stats`). %r",
+                "%d examples are given up after %g s. Later ones that fail in the same way are "
+                "given up without a log line (see `stats`). %r",
                 frame.height,
                 self._retry_seconds,
                 self.error,
@@ -206,17 +205,17 @@ class Delivery(BackgroundThread):
             return frame.height
         return 0
 
-    def _tried(self, action: Callable[[], _Result], portion: Portion) -> _Result:
-        """Does it until it works.
+    def _retry(self, action: Callable[[], _Result], portion: Portion) -> _Result:
+        """Call an action until it succeeds, and return its result.
 
         Raises:
-            RejectedError: What the sink says.
-            _GivenUpError: If it failed for long enough.
-            _LeftError: If it need not be done any more.
+            RejectedError: If the sink raises it.
+            _GivenUpError: If the action has failed for `retry_seconds`.
+            _LeftError: If the portion no longer waits for this sink.
         """
         refused_since, pause = None, _FIRST_PAUSE_SECONDS
         while True:
-            with self._at_work:
+            with self._busy:
                 if not self._spool.is_pending(self._number, portion):
                     raise _LeftError
                 self._busy_since = self._clock()
@@ -225,7 +224,7 @@ class Delivery(BackgroundThread):
                 except RejectedError:
                     raise
                 except (Exception, pl.exceptions.PanicException) as error:
-                    self._note(error)  # whatever a sink raises, training goes on
+                    self._note(error)  # no error of a sink may stop training
                 finally:
                     self._busy_since = None
             if self._hurry.is_set():
@@ -243,19 +242,19 @@ class Delivery(BackgroundThread):
     def _write(self, frame: pl.DataFrame) -> None:
         self.sink.write(frame)
         self.sink.flush()
-        self._works()
+        self._note_success()
 
     def _close(self) -> None:
         try:
             self.sink.close()
-        except (Exception, pl.exceptions.PanicException) as error:  # the others' ends matter too
+        except (Exception, pl.exceptions.PanicException) as error:  # other sinks must be closed too
             self.first_error = self.first_error or error
-            self._tell_once(error, "it could not be closed: %r", error)
+            self._warn_once(error, "the sink could not be closed: %r", error)
 
     def _note(self, error: BaseException) -> None:
         if self.error is None:
             logging.warning(
-                "Deep insight: %r failed and is tried again. %s: %s",
+                "Deep insight: %r failed and is retried. %s: %s",
                 self.sink,
                 type(error).__name__,
                 error,
@@ -264,13 +263,13 @@ class Delivery(BackgroundThread):
         self.error = error
         self.first_error = self.first_error or error
 
-    def _works(self) -> None:
+    def _note_success(self) -> None:
         if self.error is not None:
             logging.warning("Deep insight: %r works again", self.sink)
         self.error = self._failing_since = None
 
-    def _tell_once(self, error: BaseException, message: str, *args: object) -> None:
-        """Logs a warning, once for each kind of error."""
-        if type(error) not in self._told:
-            self._told.add(type(error))
+    def _warn_once(self, error: BaseException, message: str, *args: object) -> None:
+        """Log a warning, once for each type of error."""
+        if type(error) not in self._warned:
+            self._warned.add(type(error))
             logging.warning("Deep insight: %r: " + message, self.sink, *args)

@@ -1,7 +1,7 @@
-"""The background thread: batches from the queue become records, records go to the spool.
+"""Turn queued batches into records, in a background thread, and put these into the spool.
 
-Everything that can go wrong with a batch is counted and logged here; only a defect of this file
-itself ends the thread. `answers` tells that, and a disk under the journal that hangs.
+Every failure of a batch is counted and logged here; only a defect of this file ends the thread.
+`answers` returns False after that, or while the journal's disk hangs.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from monolith_keras_metrics.records.batch import Batch, Layout, Origin
 from monolith_keras_metrics.records.frame import to_frame
 from monolith_keras_metrics.threads import BackgroundThread, bounded
 
-# Examples turned into records at once.
+# Most examples that become records in one step.
 _CHUNK_ROWS = 65_536
 _CHUNK_BYTES = 64 << 20
-# Of each layout's records, which are looked at for logits. It takes a while for every record, and
-# whoever has logits shows it at once.
+# Records of each layout that are checked for logits. The check costs time, and logits show early.
 LOOKED_AT_ROWS = 16_384
-_MOST_LAYOUTS = 1_000  # that are kept in mind
-_PIECE_BYTES = 64 << 20  # of records that go into the spool at once
-_OTHER_COLUMNS_BYTES = 128  # of a record: names, origin, ratio
+_MOST_LAYOUTS = 1_000  # bounds the memory for the layouts checked for logits
+_PIECE_BYTES = 64 << 20  # most bytes of records appended to the spool at once
+_OTHER_COLUMNS_BYTES = 128  # size of a record's names, origin and ratio
 _LONGEST_POLL_SECONDS = 0.5
-# A thread that is at work is not taken to hang before.
+# Minimum time before a busy thread counts as hung.
 _HANG_SECONDS = 5.0
-# A panic in Polars, which is no Exception, is this batch's failure too, not the thread's.
+# A panic in Polars is not an Exception, but must fail the batch only, not the thread.
 _BAD_BATCH = (Exception, pl.exceptions.PanicException)
 
 
 class Encoder(BackgroundThread):
-    """Takes batches from a queue and puts their sampled records into the spool.
+    """Take batches from a queue and put their sampled records into the spool.
 
     Args:
-        queue: Where batches come from.
-        spool: Where records go.
-        ledger: Where it is noted what becomes of examples.
-        deliveries: Who takes them from there; asked for how long they have been stuck.
-        origin: Who writes; None leaves its columns out of the records.
-        options: How records are written: what happens when the journal is full, and for how long.
-        hurry: Once set, a full spool is not waited for: the process wants to end.
-        clock: Seconds for which this process has run.
-        ended: Called when nothing more comes into the spool.
-        now_and_then: Called a few times a second; it must not wait.
+        queue: The queue of batches.
+        spool: The spool for the records.
+        ledger: Counts what becomes of examples.
+        deliveries: The threads that take records from the spool. Their records are given up if
+            their sinks are down while the journal is full.
+        origin: The run, attempt and worker of the records; None leaves these columns out.
+        options: How records are written.
+        hurry: Event that ends the wait for room in the spool, because the process is about to exit.
+        clock: Returns the seconds for which this process has run.
+        ended: Called once nothing more is put into the spool.
+        now_and_then: Called a few times a second. Must not wait.
 
     Attributes:
-        died: What ended the thread, if it was no orderly end.
+        died: The exception that ended the thread; None if there was none.
     """
 
     def __init__(
@@ -80,8 +80,7 @@ class Encoder(BackgroundThread):
         self._origin = origin
         self._drop = options.overflow == "drop"
         self._retry_seconds = options.retry_seconds
-        # An example waits for a poll, then for its records to be made and written, which takes a
-        # while on a machine that is busy.
+        # A quarter, since making and writing the records takes time too, on a busy machine.
         self._poll_seconds = min(_LONGEST_POLL_SECONDS, options.flush_seconds / 4)
         self._hurry = hurry
         self._uid_hash_key = options.uid_hash_key
@@ -89,7 +88,7 @@ class Encoder(BackgroundThread):
         self._at_end = ended
         self._now_and_then = now_and_then
         self._seen_at = clock()
-        self._absorbed = self._flushed_to = self._flush_at = 0  # rows ever taken from the queue
+        self._absorbed = self._flushed_to = self._flush_at = 0  # total rows taken from the queue
         self._absorbing_since: float | None = None
         self._flushed = threading.Condition()
         self._stopping = self._stopped = False
@@ -97,25 +96,25 @@ class Encoder(BackgroundThread):
         self._looked_at: dict[Layout, int] = {}  # rows
 
     def answers(self) -> bool:
-        """Whether somebody takes from the queue, or will soon: training need not wait for ever."""
+        """Return True if the thread is alive and not hanging, so that the queue will be read."""
         hanging = max(self._retry_seconds, _HANG_SECONDS)
         return self.alive() and self._clock() - self._seen_at < hanging
 
     def oldest(self) -> float | None:
-        """Return when the oldest example was accepted that is not in the spool; None without any.
+        """Return the time, by the queue's clock, of the oldest example that is not in the spool.
 
-        By the queue's clock.
+        Returns None if there is no such example.
         """
         return self._absorbing_since or self._queue.oldest()
 
     def flush(self, timeout: float | None) -> bool:
-        """Waits until all that is in the queue now is in the spool, for every sink to take.
+        """Wait until everything now in the queue is in the spool, ready for every sink.
 
         Args:
-            timeout: Seconds, or None for no bound.
+            timeout: Longest wait in seconds; None for no limit.
 
         Returns:
-            Whether it was in time.
+            True if that happened before the timeout.
         """
         target = self._ask_for_flush()
         with self._flushed:
@@ -126,12 +125,12 @@ class Encoder(BackgroundThread):
             return self._flushed_to >= target
 
     def stop(self) -> None:
-        """Has the thread put into the spool what there is, and end; does not wait."""
+        """Request that the thread empty the queue and end. Does not wait."""
         self._stopping = True
         self._queue.hurry()
 
     def records(self, accepted: Sequence[Accepted]) -> pl.DataFrame:
-        """Turns batches of one layout into the frame of their sampled examples."""
+        """Return a frame with the sampled examples of batches that share a layout."""
         units: set[str] = set()
         frame = to_frame(
             [one.batch for one in accepted],
@@ -145,10 +144,10 @@ class Encoder(BackgroundThread):
         return frame
 
     def check(self, batch: Batch) -> None:
-        """Make the records of a layout's first batch, on trial.
+        """Raise if the first batch of a layout cannot become records.
 
         Raises:
-            TypeError, ValueError: If it cannot become records.
+            TypeError, ValueError: If the batch cannot become records.
         """
         try:
             to_frame([batch], self._origin, self._uid_hash_key)
@@ -160,7 +159,7 @@ class Encoder(BackgroundThread):
             ) from error
 
     def warn_once(self, subject: str, message: str, *args: object) -> None:
-        """Logs a warning, once for each subject."""
+        """Log a warning, once for each subject."""
         if subject not in self._warned:
             self._warned.add(subject)
             logging.warning("Deep insight: " + message, *args)
@@ -169,9 +168,11 @@ class Encoder(BackgroundThread):
         try:
             while not self._step():
                 pass
-        except BaseException as error:  # else training would wait for ever on a full queue
+        except BaseException as error:  # else training would wait indefinitely on a full queue
             self.died = error
-            logging.exception("Deep insight: the writing thread has ended; nothing more is written")
+            logging.exception(
+                "Deep insight: the writing thread has failed. No further examples are written"
+            )
         finally:
             try:
                 self._spool.end()
@@ -189,7 +190,7 @@ class Encoder(BackgroundThread):
                 self._at_end()
 
     def _step(self) -> bool:
-        """Takes what the queue has, and does what is due; returns whether that was the last."""
+        """Process the queued batches and do what is due; return True if the thread is done."""
         stopping = self._stopping
         taken = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds, _CHUNK_BYTES)
         self._seen_at = self._clock()
@@ -209,21 +210,21 @@ class Encoder(BackgroundThread):
         return ending
 
     def _warn_of_unit(self, unit: str, layout: Layout) -> None:
-        """Warn that times are no Unix seconds."""
+        """Log a warning that the values of `req_time` are not Unix seconds."""
         if layout.any_time_unit:
             self.warn_once(
-                "unit", "`req_time` has values in %s: they are recorded in seconds", unit
+                "unit", "`req_time` has values in %s. They are converted to seconds", unit
             )
         else:
             self.warn_once(
                 "unit",
-                "`req_time` has values that seem to be %s. They are recorded as they are, and "
-                "taken for seconds by whoever reads them: hand over Unix seconds",
+                "`req_time` must be in Unix seconds. Received values that look like %s. They are "
+                "recorded unchanged, so readers misinterpret them. Convert them to seconds",
                 unit,
             )
 
     def _ask_for_flush(self) -> int:
-        """Returns how many rows must be taken from the queue for all that is in it now."""
+        """Request a flush; return the total number of rows that must be processed for it."""
         entered = self._queue.entered()
         with self._flushed:
             self._flush_at = max(self._flush_at, entered)
@@ -231,15 +232,15 @@ class Encoder(BackgroundThread):
         return entered
 
     def _absorb(self, taken: Sequence[Accepted]) -> None:
-        """Turns batches into frames and puts these into the spool."""
+        """Turn batches into frames and put these into the spool."""
         rows = _rows(taken)
         for _, group in itertools.groupby(taken, key=_same_columns):
             same_layout = list(group)
             try:
                 frames = [self.records(same_layout)]
-            except _BAD_BATCH:  # one of them is bad: find it, keep the others
-                frames, whole = [], same_layout
-                for one in whole:
+            except _BAD_BATCH:  # one by one, to leave out the bad batch only
+                frames, candidates = [], same_layout
+                for one in candidates:
                     try:
                         frames.append(self.records([one]))
                     except _BAD_BATCH as error:
@@ -247,8 +248,8 @@ class Encoder(BackgroundThread):
                         self._ledger.convert(0, 0, failed=one.batch.rows)
                         self.warn_once(
                             "bad batch",
-                            "a batch of %d examples could not be turned into records and is left "
-                            "out (counted as failed; further ones are not logged). %s: %s",
+                            "a batch of %d examples could not be turned into records. It is left "
+                            "out and counted as failed; further ones are not logged. %s: %s",
                             one.batch.rows,
                             type(error).__name__,
                             error,
@@ -264,44 +265,48 @@ class Encoder(BackgroundThread):
         self._queue.done(rows)
 
     def _append(self, frame: pl.DataFrame, accepted_at: float) -> None:
-        """Put a frame into the spool, in pieces that memory can hold."""
+        """Put a frame into the spool, in pieces of bounded size."""
         size = int(frame.estimated_size())
         rows = max(1, frame.height * _PIECE_BYTES // max(size, 1))
         for piece in frame.iter_slices(rows):
             self._append_piece(piece, accepted_at, size * piece.height // frame.height)
 
     def _append_piece(self, frame: pl.DataFrame, accepted_at: float, size: int) -> None:
-        """Put records into the spool; where that is full, do what `overflow` says."""
+        """Put records into the spool; if it is full, act as the option `overflow` requires."""
         encoded = self._spool.encode(frame)
         while not self._spool.append(frame, encoded, accepted_at, size):
             self._seen_at = self._clock()
             if self._drop:
                 self._ledger.drop(frame.height)
-                self.warn_once("spool", "the spool is full: examples are dropped (see `stats`)")
+                self.warn_once("spool", "the journal is full: examples are dropped (see `stats`)")
                 return
             if self._hurry.is_set():
                 self._ledger.settle(0, frame.height)
-                self.warn_once("spool", "the spool is full, and the process ends: examples fail")
+                self.warn_once(
+                    "spool",
+                    "the journal is full and the process is exiting: examples are counted as "
+                    "failed (see `stats`)",
+                )
                 return
-            self.warn_once("spool", "the spool is full: training may have to wait for the sinks")
+            self.warn_once("spool", "the journal is full: training may wait for the sinks")
             if not self._give_up():
                 self._spool.wait_for_room(0.1)
 
     def _learn_text(self, frame: pl.DataFrame, layout: Layout) -> None:
-        """Tell the queue what an example's text takes, which it cannot see."""
+        """Update the queue's estimate of the size of an example's text."""
         known = layout.row_bytes + _OTHER_COLUMNS_BYTES
         text = max(0.0, frame.estimated_size() / frame.height - known)
         self._queue.text_bytes = max(text, 0.9 * self._queue.text_bytes)
 
     def _give_up(self) -> int:
-        """Gives up what waits next for sinks that are down; returns how many records."""
+        """Give up the next records of sinks that are down; return their number."""
         rows = 0
         for number, delivery in enumerate(self._deliveries):
             if given_up := delivery.give_up():
                 self.warn_once(
                     f"given up {number}",
-                    "%r has been down for %g s and the spool is full: %d examples are given up, "
-                    "and more as others come (see `stats`)",
+                    "%r has been down for %g s and the journal is full: %d examples are given up. "
+                    "More are given up as new ones arrive (see `stats`)",
                     delivery.sink,
                     self._retry_seconds,
                     given_up,
@@ -310,7 +315,7 @@ class Encoder(BackgroundThread):
         return rows
 
     def _look_at(self, frame: pl.DataFrame, layout: Layout) -> None:
-        """Warns where predictions are logits, by the look of the first records."""
+        """Log a warning if the first predictions of a layout look like logits."""
         looked_at = self._looked_at.get(layout, 0)
         if "logits" in self._warned or looked_at >= LOOKED_AT_ROWS:
             return
@@ -326,15 +331,15 @@ class Encoder(BackgroundThread):
                 self.warn_once(
                     "logits",
                     "predictions of target %r of model %r are outside [0, 1] while its labels are "
-                    "0 and 1: they look like logits. They are recorded as they are; AUC is right, "
-                    "calibration and log loss need probabilities (a sigmoid)",
+                    "0 and 1: they look like logits. They are recorded unchanged. AUC is correct, "
+                    "but calibration and log loss need probabilities: apply a sigmoid",
                     target,
                     layout.model_name,
                 )
 
 
 def _same_columns(accepted: Accepted) -> tuple[Layout, bool, bool]:
-    """Return what batches have in common that give one frame."""
+    """Return the key shared by batches that can form one frame."""
     batch = accepted.batch
     return batch.layout, batch.epoch is None, batch.example_id is None
 

@@ -1,4 +1,4 @@
-"""Where a client's journal is, and under which attempt it writes there."""
+"""Choose the folder of a client's journal, and the attempt under which the client writes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class JournalHome(NamedTuple):
     """A client's journal.
 
     Attributes:
-        origin: Who writes.
-        name: The journal's name, which no other journal has.
-        is_named: Whether anything tells this training from others: a run's name, or a journal.
+        origin: The run, attempt and worker of the records.
+        name: The journal's unique name.
+        is_named: Whether this training can be distinguished from others, by a run's name or a
+            journal.
         folder: The journal's folder; None if records wait in memory.
-        claim: The right to its files; None without a folder.
-        header: What its files say of themselves; None without a folder.
+        claim: The claim to the journal's files; None without a folder.
+        header: The header of the journal's files; None without a folder.
     """
 
     origin: Origin
@@ -47,9 +48,9 @@ def claim_home(
     """Choose the attempt and claim the journal's files, before any sink is opened.
 
     Args:
-        destinations: Where records go.
-        options: Says where the journal is, and which run and worker write.
-        clock: Returns Unix seconds; makes the attempt's number.
+        destinations: The destinations of the records.
+        options: The options, of which `run`, `worker` and `spool` are used.
+        clock: Returns Unix seconds, for the attempt's number.
     """
     run_names = [name for one in destinations if (name := one.run_name)]
     run = options.run or next(iter(run_names), None)
@@ -66,12 +67,12 @@ def claim_home(
 
 
 def folder_of(destinations: Sequence[Destination], spool: object) -> pathlib.Path | None:
-    """Return the folder of the journal; None where records wait in memory.
+    """Return the folder of the journal; None if records wait in memory.
 
     Args:
-        destinations: Where records go.
-        spool: The option: a folder; `"auto"` for that of the first destination that has one,
-            folders before topics; None for none.
+        destinations: The destinations of the records.
+        spool: The option `spool`: a folder; `"auto"` for the journal folder of the first
+            destination that has one, folders before topics; None for no journal.
     """
     if spool is None or not destinations:
         return None
@@ -80,32 +81,32 @@ def folder_of(destinations: Sequence[Destination], spool: object) -> pathlib.Pat
     own = [(one, folder) for one in destinations if (folder := one.journal_folder) is not None]
     if not own and any(one.wants_journal for one in destinations):
         logging.warning(
-            "Deep insight: there is no home for a journal, so records wait in memory, and a kill "
-            "loses them: name a folder with `spool`"
+            "Deep insight: there is no folder for a journal. Records wait in memory and are lost "
+            "if the process is killed. Set `spool` to a folder"
         )
     in_folders = [folder for one, folder in own if one.folder is not None]
     return next(iter([*in_folders, *(folder for _, folder in own)]), None)
 
 
 def identities(destinations: Sequence[Destination], folder: pathlib.Path) -> tuple[str, ...]:
-    """Return the names by which a journal knows its destinations, in sorted order."""
+    """Return the names that identify destinations in a journal, in sorted order."""
     return tuple(sorted(one.identity(folder) for one in destinations))
 
 
 def _claim(
     folder: pathlib.Path, origin: Origin, name: str, another: Callable[[], int]
 ) -> tuple[Claim, Origin]:
-    """Claim journal files.
+    """Claim the files of a new journal.
 
     Args:
         folder: The folder of the journals.
-        origin: Who writes.
+        origin: The run, attempt and worker of the records.
         name: The journal's name.
-        another: Returns another attempt, if somebody has that of `origin`.
+        another: Returns another attempt, in case that of `origin` is taken.
 
     Returns:
-        The claim, and the origin with an attempt that nobody else has. Where the journal cannot be
-        written now, which is logged, the claim is tried again when there is something to write.
+        The claim, and the origin with an attempt that is not taken. If the journal cannot be
+        written, a warning is logged, and the claim is retried when there is something to write.
     """
     while True:
         stem = stem_of(origin.worker, origin.attempt)
@@ -115,9 +116,9 @@ def _claim(
             origin = origin._replace(attempt=another())
         except OSError as error:
             logging.warning(
-                "Deep insight: there can be no journal in %r now, so records wait in memory until "
-                "there can, and a kill loses them. If that is to stay so, choose another folder "
-                "with `spool`. %s: %s",
+                "Deep insight: cannot create a journal in %r. Until that succeeds, records wait in "
+                "memory and are lost if the process is killed. If the error persists, set `spool` "
+                "to another folder. %s: %s",
                 str(folder),
                 type(error).__name__,
                 error,

@@ -1,4 +1,4 @@
-"""What became of the examples that a client was given: the `Ledger`, and `Stats` of it."""
+"""Count what becomes of a client's examples: the `Ledger`, and its `Stats`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import NamedTuple
 
 
 class Stats(NamedTuple):
-    """Counts of examples since the client was made.
+    """Counts of examples since the client was created.
 
-    `accepted == unsampled + written + dropped + failed + waiting`, always.
+    `accepted == unsampled + written + dropped + failed + waiting` always holds.
 
     Attributes:
-        accepted: Handed over, dropped ones too.
-        sampled: Of these, known to be of a sampled user.
-        unsampled: Of these, known to be of no sampled user: there is nothing to write.
-        written: In every sink, durably.
-        dropped: Handed over when there was no room, with `overflow="drop"`; or, with either, when
-            the disk under the journal hung.
-        failed: Given up: a sink did not take them, or they could not be turned into records. What
-            a sink takes after all, since it hung or sends on its own, is counted here, too.
-        waiting: Not yet dealt with: those in the queue, and those in the spool.
-        queued: Of these, in the queue, in memory.
-        spooled: Of these, in journal files, from where they are delivered even after a kill.
+        accepted: Passed to `write`, including dropped ones.
+        sampled: Of the accepted ones, those of a sampled user.
+        unsampled: Of the accepted ones, those of a user who is not sampled. They are not written.
+        written: Durably written to every sink.
+        dropped: Dropped for lack of room, with `overflow="drop"`, or because the journal's disk
+            hung, with any `overflow`.
+        failed: Given up, because a sink did not write them or they could not become records. Stays
+            counted here if a sink that hung writes them after all.
+        waiting: Neither written nor given up yet: those in the queue and those in the spool.
+        queued: Of the waiting ones, those in the queue, in memory.
+        spooled: Of the waiting ones, those in journal files. They survive a SIGKILL.
         spooled_bytes: Size of the journal files, in bytes.
-        recovered: Records of earlier processes, which were killed, that were delivered now.
-        recovered_failed: Those that were not: what they stood in is set aside.
-        lag_seconds: For how long the oldest of those that wait has waited.
-        at_risk_seconds: What a kill would lose now: the age of the oldest example that is in
-            memory alone.
+        recovered: Records of crashed processes that this client delivered.
+        recovered_failed: Records of crashed processes that could not be delivered. Their journal
+            files are set aside.
+        lag_seconds: Age of the oldest waiting example, in seconds.
+        at_risk_seconds: Age of the oldest example that is only in memory, in seconds: what a
+            SIGKILL would lose now.
     """
 
     accepted: int
@@ -48,14 +49,14 @@ class Stats(NamedTuple):
 
 
 class Fates(NamedTuple):
-    """How many examples have which fate, all read in one moment.
+    """A consistent snapshot of the counts of examples.
 
     `accepted == unsampled + written + dropped + failed + waiting`, and
     `waiting == queued + pending`.
 
     Attributes:
-        accepted, sampled, unsampled, written, dropped, failed, waiting, queued: As of `Stats`.
-        journaled: Of those that wait, how many are in journal files.
+        accepted, sampled, unsampled, written, dropped, failed, waiting, queued: As in `Stats`.
+        journaled: Of the waiting ones, those in journal files.
     """
 
     accepted: int
@@ -70,11 +71,11 @@ class Fates(NamedTuple):
 
 
 class Ledger:
-    """Keeps account of each example from its acceptance on.
+    """Count each example from its acceptance on.
 
-    An example is *queued*, then *pending*, then settled: each change is one call of one method,
-    which moves it from one account to another. Any thread may call any method, at any moment, a
-    signal's handler too: the lock is held for a few additions, and nothing is called under it.
+    An example is *queued*, then *pending*, then *settled*. Each change is one method call, which
+    moves the example from one count to another. Any thread may call any method at any time, and so
+    may a signal handler: the lock is held for a few additions only, and nothing is called under it.
     """
 
     def __init__(self) -> None:
@@ -83,26 +84,26 @@ class Ledger:
         self._sampled = self._unsampled = self._written = self._dropped = self._failed = 0
 
     def detach(self) -> None:
-        """Make a new lock: in a forked process, nobody releases what another thread held."""
+        """Replace the lock. In a forked process, nobody would release the old one."""
         self._lock = threading.RLock()
 
     def accept(self, rows: int) -> None:
-        """Note that examples came, and wait in the queue."""
+        """Count examples that enter the queue."""
         with self._lock:
             self._queued += rows
 
     def refuse(self, rows: int) -> None:
-        """Note that examples came and found no room: they are dropped."""
+        """Count examples that are dropped because the queue is full."""
         with self._lock:
             self._dropped += rows
 
     def convert(self, sampled: int, unsampled: int, failed: int = 0) -> None:
-        """Note what queued examples have become.
+        """Move examples from the queue to the next counts.
 
         Args:
-            sampled: Became records, which are pending.
-            unsampled: Are of no sampled user.
-            failed: Could not become records.
+            sampled: Examples that became records, which are pending.
+            unsampled: Examples of users who are not sampled.
+            failed: Examples that could not become records.
         """
         with self._lock:
             self._queued -= sampled + unsampled + failed
@@ -112,27 +113,27 @@ class Ledger:
             self._failed += failed
 
     def adopt(self, rows: int) -> None:
-        """Note that there are pending records of a crashed process."""
+        """Count records of a crashed process as pending."""
         with self._lock:
             self._pending += rows
 
     def journal(self, rows: int) -> None:
-        """Note that pending records are now in journal files; a negative number: no longer."""
+        """Count pending records as in journal files; for a negative number, as no longer there."""
         with self._lock:
             self._journaled += rows
 
     def drop(self, rows: int) -> None:
-        """Note that pending records found no room in the journal."""
+        """Count pending records as dropped because the journal is full."""
         with self._lock:
             self._pending -= rows
             self._dropped += rows
 
     def settle(self, written: int, failed: int, *, journaled: bool = False) -> None:
-        """Note that nobody waits for pending records any more.
+        """Count pending records as written or failed.
 
         Args:
-            written: How many every sink has.
-            failed: How many were given up.
+            written: Number of records that every sink has.
+            failed: Number of records that were given up.
             journaled: Whether they were in journal files.
         """
         with self._lock:
@@ -143,7 +144,7 @@ class Ledger:
                 self._journaled -= written + failed
 
     def fates(self) -> Fates:
-        """Return all counts of one moment."""
+        """Return a consistent snapshot of all counts."""
         with self._lock:
             waiting = self._queued + self._pending
             settled = self._unsampled + self._written + self._dropped + self._failed

@@ -1,4 +1,4 @@
-"""Which clients this process has open, and what becomes of them when it exits or forks."""
+"""Keep track of the open clients of this process: close them at exit, detach them in forks."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from absl import logging
 
 
 class Client(Protocol):
-    """What is asked of a client here."""
+    """The methods of a client that this module calls."""
 
     def close(self) -> None:
-        """Writes what was accepted."""
+        """Write what was accepted."""
 
     def detach(self) -> None:
-        """In a forked process: leaves everything to the process that it came from."""
+        """Leave all work to the parent process. Called in a forked process."""
 
 
 _numbers = itertools.count(1)
 _open: dict[int, Client] = {}
 _openers: dict[int, Callable[[], Client]] = {}
-_used_in: int | None = None  # the process that has made clients
-_forked = False  # from a process that had made one
+_used_in: int | None = None  # pid of the process that has created clients
+_forked = False  # True if the parent process had created a client
 
 
 def check_process() -> None:
-    """Raises where no client can work.
+    """Raise if no client can work in this process.
 
     Raises:
-        RuntimeError: In a process that was forked from one which had made a client.
+        RuntimeError: If this process was forked from one that had created a client.
     """
     if _forked:
         raise RuntimeError(
-            "A DeepInsightClient cannot work in a process that was forked from one which had "
-            "made a client: Polars' threads stayed there. Start this process with "
-            "multiprocessing.get_context('spawn') or 'forkserver'"
+            "A DeepInsightClient cannot work in a process that was forked from one that had "
+            "created a client, because Polars' threads do not survive a fork. Start this process "
+            "with multiprocessing.get_context('spawn') or 'forkserver'"
         )
 
 
 def add(client: Client) -> int:
-    """Registers an open client, which is closed when the process exits; returns its number."""
+    """Register an open client, to close it when the process exits; return its number."""
     global _used_in
     if _used_in != os.getpid():
         _used_in = os.getpid()
         atexit.register(_close_all)
-        # Processes of `multiprocessing` end without `atexit`.
+        # Processes of `multiprocessing` do not run `atexit` functions.
         multiprocessing.util.Finalize(None, _close_all, exitpriority=0)
     number = next(_numbers)
     _open[number] = client
@@ -57,11 +57,11 @@ def add(client: Client) -> int:
 
 
 def add_opener(opener: Callable[[], Client]) -> int:
-    """Return a number for whichever client `opener` returns: a graph that holds it stays valid.
+    """Return a number for the client that `opener` returns, valid even if the client is replaced.
 
     Args:
-        opener: Returns an open client, and opens one if there is none. It is kept as long as the
-            process lives: graphs do not say when they are gone.
+        opener: Returns an open client; opens one if there is none. It is kept until the process
+            exits, because graphs that hold the number do not announce their end.
     """
     number = next(_numbers)
     _openers[number] = opener
@@ -69,21 +69,21 @@ def add_opener(opener: Callable[[], Client]) -> int:
 
 
 def remove(number: int) -> None:
-    """Says that a client is closed."""
+    """Remove a client that is closed."""
     _open.pop(number, None)
 
 
 def find(number: int) -> Client | None:
-    """Returns the client with this number; None if there is none, or it is closed.
+    """Return the client with this number; None if there is none or it is closed.
 
-    For a number of `add_opener`, this opens it.
+    Opens the client if the number is from `add_opener`.
     """
     opener = _openers.get(number)
     return _open.get(number) if opener is None else opener()
 
 
 def numbers() -> list[int]:
-    """Returns the numbers of the clients that are open."""
+    """Return the numbers of the open clients."""
     return sorted(_open)
 
 
@@ -91,14 +91,14 @@ def _close_all() -> None:
     for client in list(_open.values()):
         try:
             client.close()
-        except Exception as error:  # the next client's records matter too
+        except Exception as error:  # the other clients must be closed too
             logging.error("Deep insight: %s at exit: %s", type(error).__name__, error)
 
 
 def _forget_in_child() -> None:
     global _forked
     _forked = _forked or _used_in is not None
-    # The threads stayed with the parent, which writes what both have in their queues.
+    # Only the parent has the threads, and it writes what is queued.
     for client in _open.values():
         client.detach()
     _open.clear()

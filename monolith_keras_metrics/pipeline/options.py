@@ -1,4 +1,4 @@
-"""`Options`: how records are written. Each option's name, type, default, check and text, once."""
+"""`Options`: the name, type, default, check and description of each option, in one place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_MOST_WORKERS = 10**19  # names of files have room for 19 digits
+_MOST_WORKERS = 10**19  # file names have room for 19 digits
 _T = TypeVar("_T")
 
 
@@ -44,8 +44,8 @@ def _run(name: str, value: Any) -> str | None:
         raise TypeError(f"`{name}` must be a string or None. Received: {name}={value!r}")
     if value is not None and (not value or not _is_text(value)):
         raise ValueError(
-            f"`{name}` must be a non-empty string that UTF-8 can hold, without null characters, or "
-            f"None. Received: {name}={value!r}"
+            f"`{name}` must be a non-empty string that UTF-8 can encode, without null characters, "
+            f"or None. Received: {name}={value!r}"
         )
     return value
 
@@ -57,8 +57,8 @@ def _worker(name: str, value: Any) -> int | None:
         raise TypeError(f"`{name}` must be an integer or None. Received: {name}={value!r}")
     if not 0 <= value < _MOST_WORKERS:
         raise ValueError(
-            f"`{name}` must be this process's number among those that write, from 0 on and below "
-            f"10**19, or None for what the task context says. Received: {name}={value!r}"
+            f"`{name}` must be this process's number among the workers, at least 0 and below "
+            f"10**19, or None to use the task context. Received: {name}={value!r}"
         )
     return int(value)
 
@@ -76,7 +76,7 @@ def _spool(name: str, value: Any) -> str | None:
 
 def _key(name: str, value: Any) -> bytes | None:
     if value is not None and not (isinstance(value, bytes) and 1 <= len(value) <= 64):
-        # The key itself is a secret, and stays out of the message.
+        # Without the value, since the key is a secret.
         raise ValueError(
             f"`{name}` must be 1 to 64 bytes. Received: {type(value).__name__}"
             + (f" of {len(value)}" if isinstance(value, (bytes, str)) else "")
@@ -91,7 +91,7 @@ def _tags(name: str, value: Any) -> Mapping[str, str] | None:
 
 
 def _is_text(text: str) -> bool:
-    """Return True if UTF-8 can hold it and it has no null characters."""
+    """Return True if UTF-8 can encode the text and it has no null characters."""
     return not re.search("[\0\ud800-\udfff]", text)
 
 
@@ -102,35 +102,35 @@ def _option(default: _T, check: Callable[[str, Any], Any], *, secret: bool = Fal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """How records are written: the options of the client, the callback and the layer.
+    """The options of the client, the callback and the layer: how records are written.
 
     Attributes:
-        run: Name of the training that all its workers and restarts belong to. None: the last part
-            of the first sink's path, or its topic.
-        worker: Number of this process among those that write to the same place. None: what
-            `task_context` says.
-        overflow: What to do when there is no more room in memory or in the journal: `"block"` has
-            training wait, so that nothing is lost; `"drop"` never waits and counts what it drops.
+        run: Name of the training, shared by all its workers and restarts. None: the last part of
+            the first sink's path, or its topic.
+        worker: Number of this process among those that write to the same sink. None: the number in
+            `task_context`.
+        overflow: What to do when memory or the journal is full. `"block"` makes training wait, so
+            that nothing is lost; `"drop"` never waits and counts what it drops.
         queue_rows: Number of examples that may wait to become records, and number of records that
             may wait in memory for the sinks.
         memory_bytes: The same limits in bytes.
-        flush_seconds: Longest time until an example is in the journal on disk, in seconds: what a
-            kill (SIGKILL) loses. The next run delivers what is in the journal.
+        flush_seconds: Longest time until an example is in the journal on disk, in seconds. Newer
+            examples are lost on SIGKILL; the next run delivers what is in the journal.
         file_seconds: Longest time until a record is in a file of its folder, in seconds.
         spool: Folder of the journal. `"auto"`: `.spool` in the first sink's folder; for Kafka
-            alone, a folder in `$XDG_STATE_HOME` or `~/.local/state`; none for sink objects. None:
-            no journal, records wait in memory.
+            alone, a folder in `$XDG_STATE_HOME` or `~/.local/state`; no journal for sink objects.
+            None: no journal, records wait in memory.
         spool_bytes: Largest size of the journal, in bytes.
-        on_error: `"warn"` retries, logs and counts what a sink does not take; `"raise"` also raises
-            the sink's error, from the next `write` or from `close`.
+        on_error: `"warn"` logs and retries failures of a sink, and counts what is given up;
+            `"raise"` also raises the sink's error, from the next `write` or from `close`.
         retry_seconds: How long a sink may fail while the journal is full before its records are
-            given up; also how long records are retried that a sink refuses with an error of their
-            own (see `sinks.errors.may_pass`).
+            given up, in seconds. Also how long records are retried that a sink refuses with an
+            error of their own (see `sinks.errors.may_pass`).
         exit_timeout: Longest time that `close`, or the end of training, waits for records to be
             delivered, in seconds.
-        uid_hash_key: Key of 1 to 64 bytes: records carry a keyed hash of the uid. Sampling still
-            uses the true uid.
-        counter_tags: Tags for the counters that go to the metrics client (`cli.get_cli`). None: no
+        uid_hash_key: Key of 1 to 64 bytes. Records then have a keyed hash instead of the uid.
+            Sampling still uses the true uid.
+        counter_tags: Tags of the counters for the metrics client (`cli.get_cli`). None: no
             counters. The callback passes the model's name.
 
     Raises:
@@ -184,11 +184,11 @@ class OptionValues(TypedDict, total=False):
 def make_options(
     base: Options | None = None, others: Sequence[str] = (), /, **changes: Unpack[OptionValues]
 ) -> Options:
-    """Return options from keyword arguments.
+    """Return the options for keyword arguments.
 
     Args:
-        base: The options to start from. Default: the defaults.
-        others: Names of the caller's other arguments, for the error's suggestion.
+        base: The options to start from. None: the default options.
+        others: Names of the caller's other arguments, for the suggestion in the error.
         **changes: The options that differ.
 
     Raises:
@@ -205,9 +205,9 @@ def make_options(
 
 
 def signature_with_options(function: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature of a function with the options in the place of its `**options`.
+    """Return the signature of a function with each option in the place of its `**options`.
 
-    `help`, notebooks and editors show it.
+    `help`, notebooks and editors show this signature.
     """
     signature = inspect.signature(function)
     parameters = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]

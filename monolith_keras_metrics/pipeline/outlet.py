@@ -1,4 +1,4 @@
-"""`Outlet`: the sinks, a thread for each, and what crashed processes left for them."""
+"""`Outlet`: the sinks, one thread for each, and the recovery of crashed processes' records."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from monolith_keras_metrics.threads import BackgroundThread
 
 
 class Outlet:
-    """Delivers from journals to sinks. A pipeline ends in one; `recover` is one without an encoder.
+    """Deliver records from journals to sinks.
+
+    A pipeline ends in an outlet. `recover` uses an outlet without an encoder.
 
     Args:
         sinks: The open sinks.
         folder: The folder of the journals; None if there is none.
-        identities: The names by which journals know the sinks. What is for others is left alone.
-        spool: This process's own journal; None if it only delivers what others left.
-        changed: What those who wait for anything in a journal wait on.
-        retry_seconds: As of `Options`.
+        identities: The identities of the sinks in journals. Records for others are left alone.
+        spool: This process's own spool; None to only deliver records of crashed processes.
+        changed: The condition that is notified when anything in a spool changes.
+        retry_seconds: As in `Options`.
         clock: Returns the seconds for which this process has run.
-        redirect: Whether the sinks get what was for others, too.
+        redirect: Whether to deliver records for other sinks to these sinks, too.
 
     Attributes:
-        hurry: Once set, what fails is not tried again: the process wants to end.
-        deliveries: A thread a sink.
-        recovered: What becomes of records that crashed processes left.
-        adoption: The thread that adopts these; None without a folder.
+        hurry: Event that stops retries, because the process is about to exit.
+        deliveries: The threads of the sinks, one for each.
+        recovered: Counts of what becomes of crashed processes' records.
+        adoption: The thread that adopts crashed processes' journals; None without a folder.
     """
 
     def __init__(
@@ -85,30 +87,30 @@ class Outlet:
 
     @property
     def journal_bytes(self) -> int:
-        """The size of what crashed processes left, in bytes."""
+        """The size of crashed processes' journals, in bytes."""
         return self._left.bytes
 
     def stop(self) -> None:
-        """Adopt nothing more; let others have what is not delivered. Does not wait."""
+        """Adopt no more journals, and release those that are not delivered. Does not wait."""
         if self.adoption is not None:
             self.adoption.stop()
         self._left.release()
 
     def close(self) -> None:
-        """End the helper process, when all threads have ended."""
+        """End the child process that decodes journals. All threads must have ended."""
         self._decoder.close()
 
     def detach(self, changed: threading.Condition) -> None:
-        """In a forked process: release what belongs to the process that it came from."""
+        """Release what belongs to the parent process. Called in a forked process."""
         self.recovered.detach()
         self._left.detach(changed)
         self._decoder.detach()
 
     def is_down(self, *, on_any_error: bool) -> bool:
-        """Return True if a sink keeps failing, so that nobody should wait for it.
+        """Return True if a sink is failing, so that nobody should wait for it.
 
         Args:
-            on_any_error: Whether one error is enough.
+            on_any_error: Whether a single error is enough.
         """
         return any(
             delivery.is_down() or (on_any_error and delivery.error is not None)
@@ -116,6 +118,6 @@ class Outlet:
         )
 
     def first_error(self) -> BaseException | None:
-        """Return what a sink raised first; None if none did."""
+        """Return the first error of the first sink that has one; None if there is none."""
         errors = (delivery.first_error for delivery in self.deliveries)
         return next((error for error in errors if error is not None), None)

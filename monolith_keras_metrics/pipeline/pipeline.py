@@ -1,4 +1,4 @@
-"""`Pipeline`: queue, encoder, journal and sinks, wired together and ended in order."""
+"""`Pipeline`: connect queue, encoder, journal and sinks, and end them in order."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from monolith_keras_metrics.threads import BackgroundThread, RunningClock
 
 
 class Pipeline:
-    """Gets batches from a queue to every sink.
+    """Carry batches from a queue to every sink.
 
     Args:
         sinks: The open sinks.
         home: The journal.
         options: How records are written.
-        now_and_then: Called a few times a second by a thread; it must not wait.
+        now_and_then: Called a few times a second by a background thread. Must not wait.
 
     Attributes:
-        ledger: What becomes of examples.
-        queue: Where batches are put.
-        encoder: The thread that takes them from there.
+        ledger: The counts of examples.
+        queue: The queue of accepted batches.
+        encoder: The thread that reads the queue.
         outlet: The sinks and their threads.
     """
 
@@ -90,7 +90,7 @@ class Pipeline:
 
     @property
     def journal_folder(self) -> pathlib.Path | None:
-        """The folder of the journal; None where records wait in memory alone."""
+        """The folder of the journal; None if records wait in memory only."""
         return self._spool.folder
 
     def start(self) -> None:
@@ -99,14 +99,14 @@ class Pipeline:
             thread.start()
 
     def flush(self, timeout: float | None, *, on_any_error: bool) -> bool:
-        """Wait until all that was accepted before is in the sinks, or was given up.
+        """Wait until everything accepted so far has been delivered or given up.
 
         Args:
-            timeout: Seconds; None for no bound.
-            on_any_error: Whether a sink that failed once is not waited for.
+            timeout: Longest wait in seconds; None for no limit.
+            on_any_error: Whether to stop waiting after a single error of a sink.
 
         Returns:
-            True if that was so in time.
+            True if that happened before the timeout.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         in_journal = self.encoder.flush(timeout)
@@ -118,29 +118,31 @@ class Pipeline:
         return in_journal and self._spool.wait_until_settled(left, is_down)
 
     def sync(self) -> None:
-        """Make what the journal holds safe from a machine that stops."""
+        """Sync the journal to disk, so that it survives a crash of the machine."""
         self._spool.sync()
 
     def end(self, timeout: float, *, patient: bool) -> None:
-        """Drain, and end all threads; what cannot be delivered in time stays in the journal.
+        """Drain the pipeline and end all threads.
+
+        What cannot be delivered before the timeout stays in the journal.
 
         Args:
-            timeout: Seconds, at most.
-            patient: Whether sinks that fail are tried again for most of the time.
+            timeout: Longest wait in seconds.
+            patient: Whether failing sinks are retried for most of that time.
         """
         deadline = time.monotonic() + timeout
         self.queue.close()
         self.encoder.stop()
         self._spool.release()
         self.outlet.stop()
-        # Failing sinks are tried again for most of the time, then once more in the rest.
+        # The last quarter is for one last attempt at each failing sink.
         if not patient or not self._join(deadline - 0.25 * timeout):
             self.outlet.hurry.set()
         if self._join(deadline):
             self.outlet.close()
 
     def detach(self) -> None:
-        """In a forked process: leave everything to the process that it came from."""
+        """Leave all work to the parent process. Called in a forked process."""
         changed = threading.Condition()
         self.ledger.detach()
         self.queue.detach()
@@ -163,17 +165,17 @@ class Pipeline:
         )
 
     def at_risk_seconds(self) -> float:
-        """Return the age of the oldest example that a kill would lose."""
+        """Return the age in seconds of the oldest example that a SIGKILL would lose."""
         oldest = (self._spool.oldest(in_memory=True), self.encoder.oldest())
         now = time.monotonic()
         return now - min((at for at in oldest if at is not None), default=now)
 
     def error(self) -> BaseException | None:
-        """Return what ended the encoder's thread, or what a sink raised first."""
+        """Return the error that ended the encoder's thread, else the first error of a sink."""
         return self.encoder.died or self.outlet.first_error()
 
     def _join(self, deadline: float) -> bool:
-        """Wait for the end of all threads until `deadline`; return True if all have ended."""
+        """Wait for all threads until `deadline`; return True if all have ended."""
         ended = [thread.join(deadline - time.monotonic()) for thread in self._threads]
         return all(ended)
 

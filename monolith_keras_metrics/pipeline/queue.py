@@ -1,8 +1,8 @@
-"""The queue between training and the background thread: bounded, and cheap to put into.
+"""The bounded queue between training and the background thread.
 
-`put` is what a training step pays for: a lock, an append and two additions. The thread is not
-woken by each batch, since every switch of threads costs the step more than the `put` itself: it
-wakes by itself a few times a second, or at once when the queue is half full.
+`put` is the only cost of a training step: a lock, an append and a few additions. A batch does not
+wake the thread, because a switch of threads would cost the step more than `put` itself. The thread
+wakes a few times a second, or at once when the queue is half full.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from monolith_keras_metrics.records.batch import Batch
 
 
 class ClosedError(Exception):
-    """The queue takes nothing any more."""
+    """The queue is closed and accepts no more batches."""
 
 
 class Accepted(NamedTuple):
-    """A batch that was handed over, and where its examples stand among all others.
+    """An accepted batch and the position of its examples among all others.
 
     Attributes:
         batch: The batch.
         first_position: The position of its first example. A dropped batch has one, too.
-        accepted_at: When it was accepted, by the queue's clock.
-        dropped: Whether it found no room, so that nobody will take it.
+        accepted_at: Time of its acceptance, by the queue's clock.
+        dropped: Whether the batch was dropped because the queue was full.
     """
 
     batch: Batch
@@ -38,19 +38,20 @@ class Accepted(NamedTuple):
 
 
 class RowQueue:
-    """A first-in first-out queue of batches that holds at most so many rows, and bytes.
+    """A first-in first-out queue of batches, bounded in rows and bytes.
 
-    A batch that alone is larger is taken when the queue is empty: nothing is refused indefinitely.
+    A batch that exceeds a bound by itself is accepted when the queue is empty. So no batch is
+    refused indefinitely.
 
     Args:
-        ledger: Where it is noted what comes.
-        capacity: Rows that may wait.
-        most_bytes: Bytes that may wait.
-        clock: Seconds that only grow.
+        ledger: Counts the accepted and dropped examples.
+        capacity: Most rows in the queue.
+        most_bytes: Most bytes in the queue.
+        clock: Returns monotonic seconds.
 
     Attributes:
-        text_bytes: What an example's text takes, on average, in bytes. Whoever turns batches into
-            records learns it; training has no time to look at each text.
+        text_bytes: Average size of an example's text, in bytes. The encoder updates this estimate,
+            because training has no time to measure texts.
     """
 
     def __init__(
@@ -76,34 +77,34 @@ class RowQueue:
         self._closed = False
 
     def detach(self) -> None:
-        """Take nothing more, in a forked process: nobody releases what another thread held."""
+        """Close the queue and replace its locks. Called in a forked process."""
         self._make_locks()
         self._closed = True
 
     def _make_locks(self) -> None:
-        # A signal's handler may ask for counts in the middle of a `put`.
+        # Re-entrant, since a signal handler may ask for counts during a `put`.
         self._lock = threading.RLock()
         self._not_empty = threading.Condition(self._lock)
         self._not_full = threading.Condition(self._lock)
 
     def put(self, batch: Batch, *, block: bool, answers: Callable[[], bool]) -> Accepted:
-        """Adds a batch, and gives it its position.
+        """Add a batch and return it with its position.
 
         Args:
             batch: The batch.
-            block: Whether to wait for room; else a batch that finds none is dropped.
-            answers: Tells whether anybody still takes; asked every second of waiting.
+            block: Whether to wait for room. If False, a batch that does not fit is dropped.
+            answers: Returns True if the queue is still read. Called every second while waiting.
 
         Returns:
-            The batch with its position; `dropped` tells that it found no room.
+            The batch with its position. Its `dropped` is True if there was no room.
 
         Raises:
-            ClosedError: If nothing is taken any more.
+            ClosedError: If the queue is closed.
         """
         rows = batch.rows
         size = int(rows * (batch.layout.row_bytes + self.text_bytes))
         with self._lock:
-            while not self._fits(rows, size) and not self._closed:
+            while not self._has_room(rows, size) and not self._closed:
                 self._not_empty.notify()
                 if not block or not answers():
                     refused = Accepted(batch, self._next_position, self._clock(), dropped=True)
@@ -114,7 +115,7 @@ class RowQueue:
             if self._closed:
                 raise ClosedError
             accepted = Accepted(batch, self._next_position, self._clock())
-            self._urgent |= not self._next_position  # the first tells how large the others are
+            self._urgent |= not self._next_position  # to estimate the size of texts early
             self._next_position += rows
             self._entered += rows
             self._ledger.accept(rows)
@@ -126,15 +127,18 @@ class RowQueue:
         return accepted
 
     def take(self, at_most: int, timeout: float, most_bytes: int = 1 << 40) -> list[Accepted]:
-        """Waits up to `timeout` seconds, less if the queue fills up or `hurry` was called.
+        """Wait, then take batches from the queue and return them in order.
+
+        The wait is cut short when the queue is half full or `hurry` was called. The rows occupy
+        the queue's capacity until `done` is called.
 
         Args:
-            at_most: Rows to take, though always one batch if there is any.
-            timeout: Seconds.
-            most_bytes: Bytes to take, though always one batch if there is any.
+            at_most: Most rows to take; at least one batch is taken if there is any.
+            timeout: Longest wait in seconds.
+            most_bytes: Most bytes to take; at least one batch is taken if there is any.
 
         Returns:
-            Batches in order, perhaps none. They count as waiting until `done` is called.
+            The batches; empty if there are none.
         """
         taken: list[Accepted] = []
         rows = size = 0
@@ -156,7 +160,7 @@ class RowQueue:
         return taken
 
     def done(self, rows: int) -> None:
-        """Says that all rows which `take` gave have been dealt with: there is room for more."""
+        """Release the capacity of all rows that `take` has returned."""
         with self._lock:
             self._rows -= rows
             self._bytes -= self._taken_bytes
@@ -164,29 +168,29 @@ class RowQueue:
             self._not_full.notify_all()
 
     def close(self) -> None:
-        """Has every `put` from now on raise; what is there already can be taken."""
+        """Make every later `put` raise. Batches in the queue can still be taken."""
         with self._lock:
             self._closed = self._urgent = True
             self._not_empty.notify()
             self._not_full.notify_all()
 
     def hurry(self) -> None:
-        """Has `take` return at once until the queue is empty."""
+        """Make `take` return at once until the queue is empty."""
         with self._lock:
             self._urgent = True
             self._not_empty.notify()
 
     def oldest(self) -> float | None:
-        """When the oldest batch that nobody took was accepted, by the clock; None without one."""
+        """Return the time of acceptance of the oldest batch in the queue; None if it is empty."""
         with self._lock:
             return self._batches[0][0].accepted_at if self._batches else None
 
     def entered(self) -> int:
-        """Return how many rows have found room, since the beginning."""
+        """Return the total number of rows that have entered the queue."""
         with self._lock:
             return self._entered
 
-    def _fits(self, rows: int, size: int) -> bool:
+    def _has_room(self, rows: int, size: int) -> bool:
         return not self._rows or (
             self._rows + rows <= self._capacity and self._bytes + size <= self._most_bytes
         )

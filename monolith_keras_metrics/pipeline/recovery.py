@@ -1,4 +1,4 @@
-"""`recover`: delivers what crashed processes left in their journals, without a training."""
+"""`recover`: deliver the journals of crashed processes without a training run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from monolith_keras_metrics.sinks.folder import FolderDestination
 
 
 class Recovered(NamedTuple):
-    """What became of the records that were found.
+    """The outcome of a recovery.
 
     Attributes:
-        delivered: Records that every sink has.
-        left: Records that wait on, since a sink did not take them in time.
-        lost: Records that do not read or that a sink refused; what they stood in is set aside.
-        problems: What else could not be recovered, a sentence each.
+        delivered: Number of records that every sink has.
+        left: Number of records that still wait, because a sink did not write them in time.
+        lost: Number of records that were unreadable or refused by a sink. Their journal files are
+            set aside.
+        problems: Descriptions of what else could not be recovered, one sentence each.
     """
 
     delivered: int
@@ -44,18 +45,18 @@ def recover(
     *,
     redirect: bool = False,
 ) -> Recovered:
-    """Deliver what crashed processes left, without a training.
+    """Deliver the records that crashed processes left; return the outcome.
 
     Args:
-        path: The run's folder, or that of its journal.
-        places: The sinks. Default: the run's folder, in its format, if the records were for
-            nothing else; a journal's word alone is never a reason to write anywhere else.
-        timeout: Seconds in which nothing is delivered before it ends.
-        redirect: Whether `places` get what was meant for other sinks, too.
+        path: The run's folder, or the folder of its journal.
+        places: The sinks. Default: the run's folder in its format, if the records were for it
+            alone. A journal is untrusted, so it never selects any other sink.
+        timeout: Seconds without progress after which recovery ends.
+        redirect: Whether to deliver records for other sinks to `places`, too.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If the records were for other sinks than the folder.
+        ValueError: If `places` is empty and the records were for other sinks than the folder.
         OSError: If a sink cannot be written to.
     """
     root = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
@@ -63,10 +64,12 @@ def recover(
         raise FileNotFoundError(f"`path` must be the folder of a run. Received: path={str(path)!r}")
     place = run_folder.journal_of(root)
     if redirect and not places:
-        raise ValueError("`redirect` needs `places`: say where to deliver what was for others")
+        raise ValueError(
+            "`places` must name at least one sink if `redirect` is True. Received: no sink"
+        )
     to = parse_all(places) or _own_folder(place)
     if not any(claims.listing(place).journals.values()):
-        to = []  # which are not opened for nothing
+        to = []  # no sink is opened needlessly
     outlet = Outlet(
         open_all(to, Origin("recover", 0, 0)), place, identities(to, place), redirect=redirect
     )
@@ -85,16 +88,16 @@ def recover(
     problems = [*outlet.adoption.problems] if outlet.adoption is not None else []
     if aside:
         problems.append(
-            f"{len(aside)} files in {str(place)!r} are set aside, since not everything in them "
-            f"could be delivered: {', '.join(aside[:3])}{', …' if aside[3:] else ''}. Rename one "
-            "to end in .journal to have it tried again, or remove it"
+            f"{len(aside)} files in {str(place)!r} are set aside, because some of their records "
+            f"could not be delivered: {', '.join(aside[:3])}{', …' if aside[3:] else ''}. To retry "
+            "a file, rename it to end in .journal; otherwise delete it"
         )
     fates = outlet.recovered.fates()
     return Recovered(fates.written, fates.journaled, fates.failed, tuple(problems))
 
 
 def _own_folder(place: pathlib.Path) -> list[Destination]:
-    """Return a run folder's own sinks, from what its journals say: formats, and no paths."""
+    """Return the sinks of a run's own folder: its journals may select formats, but no paths."""
     found = probe(place)
     said: set[tuple[str, ...]] = set()
     for paths in claims.listing(place).journals.values():
@@ -103,21 +106,20 @@ def _own_folder(place: pathlib.Path) -> list[Destination]:
                 kept = KeptFile(Claim(place, "", ""), path)
                 said.add(journal.read_header(kept, found.uids).sinks)
             except (UnreadableError, OSError):
-                continue  # which is told when it is its turn
+                continue  # the adoption reports it
     names = {name for sinks_of_one in said for name in sinks_of_one}
     formats = [f"{name}:." for name in run_folder.FORMATS]
     if not names:
         return []
     if place.name != run_folder.JOURNAL or not names <= set(formats):
         raise ValueError(
-            f"The records in {str(place)!r} were for {', '.join(sorted(names))}. Say where to "
-            f"deliver them now: deep-insight recover {place} --sink URI, the URI as training was "
-            "given it, with its options; several sinks take a --sink each. What was for other "
-            "sinks than these is delivered with --redirect"
+            f"The records in {str(place)!r} were for {', '.join(sorted(names))}. Name these sinks: "
+            f"deep-insight recover {place} --sink URI, with the same URI and options as in "
+            "training, and one --sink for each sink. To deliver to other sinks, add --redirect"
         )
     if len(said) > 1:
         raise ValueError(
-            f"The records in {str(place)!r} were for different sinks, {', '.join(sorted(names))}: "
-            "say with --sink where to deliver them"
+            f"The records in {str(place)!r} were for different sinks: {', '.join(sorted(names))}. "
+            "Name the sinks to deliver to with --sink"
         )
     return [FolderDestination(name.partition(":")[0], place.parent) for name in sorted(names)]

@@ -1,11 +1,11 @@
-"""Where records go: `parse` makes a `Destination` of what the user gives.
+"""Sinks for records. `parse` turns the argument `sink` into a `Destination`.
 
 | URI | destination |
 | --- | --- |
 | `PATH` or `parquet:PATH` | a folder of Parquet files |
 | `jsonl:PATH` | a folder of JSON Lines files |
-| `tfrecord:PATH` | a folder of TFRecord files, a JSON message a record |
-| `kafka://HOST:PORT[,HOST:PORT]/TOPIC?option=value` | a Kafka topic, a JSON message a message |
+| `tfrecord:PATH` | a folder of TFRecord files, with one JSON message in each record |
+| `kafka://HOST:PORT[,HOST:PORT]/TOPIC?option=value` | a Kafka topic of JSON messages |
 
 URIs are untrusted input and may contain credentials. Errors and logs never echo an invalid URI or
 the value of an option.
@@ -39,23 +39,23 @@ __all__ = [
 SinkLike: TypeAlias = "str | os.PathLike[str] | Sink | Destination"
 Sinks: TypeAlias = "SinkLike | Sequence[SinkLike]"
 
-# Two letters at least: "C:\runs" is a path.
+# At least two letters, since "C:\runs" is a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 
 
 def parse(sink: SinkLike) -> Destination:
-    """Return the destination that a path, a URI or a sink object stands for.
+    """Return the destination for a path, a URI or a sink object.
 
-    Nothing is opened. A relative folder is resolved now.
+    Opens nothing. Resolves a relative folder.
 
     Args:
         sink: A path, a URI, an object with the methods of `Sink`, or a destination, which is
-            returned as it is.
+            returned unchanged.
 
     Raises:
-        TypeError: If it is none of these.
-        ValueError: If the URI's scheme is not known, or it names no path; or if the object's
-            `identity` is not a name.
+        TypeError: If `sink` is none of these.
+        ValueError: If the URI has an unknown scheme or no path, or the object's `identity` is
+            invalid.
 
     Example:
     >>> parse("jsonl:/data/runs/ctr").run_name
@@ -78,14 +78,14 @@ def parse_all(sinks: Sinks) -> list[Destination]:
     """Return the destinations of one sink, or of a list of them.
 
     Raises:
-        TypeError, ValueError: As `parse`, or if two are one place.
+        TypeError, ValueError: As in `parse`, or if two of them are the same destination.
     """
     given: Sequence[Any] = sinks if isinstance(sinks, (list, tuple)) else [sinks]
     destinations: list[Destination] = []
     for one in map(parse, given):
         if one in destinations:
             raise ValueError(
-                "`sink` must not name one place twice: each record would be there twice. "
+                "`sink` must not name one destination twice, or it would get each record twice. "
                 f"Received: {destinations[destinations.index(one)]} and {one}"
             )
         destinations.append(one)
@@ -95,15 +95,15 @@ def parse_all(sinks: Sinks) -> list[Destination]:
 def open_all(
     destinations: Sequence[Destination], origin: Origin, journal: str | None = None
 ) -> list[Sink]:
-    """Open all sinks, or none: what was opened before one that fails is closed again.
+    """Open the sinks of all destinations. If one fails, close those already opened.
 
     Args:
-        destinations: Where to write.
-        origin: Who writes.
-        journal: The name of the journal that the records come from.
+        destinations: The destinations.
+        origin: The run, attempt and worker of the records.
+        journal: The name of the records' journal.
 
     Raises:
-        Exception: What `Destination.open` raises.
+        Exception: As in `Destination.open`.
     """
     opened: list[Sink] = []
     try:
@@ -125,21 +125,21 @@ def _parse_text(uri: str | os.PathLike[str]) -> Destination:
     if scheme not in run_folder.FORMATS or rest.startswith("//"):
         known = ", ".join(f"'{name}:PATH'" for name in run_folder.FORMATS)
         raise ValueError(
-            f"`sink` must be a folder's path or one of {known}, 'kafka://HOST:PORT/TOPIC'. "
+            f"`sink` must be the path of a folder or one of {known}, 'kafka://HOST:PORT/TOPIC'. "
             f"Received: sink={_redacted(text)!r}"
         )
     if not rest.strip() or "\0" in rest:
         raise ValueError(f"`sink` must name a folder. Received: sink={_redacted(text)!r}")
-    if re.search("[\ud800-\udfff]", rest):  # bytes of a name that are no UTF-8: see os.fsdecode
+    if re.search("[\ud800-\udfff]", rest):  # os.fsdecode writes bytes that are not UTF-8 like this
         raise ValueError(
-            "`sink` must be text that UTF-8 can hold: not every format can write to this folder. "
-            f"Received: sink={_redacted(text)!r}"
+            "`sink` must be text that UTF-8 can encode, because some formats cannot write to other "
+            f"paths. Received: sink={_redacted(text)!r}"
         )
     return FolderDestination(scheme, os.path.expanduser(rest), text)
 
 
 def _redacted(uri: str) -> str:
-    """Return what may be repeated of a URI that is not ours: it may carry a password."""
+    """Return an invalid URI for an error message, without what may contain a password."""
     if not re.search("[@?#;=]", uri):
         return uri
     match = _SCHEME.fullmatch(uri)

@@ -1,4 +1,4 @@
-"""`Destination`: a place for records as a value. Opening it gives the sink that writes there."""
+"""`Destination`: a value that names where records go. Opening it returns the sink."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from monolith_keras_metrics.sinks.sink import Sink
 
 
 class Destination(abc.ABC):
-    """A place for records. Nothing is opened, made or looked at before `open`.
+    """A destination for records, as a value. Nothing is opened, created or read before `open`.
 
-    Two destinations are equal if they are the same place. `str` returns what may be shown to
-    people and logged: it never holds an option, which may be a secret.
+    Two destinations are equal if records end up in the same location. `str` returns a text that is
+    safe to show and log: it contains no options, which may be secret.
 
-    A subclass is a kind of place. An instance can be given wherever a sink is.
+    Each subclass is one kind of destination. An instance is valid wherever a sink is.
 
     Attributes:
-        owns_sink: Whether `open` makes the sink, so that whoever opened it closes it on a failure.
+        owns_sink: Whether `open` creates the sink, so that its caller must close it on a failure.
         wants_journal: Whether records for it should wait on disk.
-        keeps_attempts: Whether what is written there tells later attempts of earlier ones.
+        keeps_attempts: Whether the names of what is written there contain the attempt.
     """
 
     owns_sink = True
@@ -35,27 +35,28 @@ class Destination(abc.ABC):
     @property
     @abc.abstractmethod
     def key(self) -> tuple[object, ...]:
-        """What destinations of one place have in common: hashable."""
+        """A hashable key that is the same for equal destinations."""
 
     @abc.abstractmethod
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
-        """Open the sink.
+        """Return the open sink.
 
         Args:
-            origin: Who writes.
-            journal: The name of the journal that the records come from.
+            origin: The run, attempt and worker of the records.
+            journal: The name of the records' journal.
 
         Raises:
-            OSError: If the place cannot be written to; the message names it.
-            ImportError: If the extra that the sink needs is not installed; the message names it.
+            OSError: If the destination cannot be written. The message names it.
+            ImportError: If the extra that the sink needs is not installed. The message names it.
         """
 
     @abc.abstractmethod
     def identity(self, journal: pathlib.Path) -> str:
-        """Return the name by which a journal knows the place again; it holds no secret.
+        """Return the name that identifies the destination in a journal. It contains no secret.
 
         Args:
-            journal: The journal's folder. A run's own is known as ".", so that a run can be moved.
+            journal: The journal's folder. The folder that contains it is named ".", so that a run
+                can be moved.
         """
 
     @abc.abstractmethod
@@ -67,29 +68,29 @@ class Destination(abc.ABC):
 
     @property
     def run_name(self) -> str | None:
-        """The run that the place names; None if it names none."""
+        """The default name of the run; None if there is none."""
         return None
 
     @property
     def folder(self) -> pathlib.Path | None:
-        """The folder that files are written into; None if there is none."""
+        """The folder that files are written to; None if there is none."""
         return None
 
     @property
     def journal_folder(self) -> pathlib.Path | None:
-        """Where records for it wait on disk unless the user says where; None for nowhere."""
+        """The default folder of the journal; None if there is none."""
         return None
 
     def to_save(self) -> tuple[str, list[str]]:
-        """Return the text that can be saved with a model, and the names of secrets left out.
+        """Return the text to save with a model, and the names of the secrets left out of it.
 
         Raises:
-            TypeError: If the destination is no text.
+            TypeError: If the destination cannot be saved as text.
         """
         raise TypeError(
             "`sink` must be a folder or a URI, or a list of these, for a layer that is saved or "
-            f"cloned. Received: {self}. Give a URI, or have a subclass of DeepInsightLayer whose "
-            "get_config leaves `sink` out"
+            f"cloned. Received: {self}. Pass a URI, or use a subclass of DeepInsightLayer whose "
+            "get_config leaves out `sink`"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -100,13 +101,13 @@ class Destination(abc.ABC):
 
 
 class ObjectDestination(Destination):
-    """A sink object that the user made.
+    """A sink object of the user, as a destination.
 
     Args:
         sink: The object.
 
     Raises:
-        ValueError: If its `identity` is not a name.
+        ValueError: If its `identity` is invalid.
     """
 
     owns_sink = False
@@ -117,14 +118,14 @@ class ObjectDestination(Destination):
         if name is not None and not _is_name(name):
             raise ValueError(
                 "`sink`: the attribute `identity` of a sink object must be a non-empty string that "
-                "UTF-8 can hold, the same for each object that writes to the same place. "
+                "UTF-8 can encode, the same for all objects that write to the same sink. "
                 f"Received: {name!r:.100} of {type(sink).__name__}"
             )
         self._sink = sink
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The object itself: its class does not tell where it writes to."""
+        """The identity of the object in memory, since its class does not reveal its target."""
         return ("object", id(self._sink))
 
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
@@ -132,31 +133,31 @@ class ObjectDestination(Destination):
         return self._sink
 
     def identity(self, journal: pathlib.Path) -> str:
-        """Return the object's `identity`; without one, a name that no other object ever has."""
+        """Return the object's `identity`; without one, a unique name."""
         name = getattr(self._sink, "identity", None)
         return f"object:{_name_of(self._sink) if name is None else name}"
 
     @property
     def run_name(self) -> str | None:
-        """The object's attribute `run_name`; None without one."""
+        """The object's attribute `run_name`; None if there is none."""
         return getattr(self._sink, "run_name", None)
 
     def __str__(self) -> str:
         return repr(self._sink)
 
 
-# By `id`: a sink object need not be hashable.
+# Keyed by `id`, since a sink object need not be hashable.
 _names: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 
 def _name_of(sink: Sink) -> str:
-    """Return a name for an object without an `identity`, which no other object ever has."""
+    """Return a unique name for an object without an `identity`."""
     key = id(sink)
     reference, name = _names.get(key, (None, ""))
     if reference is not None and reference() is sink:
         return name
     name = f"{type(sink).__module__}.{type(sink).__qualname__}#{secrets.token_hex(8)}"
-    with contextlib.suppress(TypeError):  # no weak references: another name each time
+    with contextlib.suppress(TypeError):  # without weak references, each call returns another name
         _names[key] = weakref.ref(sink, lambda _: _names.pop(key, None)), name
     return name
 

@@ -16,8 +16,8 @@ class FolderDestination(Destination):
 
     Args:
         file_format: One of `run_folder.FORMATS`.
-        path: The folder. A relative one is resolved now: a later `os.chdir` changes nothing.
-        text: How the user wrote it. Default: the absolute path, with the format.
+        path: The folder. A relative path is resolved now; a later `os.chdir` changes nothing.
+        text: The user's original text. Default: the absolute path, with the format.
 
     Raises:
         FileNotFoundError: If the path is relative and the working directory has been removed.
@@ -27,17 +27,17 @@ class FolderDestination(Destination):
         self, file_format: str, path: str | os.PathLike[str], text: str | None = None
     ) -> None:
         self._format = file_format
-        # Not `os.path.abspath`: behind a symbolic link ".." is another folder than in the text.
+        # Not `os.path.abspath`, which resolves ".." wrongly after a symbolic link.
         self._path = pathlib.Path(path).absolute()
         self._text = f"{file_format}:{self._path}" if text is None else text
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The format and the folder, links followed."""
+        """The format, and the folder with symbolic links resolved."""
         return (self._format, os.path.realpath(self._path))
 
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
-        """Open the folder, which is made if it is missing."""
+        """Return a sink that writes to the folder. Creates the folder if it is missing."""
         if self._format == "parquet":
             from monolith_keras_metrics.sinks.parquet import ParquetSink
 
@@ -51,7 +51,7 @@ class FolderDestination(Destination):
         return TFRecordSink(self._path, origin)
 
     def identity(self, journal: pathlib.Path) -> str:
-        """Return the format and the folder; "." for the folder that the journal is in."""
+        """Return the format and the folder, "." if the folder contains the journal."""
         folder = os.path.realpath(self._path)
         own = os.path.join(folder, run_folder.JOURNAL)
         return f"{self._format}:{'.' if os.path.realpath(journal) == own else folder}"
@@ -68,11 +68,11 @@ class FolderDestination(Destination):
 
     @property
     def journal_folder(self) -> pathlib.Path:
-        """A hidden folder within."""
+        """A hidden folder in the folder."""
         return self._path / run_folder.JOURNAL
 
     def to_save(self) -> tuple[str, list[str]]:
-        """Return the text as the user wrote it: a model may be loaded elsewhere."""
+        """Return the user's original text, so that a model can be loaded elsewhere."""
         return self._text, []
 
     def __str__(self) -> str:

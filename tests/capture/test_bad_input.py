@@ -43,8 +43,11 @@ from monolith_keras_metrics import (
         ({"targets": []}, r"`targets` must have one or more"),
         ({"targets": {"a": ["x", "x"]}}, r"`targets` must be different names"),
         ({"sink": ""}, r"`sink` must name a folder"),
-        ({"sink": "s3://bucket/run"}, r"`sink` must be a folder's path or one of .*s3://bucket"),
-        ({"sink": "parquett:run"}, r"`sink` must be a folder's path or one of"),
+        (
+            {"sink": "s3://bucket/run"},
+            r"`sink` must be the path of a folder or one of .*s3://bucket",
+        ),
+        ({"sink": "parquett:run"}, r"`sink` must be the path of a folder or one of"),
         ({"sink": 3}, r"`sink` must be a folder, .* Received: 3"),
         ({"uid_hash_key": b""}, r"`uid_hash_key` must be 1 to 64 bytes"),
     ],
@@ -60,7 +63,7 @@ TOPIC = "kafka://b:9092,a:9092/t"
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"worker": -1}, ValueError, r"`worker` must be .*from 0 on.* Received: worker=-1"),
+        ({"worker": -1}, ValueError, r"`worker` must be .*at least 0.* Received: worker=-1"),
         ({"worker": 10**19}, ValueError, r"`worker` must be .*below 10\*\*19"),
         ({"worker": True}, TypeError, r"`worker` must be an integer or None.*worker=True"),
         ({"worker": 1.0}, TypeError, r"`worker` must be an integer or None.*worker=1.0"),
@@ -69,11 +72,15 @@ TOPIC = "kafka://b:9092,a:9092/t"
         ({"run": b"r"}, TypeError, r"`run` must be a string or None. Received: run=b'r'"),
         ({"run": ""}, ValueError, r"`run` must be a non-empty string.* Received: run=''"),
         ({"run": "a\0"}, ValueError, r"`run` must be .*without null characters.*'a\\x00'"),
-        ({"run": "a\ud800"}, ValueError, r"`run` must be .*UTF-8 can hold.*'a\\ud800'"),
+        ({"run": "a\ud800"}, ValueError, r"`run` must be .*UTF-8 can encode.*'a\\ud800'"),
         ({"spool": "a\0"}, ValueError, r"`spool` must be the path of a folder"),
-        ({"sink": ["run", "./run/"]}, ValueError, r"one place twice.*: run and \./run/"),
-        ({"sink": ["run", "parquet:x/../run"]}, ValueError, r"one place twice"),
-        ({"sink": ["run", "parquet:link"]}, ValueError, r"one place twice.*: run and parquet:link"),
+        ({"sink": ["run", "./run/"]}, ValueError, r"one destination twice.*: run and \./run/"),
+        ({"sink": ["run", "parquet:x/../run"]}, ValueError, r"one destination twice"),
+        (
+            {"sink": ["run", "parquet:link"]},
+            ValueError,
+            r"one destination twice.*: run and parquet:link",
+        ),
         ({"sink": [TOPIC, "kafka://a:9092,b:9092/t?ssl.key.password=secret"]}, ValueError, "twice"),
     ],
 )
@@ -118,7 +125,7 @@ def test_the_same_object_twice() -> None:
         def close(self) -> None: ...
 
     sink = Sink()
-    with pytest.raises(ValueError, match="`sink` must not name one place twice"):
+    with pytest.raises(ValueError, match="`sink` must not name one destination twice"):
         DeepInsightClient([sink, sink])
     DeepInsightClient([sink, Sink()]).close()
 

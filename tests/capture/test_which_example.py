@@ -152,7 +152,7 @@ def test_times_of_another_unit_are_converted_with_one_warning(
     assert read(tmp_path)["req_time"].to_list() == x["req_time"].tolist() * 2
     warnings = [line.getMessage() for line in caplog.records if "`req_time`" in line.getMessage()]
     assert warnings == [
-        f"Deep insight: `req_time` has values in {unit}: they are recorded in seconds"
+        f"Deep insight: `req_time` has values in {unit}. They are converted to seconds"
     ]
 
 
@@ -301,4 +301,4 @@ def test_the_operations_write_times_as_they_are(caplog: pytest.LogCaptureFixture
         first, second = messages_of(write_deep_insight, "eager", req_times=milliseconds)
     assert [first["req_time"], second["req_time"]] == milliseconds.numpy().tolist()
     (warning,) = [line.getMessage() for line in caplog.records]
-    assert "`req_time` has values that seem to be milliseconds" in warning
+    assert "values that look like milliseconds" in warning

@@ -301,7 +301,7 @@ def test_a_beginning_that_makes_no_sense(sinks: object, tmp_path: pathlib.Path) 
     path = left_by_a_killed_process(tmp_path / "run", FRAMES, sinks)
     recovered = recovery.recover(tmp_path / "run")
     assert recovered[:3] == (0, 0, 0)
-    assert "its beginning makes no sense. It is set aside" in recovered.problems[0]
+    assert "its header is invalid. The file is set aside" in recovered.problems[0]
     assert path.with_name(f"{path.name}.aside").exists()
 
 
@@ -369,7 +369,7 @@ def test_a_folder_for_no_journal_is_told_and_records_wait_in_memory(
     (tmp_path / "file").write_text("no folder")
     with DeepInsightClient(tmp_path / "run", spool=tmp_path / "file") as client:
         client.write(batch(1, 0))
-    assert "there can be no journal" in caplog.text
+    assert "cannot create a journal" in caplog.text
     assert client.stats().written == batch(1, 0).rows
 
 

@@ -63,7 +63,7 @@ def test_leftovers_that_cannot_be_read_now_hold_up_nothing(
             assert client.flush(60)
         stats = client.stats()
         assert (stats.written, stats.failed, stats.recovered) == (20 * ROWS, 0, 0)
-    assert any("cannot be read now, and waits" in line for line in warnings_logged)
+    assert any("cannot be read now. They wait" in line for line in warnings_logged)
     assert path.exists()
     assert train(tmp_path).stats().recovered == 13
 
@@ -445,7 +445,7 @@ def test_a_disk_that_is_full_only_at_the_start(
     monkeypatch.setattr(claims.Claim, "renew", renew)
     wait_until(lambda: client.stats().spooled == ROWS)
     assert client.stats().at_risk_seconds == 0
-    assert any("there can be no journal" in line for line in warnings_logged)
+    assert any("cannot create a journal" in line for line in warnings_logged)
     client.close()
     assert client.stats().written == ROWS
 

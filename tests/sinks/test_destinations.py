@@ -148,7 +148,7 @@ def test_a_kind_of_place_that_a_user_made(home: pathlib.Path) -> None:
 
     shelf = Shelf()
     assert parse(shelf) is shelf
-    with pytest.raises(ValueError, match="one place twice.*: shelf 1 and shelf 1"):
+    with pytest.raises(ValueError, match="one destination twice.*: shelf 1 and shelf 1"):
         DeepInsightClient([shelf, Shelf()])
     assert shelf.opened is None
     with DeepInsightClient([shelf, "run"], spool="journal") as client:

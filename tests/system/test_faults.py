@@ -49,7 +49,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(
         ballast.write_bytes(b"x" * (3 << 20))
     for step in range(20, 100):
         write(client, 1, step)
-    wait_for(warnings_logged, "failed and is tried again")
+    wait_for(warnings_logged, "failed and is retried")
     wait_for(warnings_logged, "journal in")
     ballast.unlink()
     write(client, 20, 100)
@@ -58,7 +58,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(
     stats = client.stats()
     assert (stats.written, stats.failed, stats.dropped) == (120 * ROWS, 0, 0)
     assert check_records(read_whole(small_disk / "run")) == {client.origin.attempt: 120 * ROWS}
-    for text in ("failed and is tried again", "cannot be written; records wait in memory"):
+    for text in ("failed and is retried", "cannot be written. Records wait in memory"):
         assert sum(text in line for line in warnings_logged) == 1
     assert hidden(small_disk / "run") == []
 
@@ -85,7 +85,7 @@ def test_a_disk_that_is_full_for_longer_than_records_are_tried_loses_nothing(
     for step in range(20):
         write(client, 1, step)
         time.sleep(0.1)
-    wait_for(warnings_logged, "failed and is tried again")
+    wait_for(warnings_logged, "failed and is retried")
     assert client.stats().failed == 0
     ballast.unlink()
     deadline = time.monotonic() + 60

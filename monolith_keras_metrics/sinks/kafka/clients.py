@@ -1,4 +1,4 @@
-"""The clients of confluent-kafka that the Kafka sink uses, and what it asks the brokers."""
+"""The clients of confluent-kafka that the Kafka sink uses, and its requests to the brokers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from monolith_keras_metrics.sinks.kafka import errors as kafka_errors
 from monolith_keras_metrics.sinks.kafka.uri import KafkaAddress
 
-ANSWER_SECONDS = 2.0  # a broker that stays silent for so long is reported; the wait goes on
+ANSWER_SECONDS = 2.0  # a longer silence is reported, and the request is retried
 
 
 class NoAnswerError(Exception):
-    """The brokers do not answer, or not yet.
+    """The brokers have not answered yet.
 
     Args:
-        reason: What is known of why, a KafkaError; None if nothing.
+        reason: The cause, a KafkaError; None if it is unknown.
     """
 
     def __init__(self, reason: Any = None) -> None:
@@ -29,8 +29,8 @@ class PendingError(NoAnswerError):
     """The brokers answer, but have not settled a transaction that committed an offset.
 
     Args:
-        position: The offset that was committed before it; None without one.
-        reason: As for `NoAnswerError`.
+        position: The offset that was committed before that transaction; None if there is none.
+        reason: As in `NoAnswerError`.
     """
 
     def __init__(self, position: int | None, reason: Any = None) -> None:
@@ -39,11 +39,11 @@ class PendingError(NoAnswerError):
 
 
 class KafkaClients:
-    """Makes producers, and asks the brokers questions.
+    """Create producers and consumers, and send requests to the brokers.
 
     Args:
         kafka: The module `confluent_kafka`.
-        address: Where to.
+        address: The brokers, the topic and the options.
     """
 
     def __init__(self, kafka: Any, address: KafkaAddress) -> None:
@@ -57,16 +57,16 @@ class KafkaClients:
 
         Args:
             name: Its `transactional.id`.
-            changes: Further properties, which come before the user's.
+            changes: Further properties, which override those of the user.
 
         Raises:
-            ValueError: If librdkafka does not take the options.
+            ValueError: If librdkafka rejects the options.
         """
-        return self._made(
+        return self._create(
             self._kafka.Producer,
             {
                 "compression.type": "lz4",
-                # The Java client's: joins by uid find their partition.
+                # As in the Java client, so that joins by uid find their partition.
                 "partitioner": "murmur2_random",
                 "linger.ms": 20,
                 "queue.buffering.max.kbytes": 65_536,
@@ -80,8 +80,8 @@ class KafkaClients:
         )
 
     def group(self, name: str) -> Any:
-        """Return what stands for a consumer group in requests."""
-        # It knows no brokers and never connects.
+        """Return the metadata that identifies a consumer group in requests."""
+        # Without brokers, so that it never connects.
         consumer = self._kafka.Consumer({"group.id": name, "log_level": 0})
         try:
             return consumer.consumer_group_metadata()
@@ -89,15 +89,15 @@ class KafkaClients:
             consumer.close()
 
     def committed(self, name: str) -> int | None:
-        """Return the offset that a group has committed for partition 0; None without one.
+        """Return the offset that a group has committed for partition 0; None if there is none.
 
         Raises:
-            PendingError: If a transaction may still change it; ask again.
-            NoAnswerError: If the brokers do not answer; ask again.
-            PermissionError: If a right is missing.
+            PendingError: If a transaction may still change the offset. Call again.
+            NoAnswerError: If the brokers do not answer. Call again.
+            PermissionError: If the user lacks a right.
         """
         try:
-            # It waits for what is pending, in vain where nothing settles it.
+            # Waits for pending transactions, and times out if one is never settled.
             position = self._committed(name, "read_committed", ANSWER_SECONDS)
         except NoAnswerError as error:
             reason = error.reason
@@ -116,14 +116,14 @@ class KafkaClients:
         """Return a new consumer, which joins no group and commits nothing.
 
         Args:
-            group: A group that the user may read.
+            group: A consumer group that the user may read.
             isolation: `"read_committed"` or `"read_uncommitted"`.
             changes: Further properties.
 
         Raises:
-            ValueError: If librdkafka does not take the options.
+            ValueError: If librdkafka rejects the options.
         """
-        return self._made(
+        return self._create(
             self._kafka.Consumer,
             {
                 **self._common(),
@@ -135,15 +135,16 @@ class KafkaClients:
         )
 
     def offsets(self, milliseconds: int | None = None) -> dict[int, int]:
-        """Return an offset of each partition of the topic, whatever transactions are open.
+        """Return an offset for each partition of the topic, including open transactions.
 
         Args:
-            milliseconds: Of the first message that is not older, since 1970; partitions without
-                such a message are left out. Default: the offset that the next message gets.
+            milliseconds: A time since 1970. The offset is that of the first message that is not
+                older; partitions without such a message are left out. Default: the offset is that
+                of the next message.
 
         Raises:
-            NoAnswerError: If the brokers do not answer; ask again.
-            PermissionError: If a right is missing.
+            NoAnswerError: If the brokers do not answer. Call again.
+            PermissionError: If the user lacks a right.
             FileNotFoundError: If there is no such topic.
         """
         from confluent_kafka.admin import OffsetSpec
@@ -151,7 +152,7 @@ class KafkaClients:
         spec = (
             OffsetSpec.latest() if milliseconds is None else OffsetSpec.for_timestamp(milliseconds)
         )
-        topic, admin = self._address.topic, self._asked()
+        topic, admin = self._address.topic, self._admin_client()
         try:
             known = admin.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic]
             reason = known.error
@@ -168,12 +169,12 @@ class KafkaClients:
             reason = kafka_errors.cause(error)
         if reason is None:
             return {id_: offset for id_, offset in found.items() if offset >= 0}
-        said = kafka_errors.explained(reason, self._address)
-        raise NoAnswerError(reason) if isinstance(said, ConnectionError) else said
+        explained = kafka_errors.explained(reason, self._address)
+        raise NoAnswerError(reason) if isinstance(explained, ConnectionError) else explained
 
     def _committed(self, name: str, isolation: str, timeout: float) -> int | None:
-        # Not by an AdminClient: librdkafka 2.16 crashes in its `list_consumer_group_offsets` while
-        # the coordinator of the group changes.
+        # Not with an AdminClient: its `list_consumer_group_offsets` crashes in librdkafka 2.16
+        # while the coordinator of the group changes.
         consumer = self._consumers.get(isolation)
         if consumer is None:
             consumer = self._consumers[isolation] = self.consumer(name, isolation)
@@ -183,7 +184,7 @@ class KafkaClients:
             reason = found.error
         except self._kafka.KafkaException as error:
             reason = kafka_errors.cause(error)
-            # Why a group's coordinator cannot be found is only said here.
+            # Only these messages give the reason for a missing group coordinator.
             for message in consumer.consume(10, timeout=0.0):
                 if message.error() is not None and kafka_errors.is_refusal(message.error()):
                     reason = message.error()
@@ -195,13 +196,13 @@ class KafkaClients:
         raise NoAnswerError(reason)
 
     def rights(self) -> set[str] | None:
-        """Return what the user may do with the topic, such as "WRITE"; None if not known."""
+        """Return the user's rights on the topic, such as "WRITE"; None if they are unknown."""
         from confluent_kafka import TopicCollection
 
         topic = self._address.topic
         try:
             described = (
-                self._asked()
+                self._admin_client()
                 .describe_topics(
                     TopicCollection([topic]),
                     include_authorized_operations=True,
@@ -215,42 +216,42 @@ class KafkaClients:
         return None if operations is None else {operation.name for operation in operations}
 
     def disconnect(self) -> None:
-        """Drop the connections for questions; the next question makes a new one."""
+        """Close the connections for requests. The next request opens a new one."""
         consumers, self._consumers, self._admin = self._consumers, {}, None
         for consumer in consumers.values():
             consumer.close()
 
-    def _asked(self) -> Any:
+    def _admin_client(self) -> Any:
         if self._admin is None:
             from confluent_kafka.admin import AdminClient
 
-            self._admin = self._made(AdminClient, self._common())
+            self._admin = self._create(AdminClient, self._common())
         return self._admin
 
     def _common(self) -> dict[str, Any]:
         return {
-            "log_level": "0",  # librdkafka's own lines, one for each try; we report once
+            "log_level": "0",  # librdkafka would log a line for each retry
             "client.id": "monolith-keras-metrics",
             **self._address.options,
             "bootstrap.servers": self._address.brokers,
         }
 
-    def _made(self, kind: Any, config: dict[str, Any]) -> Any:
+    def _create(self, kind: Any, config: dict[str, Any]) -> Any:
         try:
             return kind(config)
         except self._kafka.KafkaException as error:
-            said = kafka_errors.without_values(error.args[0].str(), self._address)
-        # Not within `except`: Kafka's error, with the options' values, would be its context.
+            reason = kafka_errors.without_values(error.args[0].str(), self._address)
+        # Outside of `except`, since Kafka's error has the options' values and must not be chained.
         raise ValueError(
             f"`sink`: the options of {self._address!r} must be configuration properties of "
-            f"librdkafka. {said}"
+            f"librdkafka. {reason}"
         )
 
 
 class ThreadedCall:
-    """A call in a thread of its own: `send_offsets_to_transaction` ignores its timeout.
+    """A call in a separate thread, because `send_offsets_to_transaction` ignores its timeout.
 
-    With brokers that hang, librdkafka 2.16 returns from it after a minute, not after 2 s.
+    If the brokers hang, librdkafka 2.16 returns from that call after one minute, not after 2 s.
     """
 
     def __init__(self, action: Callable[..., Any], *arguments: Any) -> None:
@@ -261,12 +262,12 @@ class ThreadedCall:
         self._thread.start()
 
     def is_done(self, timeout: float) -> bool:
-        """Wait for its end; return True if it came in time."""
+        """Wait for the end of the call; return True if it ended before the timeout."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def raise_error(self) -> None:
-        """Raise what the call raised."""
+        """Raise the error of the call; do nothing if it succeeded."""
         if self._error is not None:
             raise self._error
 

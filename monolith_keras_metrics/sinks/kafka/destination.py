@@ -15,10 +15,10 @@ class TopicDestination(Destination):
     """A Kafka topic, from a URI.
 
     Args:
-        rest: What follows `kafka:`; see `uri.parse`.
+        rest: The URI after `kafka:`; see `uri.parse`.
 
     Raises:
-        ValueError: As `uri.parse`.
+        ValueError: As in `uri.parse`.
     """
 
     keeps_attempts = False
@@ -30,18 +30,18 @@ class TopicDestination(Destination):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Brokers and topic."""
+        """The brokers and the topic."""
         return ("kafka", *self._brokers, self._address.topic)
 
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
-        """Make a producer; the first write connects."""
+        """Return a sink for the topic."""
         from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 
         address = self._address
         return KafkaSink(address.brokers, address.topic, address.options, journal=journal)
 
     def identity(self, journal: pathlib.Path) -> str:
-        """Return brokers and topic."""
+        """Return the URI without options, with the brokers in sorted order."""
         return f"kafka://{','.join(self._brokers)}/{self._address.topic}"
 
     @property
@@ -51,19 +51,19 @@ class TopicDestination(Destination):
 
     @property
     def journal_folder(self) -> pathlib.Path | None:
-        """A folder of the topic's name in `$XDG_STATE_HOME`, else `~/.local/state`.
+        """A folder named after the topic, in `$XDG_STATE_HOME` or `~/.local/state`.
 
-        None where the user has no home.
+        None if the user has no home folder.
         """
         state = pathlib.Path(os.environ.get("XDG_STATE_HOME", ""))
-        if not state.is_absolute():  # such a one is to be ignored, says the XDG specification
+        if not state.is_absolute():  # the XDG specification says to ignore relative paths
             state = pathlib.Path(os.path.expanduser("~/.local/state"))
         if not state.is_absolute():
             return None
         return state / "monolith_keras_metrics" / self._address.topic
 
     def to_save(self) -> tuple[str, list[str]]:
-        """Return the URI without options that are secrets, and the names of these."""
+        """Return the URI without secret options, and the names of these options."""
         kept, names = uri.without_secrets(self._rest)
         return f"kafka:{kept}", names
 

@@ -1,4 +1,4 @@
-"""A frame as Kafka messages, and how much of it is still to be sent."""
+"""Turn a frame into Kafka messages, and keep track of those still to be sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monolith_keras_metrics.records.frame import json_messages
 
 FORMAT = b"1"
 
-# Made at once. The producer sends them while the next are made.
+# Messages created at once. The producer sends them while the next ones are created.
 _SLICE_ROWS = 1 << 13
 
 _Headers: TypeAlias = "list[tuple[str, bytes]]"
@@ -23,15 +23,15 @@ Message: TypeAlias = "tuple[int, str, str, _Headers]"  # index, key, value, head
 class Outgoing:
     """The messages of a frame, in ascending order of their records' positions.
 
-    A *piece* is a range of messages that one transaction holds.
+    A *piece* is a range of messages that are sent in one transaction.
 
     Args:
         frame: Records of one journal.
-        first: The position of the first record, where the frame has no column `position`.
-        rows: How many messages a piece has at most.
+        first: The position of the first record, if the frame has no column `position`.
+        rows: Most messages in a piece.
 
     Attributes:
-        refused: What was said of messages that are never taken, by their index.
+        refused: The errors of messages that Kafka refuses for good, by the messages' index.
     """
 
     def __init__(self, frame: pl.DataFrame, first: int, rows: int) -> None:
@@ -47,22 +47,22 @@ class Outgoing:
         self._pieces = [(i, min(i + rows, frame.height)) for i in reversed(starts)]
 
     def leave_out(self, position: int | None) -> None:
-        """Make the next piece begin at a position: the ledger's, or None for the first message."""
+        """Make the next piece begin at a position, or at the first message for None."""
         start = 0 if position is None else bisect.bisect_left(self._positions, position)
         while self._pieces and self._pieces[-1][1] <= start:
             self._pieces.pop()
         begins, stop = self._pieces[-1] if self._pieces else (self._frame.height,) * 2
         if begins < start:
             self._pieces[-1] = (start, stop)
-        elif start < begins:  # the brokers have lost what they had
+        elif start < begins:  # the brokers have lost messages that were committed
             self._pieces.append((start, begins))
 
     def piece(self) -> tuple[int, int] | None:
-        """Return the next piece, first and last + 1; None if everything is sent."""
+        """Return the next piece as (start, stop) indices; None if everything is sent."""
         return self._pieces[-1] if self._pieces else None
 
     def messages(self, start: int, stop: int) -> Iterator[Message]:
-        """Return messages of a range, without those that are refused."""
+        """Return the messages of a range, without refused ones."""
         slices = range(start, stop, _SLICE_ROWS)
         found = itertools.chain.from_iterable(
             self._slice(first, min(first + _SLICE_ROWS, stop)) for first in slices
@@ -73,7 +73,7 @@ class Outgoing:
         return (message for message in found if message[0] not in refused)
 
     def after(self, stop: int) -> int:
-        """Return the position that follows the messages before `stop`."""
+        """Return the position after the last message before `stop`."""
         return int(self._positions[stop - 1]) + 1
 
     def sent(self) -> None:

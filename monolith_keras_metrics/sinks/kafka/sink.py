@@ -1,7 +1,7 @@
-"""Records as Kafka messages: the JSON message as value, the uid as key.
+"""Send records to a Kafka topic, with the JSON message as value and the uid as key.
 
-Each message is in its topic once, for readers of committed messages: it is sent in a transaction
-that also commits how far its journal is delivered (see `kafka_transaction`).
+Readers of committed messages see each message exactly once: the transaction that sends it also
+commits how far its journal is delivered (see `transaction`).
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ from monolith_keras_metrics.sinks.sink import RejectedError
 __all__ = ["FORMAT", "KafkaSink"]
 
 _OPEN_SECONDS = 10.0
-_RETENTION_SECONDS = 7 * 24 * 3600  # for how long brokers keep a ledger, by default
-# Messages of a transaction. Each that takes too long halves them.
+_RETENTION_SECONDS = 7 * 24 * 3600  # default time for which brokers keep a ledger
+# Messages in a transaction. The number is halved when a transaction is aborted.
 _MOST_ROWS = 1 << 17
 _LEAST_ROWS = 1 << 10
 
 
 class KafkaSink:
-    """Sends records to a Kafka topic.
+    """Send records to a Kafka topic.
 
-    The value is the JSON message; the key is the uid in decimal digits, so that a user's messages
-    stay in order on one partition, the same as with Kafka's Java client; headers are `model_name`
-    and `format`, the version of the message's format.
+    The value of a message is the JSON message. The key is the uid in decimal digits, so that a
+    user's messages stay in order on one partition, the same one as with Kafka's Java client. The
+    headers are `model_name` and `format`, the version of the message format.
 
     Records must come in ascending order of their `position`, one attempt of one worker after the
-    other. Records without that column are numbered here.
+    other. Records without that column are numbered by the sink.
 
     Args:
         brokers: `HOST:PORT`, or several, comma-separated.
-        topic: The topic; it must exist, unless the brokers make topics by themselves.
+        topic: The topic. It must exist, unless the brokers create topics automatically.
         options: Configuration properties of librdkafka, such as `security.protocol`,
             `sasl.password`, `compression.type`. They are never logged.
-        journal: The name under which Kafka keeps what is delivered. A sink of the same name, in
-            any process, ends what this one has not finished, and leaves out what it has delivered.
-            Default: a random name.
-        clock: Seconds, never set back.
+        journal: The name of the ledger that Kafka keeps of what is delivered. A sink with the same
+            name, in any process, ends the open transaction of this one and skips what it has
+            delivered. Default: a random name.
+        clock: Returns monotonic seconds.
 
     Attributes:
-        run_name: What the run is called, unless the user says otherwise: the topic.
-        identity: Brokers and topic, by which what a crashed process left is known (see `Sink`).
+        run_name: The default name of the run: the topic.
+        identity: Brokers and topic, which identify the sink in journals (see `Sink`).
 
     Raises:
         ImportError: If confluent-kafka is not installed.
-        PermissionError: If the brokers refuse the credentials, or a right is missing.
+        PermissionError: If the brokers refuse the credentials, or the user lacks a right.
         FileNotFoundError: If there is no such topic.
-        ValueError: If there is no such option.
+        ValueError: If an argument is invalid, or librdkafka rejects the options.
 
     Example:
     ```python
@@ -99,8 +99,8 @@ class KafkaSink:
         self._is_named = journal is not None
         self._frame: pl.DataFrame | None = None
         self._outgoing: Outgoing | None = None
-        self._opened = 0  # `Transactions.opened` when `_outgoing` was compared with the ledger
-        self._in_producer = 0  # the index of the first message that the producer does not have
+        self._opened = 0  # value of `Transactions.opened` when `_outgoing` last read the ledger
+        self._in_producer = 0  # index of the first message that the producer does not have
         self._rows = _MOST_ROWS
         self._writer: tuple[int, int] | None = None
         self._search: TopicSearch | None = None
@@ -112,34 +112,34 @@ class KafkaSink:
             raise
 
     def resume(self, journal: str) -> None:
-        """Switch to the account of another journal; the next `write` opens it.
+        """Switch to the ledger of another journal. The next `write` opens it.
 
         Raises:
-            ValueError: If the name cannot be a journal's.
+            ValueError: If the name is not valid for a journal.
         """
         if check_journal(journal) != self._transactions.journal:
             self._switch(journal)
             self._is_named = True
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Hand messages to the producer, which begins to send them.
+        """Pass the messages of a frame to the producer, which begins to send them.
 
         Raises:
-            OSError: As `flush`.
+            OSError: As in `flush`.
         """
         if frame is not self._frame:
-            self._transactions.abandon()  # of a frame that was given up
+            self._transactions.abandon()  # the previous frame was given up
             self._check_writer(frame)
             self._frame, self._outgoing = frame, None
         self._step(self._fill)
 
     def flush(self) -> None:
-        """Return once the brokers have committed what was written.
+        """Wait until the brokers have committed everything written so far.
 
         Raises:
-            ConnectionError: If they did not answer for a while; call it again.
-            PermissionError, FileNotFoundError: If they refuse credentials or the topic.
-            RejectedError: If they have all messages but those that they never take.
+            ConnectionError: If the brokers do not answer. Call again.
+            PermissionError, FileNotFoundError: If they refuse the credentials or the topic.
+            RejectedError: If they refuse some messages for good. They have all others.
         """
         while self._frame is not None:
             self._step(self._commit)
@@ -148,17 +148,17 @@ class KafkaSink:
             reason = list(refused.refused.values())[-1]
             raise RejectedError(
                 len(refused.refused),
-                f"{self._address!r} does not take them: {reason.str()}. If they are too large, "
-                "raise the topic's max.message.bytes and the option message.max.bytes, or leave "
-                "out the extra fields with the long text",
+                f"{self._address!r} refuses them: {reason.str()}. If they are too large, raise the "
+                "topic's max.message.bytes and the option message.max.bytes, or leave out extra "
+                "fields with long texts",
             )
 
     def close(self) -> None:
-        """Disconnect. What was not committed is aborted."""
+        """Abort what is not committed, and disconnect."""
         self._end_search()
         self._transactions.close()
         self._frame = self._outgoing = None
-        if not self._is_named:  # whoever uses it again begins to count anew
+        if not self._is_named:  # a later use numbers its records from 0 again
             self._switch(secrets.token_hex(8))
 
     def __repr__(self) -> str:
@@ -175,9 +175,9 @@ class KafkaSink:
         self._transactions, self._opened = self._new_transactions(journal), 0
 
     def _check_writer(self, frame: pl.DataFrame) -> None:
-        """Begin a new account where nobody said that these are another journal's records.
+        """Switch to a new ledger if a frame is of another writer and `resume` was not called.
 
-        Under the old one they would be left out.
+        The old ledger would mark its records as delivered.
         """
         if not {"attempt", "worker", "position"} <= set(frame.columns) or frame.is_empty():
             return
@@ -187,17 +187,17 @@ class KafkaSink:
         self._writer = writer
 
     def _step(self, action: Callable[[Outgoing], None]) -> None:
-        """Open the journal, and do the next thing for the frame."""
+        """Open the ledger, then call an action on the messages that are still to be sent."""
         try:
             try:
                 self._open()
-            except ValueError as error:  # an option; records wait until it is corrected
+            except ValueError as error:  # records wait until the invalid option is corrected
                 raise ConnectionError(str(error)) from None
-            action(self._divided())
+            action(self._remaining())
         except RefusedError as error:
             if self._transactions.is_alone() and not error.messages:
                 raise ConnectionError(f"{self._address!r}: {error}") from None
-            # A batch is refused as a whole. Sent alone, each message gets its own answer.
+            # Brokers refuse a batch in its entirety, so each message must be sent alone.
             self._transactions.send_alone(True)
             if self._outgoing is not None:
                 self._outgoing.refused.update(error.messages)
@@ -208,13 +208,13 @@ class KafkaSink:
             raise
 
     def _open(self) -> None:
-        """Open the journal; if its ledger is not settled, find in the topic what that has."""
+        """Open the ledger. If it is unsettled, search the topic for what is delivered."""
         transactions, frame = self._transactions, self._frame
         if self._search is None:
             try:
                 transactions.open()
             except UnsettledError as error:
-                if frame is None or frame.is_empty():  # nothing says what to search for
+                if frame is None or frame.is_empty():  # the search needs a record
                     raise
                 journal, unsettled = transactions.journal, error.position
                 self._search = TopicSearch(self._kafka, self._address, journal, frame, unsettled)
@@ -223,7 +223,7 @@ class KafkaSink:
         position = self._search.delivered_up_to()
         logging.warning(
             "Deep insight: %r: the brokers never settled an earlier transaction of this journal. "
-            "%d messages of the topic were read to find what it has; delivery goes on from "
+            "Read %d messages of the topic to find what is delivered. Delivery continues at "
             "position %d",
             self,
             self._search.messages,
@@ -238,22 +238,22 @@ class KafkaSink:
         if search is not None:
             search.close()
 
-    def _divided(self) -> Outgoing:
-        """Return what is left of the frame, according to the ledger."""
+    def _remaining(self) -> Outgoing:
+        """Return the messages of the frame that are not delivered according to the ledger."""
         transactions = self._transactions
         if self._outgoing is None:
             assert self._frame is not None
             self._outgoing = Outgoing(self._frame, transactions.position or 0, self._rows)
             self._opened = 0
             if transactions.position is None:
-                self._tell_of_age(self._frame)
+                self._warn_of_age(self._frame)
         if self._opened != transactions.opened:
             self._outgoing.leave_out(transactions.position)
             self._opened = transactions.opened
         return self._outgoing
 
     def _fill(self, outgoing: Outgoing) -> None:
-        """Hand the messages of the next piece to the producer."""
+        """Pass the messages of the next piece to the producer."""
         piece = outgoing.piece()
         if piece is None:
             return
@@ -263,7 +263,7 @@ class KafkaSink:
         self._produce(outgoing, max(piece[0], self._in_producer), piece[1])
 
     def _commit(self, outgoing: Outgoing) -> None:
-        """Commit the next piece, or end the frame."""
+        """Commit the next piece; if there is none, finish the frame."""
         piece = outgoing.piece()
         if piece is None:
             self._frame = None
@@ -276,14 +276,14 @@ class KafkaSink:
         self._rows = min(_MOST_ROWS, 2 * self._rows)
 
     def _produce(self, outgoing: Outgoing, start: int, stop: int) -> None:
-        """Hand messages over; wait where the producer's own queue is full."""
+        """Pass messages to the producer; wait while its queue is full."""
         transactions, topic = self._transactions, self._address.topic
         producer, codes = transactions.producer, self._kafka.KafkaError
         produce, alone = producer.produce, transactions.is_alone()
         for index, key, value, headers in outgoing.messages(start, stop):
             while True:
                 try:
-                    # Not produce_batch, which leaves out headers and reports nothing.
+                    # Not produce_batch, which ignores headers and reports no errors.
                     if alone:
                         note = functools.partial(transactions.note_report, index=index)
                         produce(topic, value, key, headers=headers, on_delivery=note)
@@ -292,7 +292,7 @@ class KafkaSink:
                     break
                 except BufferError:
                     self._in_producer = index
-                    if not len(producer):  # it is larger than the whole queue
+                    if not len(producer):  # the message does not even fit into an empty queue
                         outgoing.refused[index] = codes(codes.MSG_SIZE_TOO_LARGE)
                         break
                     if not transactions.wait():
@@ -307,7 +307,7 @@ class KafkaSink:
         self._in_producer = stop
 
     def _check(self) -> None:
-        """Raise where waiting would not help; brokers that are down may come back."""
+        """Raise if the sink can never work; log a warning if the brokers are down."""
         deadline = self._clock() + _OPEN_SECONDS
         try:
             self._check_topic(deadline)
@@ -324,11 +324,11 @@ class KafkaSink:
                     time.sleep(0.1)
         except ConnectionError as error:
             logging.warning(
-                "Deep insight: %r does not answer; records wait until it does.%s %s",
+                "Deep insight: %r does not answer. Records wait until it does.%s %s",
                 self,
                 ""
                 if "security.protocol" in self._address.options
-                else " If it wants TLS or a login, give the option security.protocol.",
+                else " If it requires TLS or a login, set the option security.protocol.",
                 error,
             )
 
@@ -349,7 +349,7 @@ class KafkaSink:
                 if transactions.last_error is None:
                     transactions.last_error = kafka_errors.cause(error)
             try:
-                producer.poll(0.1)  # has what is known of the brokers reported
+                producer.poll(0.1)  # makes librdkafka report the state of the brokers
             except (self._kafka.KafkaException, SystemError) as error:
                 transactions.last_error = kafka_errors.cause(error)
             reason = transactions.last_error
@@ -362,7 +362,7 @@ class KafkaSink:
     def _check_rights(self) -> None:
         """Raise PermissionError if the user may not read and write the topic.
 
-        What else is needed shows when the journal is opened.
+        Other missing rights show when the ledger is opened.
         """
         rights = self._transactions.rights()
         for right in ("WRITE", "READ"):
@@ -372,22 +372,22 @@ class KafkaSink:
                 )
 
     def _open_once(self) -> None:
-        """Open the journal, and commit where it stands, which takes every right."""
+        """Open the ledger and commit it unchanged, which requires every right."""
         self._transactions.open()
         if not self._transactions.is_committing() and not self._transactions.is_begun():
             self._transactions.begin()
         self._transactions.commit(self._transactions.position or 0)
 
-    def _tell_of_age(self, frame: pl.DataFrame) -> None:
-        """Log a warning if Kafka may have forgotten what it has of these records."""
+    def _warn_of_age(self, frame: pl.DataFrame) -> None:
+        """Log a warning if the records are so old that Kafka may have deleted their ledger."""
         written = max(frame["train_time"].to_list(), default=0)
         if "attempt" in frame.columns and not frame.is_empty():
             written = max(written, frame["attempt"][0] // 1_000_000)
         if time.time() - written > _RETENTION_SECONDS:
             logging.warning(
-                "Deep insight: %r has no account of what it has of records that are more than 7 "
-                "days old, and keeps such accounts for no longer by default; some of these records "
-                "may be double",
+                "Deep insight: %r does not know which of these records it already has, because "
+                "they are more than 7 days old and Kafka keeps this information for 7 days by "
+                "default. Some records may be delivered twice",
                 self,
             )
 

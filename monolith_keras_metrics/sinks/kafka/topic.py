@@ -1,6 +1,6 @@
-"""How much of a journal a topic has, found by reading the topic.
+"""Find out how much of a journal is delivered, by reading the topic.
 
-Nothing else needs this but a ledger that the brokers never settle: see `kafka_transaction`.
+Only needed if the brokers never settle the ledger: see `transaction`.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from monolith_keras_metrics.sinks.kafka.clients import (
 )
 from monolith_keras_metrics.sinks.kafka.uri import KafkaAddress, transactional_id
 
-_MARGIN_SECONDS = 600  # between the clocks of those who make records, and send them, and brokers
+_MARGIN_SECONDS = 600  # largest difference between the clocks of trainers, senders and brokers
 _AT_ONCE = 1000  # messages
 _POLL_SECONDS = 0.1
-# After such a silence the topic may be another one of the same name: the search begins anew.
+# A longer silence restarts the search, since the topic may have been deleted and created again.
 _SILENCE_SECONDS = 60.0
 _NEEDED = ("attempt", "worker", "position")
 
 
 class TopicSearch:
-    """Reads a topic for the last message of one attempt of one worker.
+    """Search a topic for the last message of one attempt of one worker.
 
-    It reads committed messages, from about when the records were made to where the topic ended when
-    the search began. What is in transactions there is waited for. Earlier producers of the journal
-    must be fenced, so that nothing is added later.
+    Reads committed messages, from about the time at which the records were created to the end that
+    the topic had when the search began. Waits for transactions that are open in that range. Earlier
+    producers of the journal must be fenced, so that nothing is added later.
 
-    Owned by one thread.
+    Used by one thread only.
 
     Args:
         kafka: The module `confluent_kafka`.
-        address: Where to read.
+        address: The topic and its brokers.
         journal: The journal's name.
         frame: The journal's next records.
-        position: From which on it is not known what is delivered; None if that is so of all.
-        clock: Seconds, never set back.
+        position: The first position whose delivery is uncertain; None if all are.
+        clock: Returns monotonic seconds.
 
     Attributes:
-        messages: How many were read.
+        messages: Number of messages read so far.
 
     Raises:
-        ConnectionError: If the records do not say whose they are, and cannot be told from others.
+        ConnectionError: If the records lack the columns that distinguish them from others.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class TopicSearch:
     ) -> None:
         if missing := [name for name in _NEEDED if name not in frame.columns]:
             raise ConnectionError(
-                f"{address!r}: the brokers never settled an earlier transaction of this journal, "
-                "and the topic cannot be searched for what it has: these records have no "
-                f"{' and no '.join(missing)}. They wait; a sink with another `journal` would send "
-                "them all"
+                f"{address!r}: the brokers never settled an earlier transaction of this journal. "
+                "The topic cannot be searched for what is delivered, because the records have no "
+                f"{' and no '.join(missing)}. They wait. To send all of them, possibly twice, use "
+                "a sink with another `journal`"
             )
         self.messages = 0
         self._kafka = kafka
@@ -78,17 +78,17 @@ class TopicSearch:
         self._from_ms = 1000 * from_time(frame, time.time())
         self._first = position or 0
         self._position = self._first
-        self._ends: dict[int, int] = {}  # where a partition is not read to its end yet
+        self._ends: dict[int, int] = {}  # ends of the partitions that are not fully read
         self._consumer: Any = None
         self._clock = clock
         self._heard_at = clock()
 
     def delivered_up_to(self) -> int:
-        """Return the position from which on the topic has nothing; read for `ANSWER_SECONDS`.
+        """Return the first position that is not delivered. Reads for at most `ANSWER_SECONDS`.
 
         Raises:
-            ConnectionError: If there is more to read, or the brokers do not answer; call it again.
-            PermissionError, FileNotFoundError: If they refuse credentials or the topic.
+            ConnectionError: If there is more to read, or the brokers do not answer. Call again.
+            PermissionError, FileNotFoundError: If they refuse the credentials or the topic.
         """
         deadline = self._clock() + ANSWER_SECONDS
         if self._consumer is None:
@@ -100,15 +100,15 @@ class TopicSearch:
                     self.close()
                 raise ConnectionError(
                     f"{self._address!r}: the brokers never settled an earlier transaction of this "
-                    f"journal. Reading the topic to find what it has: {self.messages} messages "
-                    "so far"
+                    f"journal. Reading the topic to find what is delivered: {self.messages} "
+                    "messages so far"
                 )
             for message in self._consumer.consume(_AT_ONCE, timeout=_POLL_SECONDS):
                 self._read(message)
         return self._position
 
     def close(self) -> None:
-        """Disconnect. A search that goes on after that begins anew."""
+        """Disconnect. A later call of `delivered_up_to` restarts the search."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close()
@@ -120,14 +120,14 @@ class TopicSearch:
             starts = self._clients.offsets(self._from_ms)
         except NoAnswerError as error:
             self._clients.disconnect()
-            said = kafka_errors.without_values(str(error), self._address)
+            reason = kafka_errors.without_values(str(error), self._address)
             raise ConnectionError(
-                f"{self._address!r} does not answer" + (f": {said}" if said else "")
+                f"{self._address!r} does not answer" + (f": {reason}" if reason else "")
             ) from None
         self._ends = {id_: end for id_, end in ends.items() if starts.get(id_, end) < end}
         self._position, self.messages, self._heard_at = self._first, 0, self._clock()
         changes = {
-            "auto.offset.reset": "earliest",  # what is deleted meanwhile need not be read
+            "auto.offset.reset": "earliest",  # messages deleted meanwhile can be skipped
             "enable.partition.eof": True,
             "queued.max.messages.kbytes": 16_384,
         }
@@ -141,11 +141,11 @@ class TopicSearch:
         reason = message.error()
         is_end = reason is not None and reason.code() == self._kafka.KafkaError._PARTITION_EOF
         if reason is not None and not is_end:
-            said = kafka_errors.explained(reason, self._address)
-            if isinstance(said, ConnectionError):
-                return  # librdkafka tries again
+            error = kafka_errors.explained(reason, self._address)
+            if isinstance(error, ConnectionError):
+                return  # librdkafka retries
             self.close()
-            raise said
+            raise error
         self._heard_at = self._clock()
         id_, following = message.partition(), message.offset()
         if not is_end:
@@ -160,13 +160,13 @@ class TopicSearch:
         if value is None or self._sign not in value:
             return
         try:
-            told = json.loads(value)
+            record = json.loads(value)
         except ValueError:
             return
-        if not isinstance(told, dict):
+        if not isinstance(record, dict):
             return
-        position = told.get("position")
-        writer = (told.get("attempt"), told.get("worker"))
+        position = record.get("position")
+        writer = (record.get("attempt"), record.get("worker"))
         if writer == (self._attempt, self._worker) and isinstance(position, int):
             self._position = max(self._position, position + 1)
 
@@ -176,13 +176,13 @@ def from_time(frame: pl.DataFrame, now: float) -> int:
 
     Args:
         frame: Records with an `attempt`.
-        now: What time it is. Records of the future were made by another clock, whose times say
-            nothing about messages: then 0 is returned.
+        now: The current time in Unix seconds. If a record is from the future, its clock cannot be
+            compared with the brokers', and 0 is returned.
 
     Example:
-        Records of `train_time` 5000 and 5060, at 9000: 5000 - 600 = 4400.
+        For `train_time` 5000 and 5060, and `now` 9000: 5000 - 600 = 4400.
     """
-    # A train_time of 0 stands for none. The attempt, which may be ahead of the clock, is next.
+    # A train_time of 0 means that it is unknown, so the attempt's time must serve.
     made = frame.select(
         pl.when(pl.col("train_time") > 0)
         .then(pl.col("train_time"))

@@ -1,17 +1,17 @@
-"""The transactions of one journal: its producer, and its ledger.
+"""The transactions of one journal: its producer and its ledger.
 
-The ledger is one number: the position from which on none of the journal's records is delivered. It
-is the offset that a consumer group of the journal's own has committed for partition 0 of the topic,
-and it is committed in the transaction that holds the messages. So both are in Kafka or neither is.
+The ledger is one number: the first position of the journal that is not delivered. It is stored as
+the offset that a consumer group, dedicated to the journal, has committed for partition 0 of the
+topic. The transaction that sends messages also commits this offset, so Kafka has both or neither.
 
-The journal's `transactional.id` fences: once a process has opened a journal, no other process that
-had it open can add to the topic, whatever it has already handed to the network.
+The journal's `transactional.id` fences: once a process has opened a journal, no process that opened
+it earlier can add to the topic, not even with messages that are already on the network.
 
-After any trouble that a retry or an abort does not heal, the producer is dropped. A new one fences
-the old one, ends its transaction and reads the ledger. Nothing is ever guessed.
+After any error that neither a retry nor an abort resolves, the producer is dropped. A new one
+fences the old one, ends its transaction and reads the ledger. Nothing is ever guessed.
 
-Brokers that were killed while a transaction committed may never settle its part of the ledger: then
-the topic itself must say what it has (see `kafka_topic`), and `settle` goes on from there.
+Brokers that crash while a transaction commits may never settle its part of the ledger. Then the
+topic is searched for what is delivered (see `topic`), and `settle` continues from there.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from monolith_keras_metrics.sinks.kafka.clients import (
 from monolith_keras_metrics.sinks.kafka.uri import KafkaAddress, transactional_id
 
 _CLOSE_SECONDS = 1.0
-# librdkafka 2.16 sends requests to coordinators of which it knows that they are gone: then only a
-# new producer gets an answer.
+# A longer silence drops the producer: librdkafka 2.16 keeps sending to coordinators that are gone.
 _PATIENCE_SECONDS = 5.0
-# Once earlier producers are fenced, what is pending is settled within moments, or never.
+# Once earlier producers are fenced, pending transactions are settled within moments, or never.
 _PENDING_SECONDS = 10.0
 # librdkafka's defaults.
 _TRANSACTION_MS = 60_000
@@ -43,11 +42,11 @@ _BATCH_BYTES = 1_000_000
 
 
 class RefusedError(Exception):
-    """The brokers refuse messages of a transaction for what they are. It is aborted.
+    """The brokers refuse messages of a transaction for their content or size. It is aborted.
 
     Args:
-        messages: What they said, KafkaErrors by the messages' numbers; empty if these came in
-            batches, where nobody knows which message it was.
+        messages: KafkaErrors by the indices of the messages; empty if these were sent in batches,
+            which do not show the message at fault.
     """
 
     def __init__(self, messages: dict[int, Any]) -> None:
@@ -56,52 +55,52 @@ class RefusedError(Exception):
 
 
 class AbortedError(ConnectionError):
-    """A transaction has ended without a commit, and may succeed when it is repeated."""
+    """A transaction has ended without a commit, and may succeed if it is repeated."""
 
 
 class UnsettledError(ConnectionError):
     """The brokers do not settle the ledger; see `Transactions.settle`.
 
     Args:
-        said: What to tell.
-        position: What the ledger said before the transaction that is not settled; None if nothing.
+        message: The error message.
+        position: The ledger before the unsettled transaction; None if there was none.
     """
 
-    def __init__(self, said: str, position: int | None) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, position: int | None) -> None:
+        super().__init__(message)
         self.position = position
 
 
 class _State(enum.Enum):
     CLOSED = "there is no producer"
-    NEW = "the producer has yet to fence earlier ones"
-    FENCED = "the ledger has yet to be read"
+    NEW = "the producer has not fenced earlier ones yet"
+    FENCED = "the ledger has not been read yet"
     READY = "the next transaction can begin"
-    BEGUN = "messages are sent"
-    COMMITTING = "only the answer to the commit is missing"
-    ABORTING = "only the answer to the abort is missing"
+    BEGUN = "messages are being sent"
+    COMMITTING = "the answer to the commit is missing"
+    ABORTING = "the answer to the abort is missing"
 
 
 class Transactions:
-    """Sends messages in transactions that also commit how far a journal is delivered.
+    """Send messages in transactions that also commit how far a journal is delivered.
 
-    No method waits for longer than about `ANSWER_SECONDS` without progress. A method that raises
-    an OSError can be called again, and then goes on where it was; `open` comes first each time.
+    No method waits for longer than about `ANSWER_SECONDS` without progress. After an OSError, call
+    `open`, then the same method again: it continues where it stopped.
 
-    Owned by one thread.
+    Used by one thread only.
 
     Args:
         kafka: The module `confluent_kafka`.
-        address: Where to.
+        address: The brokers, the topic and the options.
         journal: The journal's name.
-        clock: Seconds, never set back.
+        clock: Returns monotonic seconds.
 
     Attributes:
-        position: The ledger: the position from which on nothing is delivered; None if it was never
-            committed, or is not known yet.
-        opened: How often the ledger was read.
+        position: The ledger: the first position that is not delivered; None if it was never
+            committed or is not known yet.
+        opened: Number of times that the ledger was read.
         all_down: True if librdkafka has lost its connections to all brokers.
-        last_error: What librdkafka reported last, a KafkaError; None if nothing.
+        last_error: The last error that librdkafka reported, a KafkaError; None if there is none.
     """
 
     def __init__(
@@ -123,24 +122,24 @@ class Transactions:
         self._name = transactional_id(address.topic, journal)
         self._state = _State.CLOSED
         self._producer: Any = None
-        self._group: Any = None  # what stands for the consumer group in requests
+        self._group: Any = None  # metadata that identifies the consumer group in requests
         self._offsets: ThreadedCall | None = None
         self._failed: Any = None  # a message's KafkaError
         self._refused: dict[int, Any] = {}
         self._is_alone = False
-        self._batch_bytes: int | None = None  # what is known to be small enough
+        self._batch_bytes: int | None = None  # a size that the brokers should accept
         self._silent_since: float | None = None
         self._pending_since: float | None = None
-        self._found: int | None = None  # what `settle` was given, until that is committed
+        self._found: int | None = None  # position passed to `settle`, until it is committed
         timeout = str(address.options.get("transaction.timeout.ms", _TRANSACTION_MS))
         self._patience = (int(timeout) if timeout.isdecimal() else _TRANSACTION_MS) / 1000
 
     @property
     def producer(self) -> Any:
-        """The producer; made if there is none, which connects in the background.
+        """The producer. Created if there is none; it connects in the background.
 
         Raises:
-            ValueError: If librdkafka does not take the options.
+            ValueError: If librdkafka rejects the options.
         """
         if self._producer is None:
             changes: dict[str, Any] = {
@@ -161,19 +160,19 @@ class Transactions:
         return self._state is _State.BEGUN
 
     def is_committing(self) -> bool:
-        """Return True if a commit was requested, and its answer is missing."""
+        """Return True if a commit was requested and its answer is missing."""
         return self._state is _State.COMMITTING
 
     def is_alone(self) -> bool:
-        """Return True if each message is sent alone, and reports are asked for each."""
+        """Return True if each message is sent and reported alone."""
         return self._is_alone
 
     def send_alone(self, alone: bool, smaller: bool = False) -> None:
         """Send each message alone, or in batches again.
 
         Args:
-            alone: Which of both.
-            smaller: Messages sent alone were all taken, so batches must become smaller.
+            alone: True to send messages alone, False to send batches.
+            smaller: Whether to make batches smaller, because all messages sent alone were accepted.
         """
         if alone != self._is_alone:
             if smaller:
@@ -182,7 +181,7 @@ class Transactions:
             self._drop()
 
     def rights(self) -> set[str] | None:
-        """Return what the user may do with the topic, such as "WRITE"; None if not known."""
+        """Return the user's rights on the topic, such as "WRITE"; None if they are unknown."""
         return self._clients.rights()
 
     def open(self) -> None:
@@ -190,9 +189,9 @@ class Transactions:
 
         Raises:
             ConnectionError: If the brokers do not answer.
-            PermissionError: If they refuse credentials, or a right is missing.
-            UnsettledError: If they have not settled an earlier transaction for long.
-            RefusedError, AbortedError: If a transaction had to be aborted, and now is.
+            PermissionError: If they refuse the credentials, or the user lacks a right.
+            UnsettledError: If they still have not settled an earlier transaction.
+            RefusedError, AbortedError: If a pending abort is now complete.
         """
         if self._state is _State.ABORTING:
             self._abort()
@@ -201,23 +200,23 @@ class Transactions:
             self._call(producer.init_transactions, ANSWER_SECONDS)
             self._state, self._silent_since = _State.FENCED, None
         if self._state is _State.FENCED:
-            self._go_on_from(self._ledger())
+            self._continue_from(self._ledger())
         if self._found is not None:
-            # Alone: an abort for the sake of a message would take what is pending with it.
+            # Without messages, since a refused one would abort the commit of the position.
             if self._state is _State.READY:
                 self.begin()
-            self.commit(self.position or 0)  # what was found, or what another process has added
+            self.commit(self.position or 0)
             self._found = None
 
     def settle(self, position: int) -> None:
-        """Go on from a position after an UnsettledError; the next `open` commits it.
+        """Continue from a position after an UnsettledError. The next `open` commits it.
 
         Args:
-            position: From which on the topic has none of the journal's messages.
+            position: The first position of the journal that is not delivered.
         """
         self._found, self._pending_since = position, None
         if self._state is _State.FENCED:
-            self._go_on_from(position)
+            self._continue_from(position)
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -226,11 +225,11 @@ class Transactions:
         self._state = _State.BEGUN
 
     def commit(self, position: int) -> None:
-        """Commit the transaction, and with it that records before `position` are delivered.
+        """Commit the transaction and, in the ledger, that records before `position` are delivered.
 
         Raises:
-            OSError: If the brokers did not answer in time; call it again.
-            RefusedError: If they refuse messages for what they are.
+            OSError: If the brokers do not answer in time. Call again.
+            RefusedError: If they refuse messages for their content or size.
             AbortedError: If the transaction has failed otherwise.
         """
         if self._state is _State.BEGUN:
@@ -253,10 +252,10 @@ class Transactions:
         self._state, self._silent_since = _State.READY, None
 
     def wait(self) -> bool:
-        """Wait until all messages are delivered; return True if any was, in time.
+        """Wait for the delivery of all messages; return True if any was delivered in time.
 
         Raises:
-            RefusedError, OSError: As `commit`.
+            RefusedError, OSError: As in `commit`.
         """
         before = len(self.producer)
         left = self._call(self.producer.flush, ANSWER_SECONDS)
@@ -267,12 +266,12 @@ class Transactions:
         return bool(left < before)
 
     def abandon(self) -> None:
-        """Leave a transaction that nobody will commit any more; the next `open` ends it."""
+        """Abandon the transaction. The next `open` ends it."""
         if self._state not in (_State.READY, _State.NEW, _State.FENCED):
             self._drop()
 
     def note_report(self, error: Any, message: Any, index: int | None = None) -> None:
-        """Note what the producer reports of a message: `on_delivery`, for errors only."""
+        """Record the producer's report of a failed message: the callback `on_delivery`."""
         if error is None or kafka_errors.is_purge(error):
             return
         if self._failed is None or kafka_errors.is_of_the_message(self._failed):
@@ -281,20 +280,20 @@ class Transactions:
             self._refused[index] = error
 
     def close(self) -> None:
-        """Abort what is begun, if the brokers answer soon, and disconnect."""
+        """Abort the open transaction, if the brokers answer soon, and disconnect."""
         if self._state in (_State.BEGUN, _State.ABORTING):
             try:
                 self.producer.abort_transaction(_CLOSE_SECONDS)
             except (self._kafka.KafkaException, SystemError):
-                pass  # the brokers abort it once its time is over
+                pass  # the brokers abort it after its timeout
         self._drop()
         self._clients.disconnect()
 
     def trouble(self, reason: Any, must_abort: bool = False) -> Exception:
-        """Do what an error asks for: nothing, an abort, or a new producer.
+        """Recover from an error of Kafka by an abort or a new producer, if necessary.
 
         Returns:
-            The error to raise.
+            The exception to raise.
         """
         if self._state is _State.BEGUN and (must_abort or reason.txn_requires_abort()):
             self._failed = self._failed or reason
@@ -310,25 +309,25 @@ class Transactions:
         return self._ended(reason)
 
     def no_answer(self, reason: Any = None, why: str = "") -> Exception:
-        """Return the error for brokers that stay silent; drop the producer if they do for long.
+        """Return the exception for silent brokers; drop the producer if they are silent for long.
 
         Args:
-            reason: What librdkafka says, a KafkaError; None if nothing.
-            why: What is known better than by that.
+            reason: The error of the call, a KafkaError; None if there is none.
+            why: A better explanation than the errors of librdkafka; "" for none.
         """
-        said = self.last_error
+        last = self.last_error
         waiting = len(self._producer) if self._producer is not None else 0
-        if said is not None and kafka_errors.is_refusal(said):
+        if last is not None and kafka_errors.is_refusal(last):
             self.last_error = None
-            return kafka_errors.explained(said, self._address)
+            return kafka_errors.explained(last, self._address)
         now = self._clock()
         self._silent_since = now if self._silent_since is None else self._silent_since
-        slow = waiting and not self.all_down  # it may be at work on them
+        slow = waiting and not self.all_down  # the brokers may be busy with the messages
         if now - self._silent_since > (self._patience if slow else _PATIENCE_SECONDS):
             self._drop()
             self._clients.disconnect()
         self.last_error = None
-        why = why or next((one.str() for one in (said, reason) if one is not None), "")
+        why = why or next((one.str() for one in (last, reason) if one is not None), "")
         return ConnectionError(
             (
                 f"{waiting} messages wait for {self._address!r}, which"
@@ -348,7 +347,7 @@ class Transactions:
             raise self.no_answer(error.reason) from None
         else:
             self._pending_since = None
-            # It may say less than the topic, once what was pending is aborted.
+            # The topic may have more, if the pending part of the ledger was aborted since.
             return position if self._found is None else max(position or 0, self._found)
         now = self._clock()
         self._pending_since = now if self._pending_since is None else self._pending_since
@@ -362,19 +361,19 @@ class Transactions:
             pending.position,
         )
 
-    def _go_on_from(self, position: int | None) -> None:
+    def _continue_from(self, position: int | None) -> None:
         self.position = position
         self.opened += 1
         self._state = _State.READY
 
     def _abort(self) -> None:
-        """Abort the transaction; always raises."""
+        """Abort the transaction, then raise the reason. Always raises."""
         if self._offsets is not None and not self._offsets.is_done(ANSWER_SECONDS):
             raise self.no_answer()
         self._offsets = None
         self._call(self.producer.abort_transaction, ANSWER_SECONDS)
         reason, refused = self._failed, self._refused
-        # librdkafka 2.16 would go on with sequence numbers that the brokers do not expect.
+        # With the old producer, librdkafka 2.16 uses sequence numbers that the brokers reject.
         self._drop()
         if kafka_errors.is_of_the_message(reason):
             raise RefusedError(refused)
@@ -385,10 +384,10 @@ class Transactions:
         return AbortedError(*error.args) if type(error) is ConnectionError else error
 
     def _call(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the producer.
+        """Call a method of the producer and return its result.
 
         Raises:
-            OSError, RefusedError: What `trouble` returns.
+            OSError, RefusedError: The exception that `trouble` returns.
         """
         try:
             result = action(*arguments)
@@ -401,7 +400,7 @@ class Transactions:
                 ) from None
         else:
             return result
-        raise self.trouble(reason)  # not within `except`: options' values would be its context
+        raise self.trouble(reason)  # outside of `except`: Kafka's error has the options' values
 
     def _offsets_result(self) -> None:
         if self._offsets is not None:
@@ -416,9 +415,9 @@ class Transactions:
         self._state = _State.CLOSED
 
     def _note_error(self, error: Any) -> None:
-        # An error that ends the producer is raised by whatever called it, after this.
+        # A fatal error is not handled here, since the current call raises it next.
         if error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN:
             self.all_down = True
-        # What the brokers say of the credentials tells more than that all of them are down.
+        # Refused credentials explain more than the later error that all brokers are down.
         if self.last_error is None or not kafka_errors.is_refusal(self.last_error):
             self.last_error = error

@@ -1,4 +1,4 @@
-"""What a `kafka://` URI says: brokers, topic, options; and how to say it again without secrets."""
+"""Parse `kafka://` URIs into brokers, topic and options, and remove secrets from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _BROKER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 _OPTION = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+|acks|debug|log_level|partitioner|retries")
-# What the promises of this package rest on.
+# The guarantees of this package depend on these options.
 _FIXED = (
     "acks",
     "bootstrap.servers",
@@ -26,12 +26,12 @@ _FIXED = (
     "retries",
     "transactional.id",
 )
-# A URI may come from anywhere: it loads no code and runs none, and what it says is sent is sent.
+# URIs are untrusted, so they must not load code, run programs or divert messages.
 _NOT_IN_URIS = re.compile(
     r"(plugin|test|ssl\.engine|ssl\.providers|sasl\.kerberos\.kinit)\..*|ssl\.providers"
     r"|default\.topic\.config|.*_cb"
 )
-# What is named so is a secret itself; where one is kept, or asked for, is none.
+# Options with these names hold a secret, unless the value is only the location or type of one.
 _SECRET = re.compile(r".*(pass|secret|token|credential|private|key\.pem|ssl_key).*|.*\.config")
 _NO_SECRET = re.compile(r".*\.(url|location|file|ms|name|type)")
 _JOURNAL = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -39,12 +39,12 @@ _EXPECTED = "'kafka://HOST:PORT[,HOST:PORT]/TOPIC?option=value'"
 
 
 class KafkaAddress(NamedTuple):
-    """Where messages go.
+    """The brokers, topic and options of a sink.
 
     Attributes:
         brokers: Hosts and ports, comma-separated.
         topic: The topic.
-        options: Configuration properties of librdkafka; they may hold passwords.
+        options: Configuration properties of librdkafka. They may contain passwords.
     """
 
     brokers: str
@@ -56,15 +56,15 @@ class KafkaAddress(NamedTuple):
 
 
 def parse(text: str) -> KafkaAddress:
-    """Reads what follows `kafka:` in a URI.
+    """Return the address in a URI, given the part after `kafka:`.
 
     Args:
-        text: `//HOST:PORT[,HOST:PORT]/TOPIC?option=value&…`, values percent-encoded. Where brokers
-            or the topic are left out, the environment's `KAFKA_BROKER_LIST` and
-            `KAFKA_TOPIC_NAME` are taken.
+        text: `//HOST:PORT[,HOST:PORT]/TOPIC?option=value&…`, values percent-encoded. If the brokers
+            or the topic are omitted, the environment variables `KAFKA_BROKER_LIST` and
+            `KAFKA_TOPIC_NAME` are used.
 
     Raises:
-        ValueError: If it makes no sense. What may be a secret is not repeated.
+        ValueError: If the text is invalid. The message never contains a secret.
     """
     address, _, query = text.partition("?")
     brokers, _, topic = address.removeprefix("//").partition("/")
@@ -72,25 +72,25 @@ def parse(text: str) -> KafkaAddress:
     topic = topic or os.environ.get("KAFKA_TOPIC_NAME", "")
     if "@" in brokers + topic or "#" in text:
         raise ValueError(
-            f"`sink` must be {_EXPECTED}; user and password are options: sasl.username=…"
-            "&sasl.password=…, special characters percent-encoded. Received: kafka:…"
+            f"`sink` must be {_EXPECTED}. Received: kafka:… with '@' or '#'. Pass the user and the "
+            "password as options, sasl.username=…&sasl.password=…, percent-encoded"
         )
     if not brokers or not all(map(_BROKER.fullmatch, brokers.split(","))):
         raise ValueError(
-            f"`sink` must be {_EXPECTED}, or KAFKA_BROKER_LIST in the environment must name the "
-            f"brokers. Received: brokers={_shown(brokers)}"
+            f"`sink` must be {_EXPECTED}, or the environment variable KAFKA_BROKER_LIST must name "
+            f"the brokers. Received: brokers={_redacted(brokers)}"
         )
     return KafkaAddress(brokers, check_topic(topic), check_options(_options(query)))
 
 
 def without_secrets(text: str) -> tuple[str, list[str]]:
-    """Leave out options whose values are secrets.
+    """Return a URI without secret options.
 
     Args:
-        text: As for `parse`.
+        text: As in `parse`.
 
     Returns:
-        The text without them, and their names.
+        The text without these options, and their names.
 
     Example:
         >>> without_secrets("//a:9092/t?sasl.username=me&sasl.password=hush")
@@ -105,28 +105,29 @@ def without_secrets(text: str) -> tuple[str, list[str]]:
 
 
 def check_topic(topic: str) -> str:
-    """Returns the topic; raises ValueError if Kafka knows no such names."""
+    """Return the topic; raise ValueError if it is not a valid name."""
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
         raise ValueError(
-            f"`sink` must be {_EXPECTED}, or KAFKA_TOPIC_NAME in the environment must name the "
-            f"topic: 1 to 249 letters, digits, '.', '_' and '-'. Received: topic={_shown(topic)}"
+            f"`sink` must be {_EXPECTED}, or the environment variable KAFKA_TOPIC_NAME must name "
+            "the topic: 1 to 249 letters, digits, '.', '_' and '-'. "
+            f"Received: topic={_redacted(topic)}"
         )
     return topic
 
 
 def check_options(options: Mapping[str, str]) -> Mapping[str, str]:
-    """Returns the options; raises ValueError for those that this package sets itself."""
+    """Return the options; raise ValueError if one of them is set by the sink itself."""
     for name in options:
         if name in _FIXED:
             raise ValueError(
-                f"`sink`: option {name!r} is set by the Kafka sink, which delivers each record "
-                "once with it: leave it out"
+                f"`sink`: option {name!r} is set by the Kafka sink, to deliver each record exactly "
+                "once. Remove the option"
             )
     return options
 
 
 def check_journal(name: str) -> str:
-    """Return the name of a journal; raise ValueError if it cannot be a part of Kafka's names."""
+    """Return the name of a journal; raise ValueError if it is not valid in Kafka's names."""
     if not isinstance(name, str) or not _JOURNAL.fullmatch(name):
         raise ValueError(
             "`journal` must be 1 to 64 letters, digits, '.', '_' and '-'. "
@@ -136,7 +137,7 @@ def check_journal(name: str) -> str:
 
 
 def id_prefix(topic: str) -> str:
-    """Return what the transactional ids and consumer groups of a topic begin with."""
+    """Return the prefix of the transactional ids and consumer groups of a topic."""
     return f"deep-insight.{topic}."
 
 
@@ -155,16 +156,16 @@ def _options(query: str) -> dict[str, str]:
         name, equals, value = pair.partition("=")
         known = equals and _OPTION.fullmatch(name)
         if not known or name in options:
-            told = name if known else "…"  # it may be half a password
+            shown = name if known else "…"  # an unknown name may be a part of a password
             raise ValueError(
-                "`sink`: each option must be name=value, a configuration property of librdkafka, "
-                f"once, its value percent-encoded. Received: {told}"
+                "`sink`: each option must be name=value, with a configuration property of "
+                f"librdkafka, given once, and a percent-encoded value. Received: {shown}"
             )
         if _NOT_IN_URIS.fullmatch(name):
             raise ValueError(
-                f"`sink`: option {name!r} may not stand in a URI, since it loads or runs code, or "
-                "has messages sent elsewhere. Give an object of "
-                "monolith_keras_metrics.sinks.kafka.sink.KafkaSink with it instead"
+                f"`sink`: option {name!r} is not allowed in a URI, because it can run code or "
+                "divert messages. Pass it to monolith_keras_metrics.sinks.kafka.sink.KafkaSink, "
+                "and use that object as `sink`"
             )
         try:
             options[name] = unquote(value, errors="strict")
@@ -177,6 +178,6 @@ def _options(query: str) -> dict[str, str]:
     return options
 
 
-def _shown(text: object) -> str:
-    """What is no name may be a part of a URI with a secret in it: it is not repeated."""
+def _redacted(text: object) -> str:
+    """Return a name for an error message; "…" for text that may contain a secret."""
     return "…" if re.search("[@?#;=&%]", str(text)) else repr(text)

@@ -122,7 +122,7 @@ def test_the_environment_names_brokers_and_topic(
 
 
 def test_an_unknown_topic(broker: Broker) -> None:
-    told = r"must name a topic that exists: kafka://.*/no-such-topic"
+    told = r"must name an existing topic. Received: kafka://.*/no-such-topic"
     with pytest.raises(FileNotFoundError, match=told):
         DeepInsightClient(f"kafka://{broker.bootstrap}/no-such-topic")
 
@@ -232,7 +232,7 @@ def test_a_broker_that_goes_away_in_the_middle(
     stats = client.stats()
     assert (stats.written, stats.failed, stats.dropped, stats.waiting) == (count, 0, 0, 0)
     assert req_times(own_broker, "t") == list(range(count))
-    assert sum("failed and is tried again" in line for line in warnings_logged) == 1
+    assert sum("failed and is retried" in line for line in warnings_logged) == 1
     assert sum("works again" in line for line in warnings_logged) == 1
     print(f"\n{how}: {count} examples, the longest `write` while it was down: {longest:.4f} s")
 
@@ -251,7 +251,7 @@ def test_a_broker_that_is_down_at_the_start_and_at_the_end(
     client.close()
     assert time.monotonic() - before < 10
     assert client.stats().spooled == client.stats().waiting == 100
-    assert any("does not answer; records wait" in line for line in warnings_logged)
+    assert any("does not answer. Records wait" in line for line in warnings_logged)
     assert any("100 examples were not delivered within 1.5 s" in line for line in warnings_logged)
     own_broker.start()
     deadline = time.monotonic() + 30
@@ -348,7 +348,7 @@ def test_a_broker_that_is_down_when_what_a_kill_left_is_to_be_delivered(
     own_broker.stop()
     client = DeepInsightClient(uri)
     client.write(batch())
-    wait_for(warnings_logged, "failed and is tried again")
+    wait_for(warnings_logged, "failed and is retried")
     own_broker.start()
     assert client.flush(60)
     client.close()
@@ -453,7 +453,7 @@ def test_without_a_home_there_is_no_journal_and_that_is_told(
     with DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}") as client:
         client.write(batch())
     assert client.stats().written == 100
-    assert sum("name a folder with `spool`" in line for line in warnings_logged) == 1
+    assert sum("Set `spool` to a folder" in line for line in warnings_logged) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -557,10 +557,13 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
         ("kafka://h:1&sasl.password=hunter2/topic", "brokers=…"),
         ("kafka://h:1/topic?sasl.password=hunter2%00", "'sasl.password' must be percent-enc"),
         ("kafka://h:1/topic?sasl.password=hunter2%ff", "'sasl.password' must be percent-enc"),
-        ("kafka://h:1/topic?plugin.library.paths=hunter2", "'plugin.library.paths' may not stand"),
-        ("kafka://h:1/topic?ssl.engine.location=hunter2", "may not stand"),
-        ("kafka://h:1/topic?ssl.providers=hunter2", "may not stand"),
-        ("kafka://h:1/topic?test.mock.num.brokers=1", "may not stand"),
+        (
+            "kafka://h:1/topic?plugin.library.paths=hunter2",
+            "'plugin.library.paths' is not allowed in a URI",
+        ),
+        ("kafka://h:1/topic?ssl.engine.location=hunter2", "is not allowed in a URI"),
+        ("kafka://h:1/topic?ssl.providers=hunter2", "is not allowed in a URI"),
+        ("kafka://h:1/topic?test.mock.num.brokers=1", "is not allowed in a URI"),
         ("kafka://h:1/topic?stats_cb=hunter2", "name=value"),
         ("kafka://h:1/topic?logger=hunter2", "name=value"),
         ("kafka://h:1/topic?retries=1", "'retries' is set by the Kafka sink"),
@@ -579,6 +582,6 @@ def test_brokers_of_the_environment_with_a_password_are_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KAFKA_BROKER_LIST", "me:hunter2@h:1")
-    with pytest.raises(ValueError, match="user and password are options") as error:
+    with pytest.raises(ValueError, match="password as options") as error:
         DeepInsightClient("kafka:///topic")
     assert "hunter2" not in str(error.value)

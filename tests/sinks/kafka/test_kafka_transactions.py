@@ -485,7 +485,7 @@ def test_an_old_journal_that_kafka_knows_nothing_of(
         records = frame(then * 1_000_000, number).with_columns(train_time=pl.lit(then))
         assert deliver(sink, records)[0] == 0
     sink.close()
-    assert sum("may be double" in line for line in warnings_logged) == warned
+    assert sum("may be delivered twice" in line for line in warnings_logged) == warned
 
 
 def test_a_transaction_may_not_be_longer_than_the_brokers_allow(broker: Broker, topic: str) -> None:

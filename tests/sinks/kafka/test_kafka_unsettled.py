@@ -197,7 +197,7 @@ def test_the_topic_tells_what_a_ledger_does_not(
     sink.close()
     assert positions(unsettled, journal) == numbered(5)
     (told,) = [line for line in warnings_logged if "never settled" in line]
-    assert told.endswith(f"delivery goes on from position {there * ROWS}")
+    assert told.endswith(f"Delivery continues at position {there * ROWS}")
 
 
 @pytest.mark.slow
