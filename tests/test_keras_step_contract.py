@@ -18,7 +18,6 @@ from typing import Any
 
 import both_ways
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 from both_ways import BATCH, ROWS, BothWays, Columns, columns, compiled, dataset, labels, weights
