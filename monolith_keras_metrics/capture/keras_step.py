@@ -106,13 +106,18 @@ def make_step_function(
             counter.assign_add(1)
         return logs, Columns(_joined(strategy, bookkeeping), blocks)
 
-    several = not isinstance(steps, int) or steps > 1
-
     @tf.autograph.experimental.do_not_convert
-    def execution(iterator: Any, first: Any = None) -> tuple[Any, Columns]:
-        if first is None:
-            return one_step(iterator.get_next())
-        logs, columns = one_step(first.get_value())
+    def execution(iterator: Any) -> tuple[Any, Columns]:
+        data = iterator.get_next()
+        if isinstance(steps, int) and steps == 1:
+            return one_step(data)
+        # A call without data must change nothing, as in Keras. The graph would still run what needs
+        # no data, such as the optimizer's counter. TensorFlow drops control dependencies on inputs
+        # of a function, hence the operation in between.
+        with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
+            has_data = tf.no_op()
+        with tf.control_dependencies([has_data]):
+            logs, columns = one_step(data)
         return _more_steps(iterator, one_step, steps, logs, columns)
 
     if not model.run_eagerly:
@@ -120,12 +125,7 @@ def make_step_function(
 
     def function(iterator: Any) -> Iterator[tuple[Any, Columns]]:
         if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-            # Where there are no more data, a call of several steps changes nothing. In the graph,
-            # what needs no data (the optimizer's count of steps, for one) would still be done.
-            first = iterator.get_next_as_optional() if several else None
-            if first is not None and not first.has_value():
-                raise tf.errors.OutOfRangeError(None, None, "End of sequence")
-            yield execution(iterator, first)
+            yield execution(iterator)
         else:
             for _, data in zip(range(int(steps)), iterator):  # noqa: B905 (as many as there are)
                 yield one_step(tf.nest.map_structure(_copy_array, data))
