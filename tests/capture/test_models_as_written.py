@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import traceback
 from typing import Any
 
@@ -126,7 +127,10 @@ def test_a_call_of_an_array_and_several_columns(eagerly: bool, tmp_path: pathlib
     net = TakesArray()
     message = told(net, tmp_path / "not", MORE, options={"run_eagerly": eagerly})
     assert "columns ['features', 'segment'] not recorded; `call` with the dict: Va" in message
-    assert "expects 1 input(s), but it received 8 input tensors.\n" in message
+    # As this Keras and older ones have it.
+    assert re.search(
+        r"1 input\(s\)(, but it received 8 input tensors|. Received 8 instead)\.\n", message
+    )
     assert "\nIf `call` takes an array, join its inputs into one column, as in x['f" in message
     # As it says; the model is none the worse for it.
     joined = {name: column for name, column in MORE.items() if name != "segment"}
