@@ -1,1 +1,1 @@
-"""Records on disk until every sink has them."""
+"""Keep records on disk until every sink has them."""

@@ -1,11 +1,12 @@
-"""Who owns which journal files of a folder, told by file locks that end with their process.
+"""Claim journal files with file locks, which the system releases when a process ends.
 
-Each writer of a folder has a lock file, `worker-00000.attempt-<µs>.lock`, which it keeps locked
-while it lives, and journal files of the same stem beside it. What has no living owner was left by
-a process that crashed: whoever gets its lock owns it from then on.
+Each writer to a folder has a lock file, `worker-00000.attempt-<µs>.lock`, which it keeps locked
+while it lives. Its journal files have the same stem. Files without a living owner were left by a
+crashed process. The process that locks their lock file becomes their owner.
 
-Some file systems keep locks that only one machine sees. So a lock file names its machine, and its
-owner renews the file's time every few seconds: to other machines it lives for a minute after that.
+Some file systems have locks that are only visible on one machine. So a lock file names its machine,
+and its owner updates the file's modification time every few seconds. Other machines consider the
+owner alive for one minute after each update.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.journal.regular import NotOursError, Probe, open_regular
 from monolith_keras_metrics.records import run_folder
 
-_LIVES_SECONDS = 60.0
+_ALIVE_SECONDS = 60.0
 _LOCK_BYTES = 4_096
 
 
 class Claim:
-    """The right to the journal files of one stem; made by `claim_new` and `claim_left`.
+    """The ownership of the journal files of one stem; created by `claim_new` and `claim_left`.
 
     Args:
-        folder: Where the files are.
-        stem: What their names begin with.
-        journal: A name for what they hold that nothing else has.
-        descriptor: The lock file, open and locked; None if it is not held yet.
+        folder: The folder of the files.
+        stem: The beginning of their names.
+        journal: The journal's unique name.
+        descriptor: The open, locked lock file; None if it is not locked yet.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Claim:
         self.journal = journal
         self._files_left = 0
         self._counting = threading.Lock()
-        self._holding = threading.Lock()  # so that nobody uses a descriptor that is closed
+        self._holding = threading.Lock()  # keeps other threads from using a closed descriptor
         self._path = run_folder.lock_path(folder, stem)
         self._descriptor = descriptor
 
@@ -56,17 +57,17 @@ class Claim:
         return run_folder.journal_path(self.folder, self.stem, number)
 
     def count_files(self, more: int) -> int:
-        """Note that there are more journal files, or fewer; return how many there are now."""
+        """Add to the number of journal files; return the new number."""
         with self._counting:
             self._files_left += more
             return self._files_left
 
     def renew(self) -> None:
-        """Make folder and lock where they are missing, or where somebody has removed them.
+        """Create and lock the lock file, and create the folder, if they are missing.
 
         Raises:
-            TakenError: If somebody else has the stem.
-            OSError: If they cannot be made, or the file system has no locks.
+            TakenError: If another process has claimed the stem.
+            OSError: If they cannot be created, or the file system has no locks.
         """
         if self._descriptor is not None:
             if _is_at(self._path, self._descriptor):
@@ -81,7 +82,7 @@ class Claim:
             except FileExistsError:
                 raise TakenError(self.stem) from None
             except FileNotFoundError:
-                continue  # whoever was the last in the folder has just removed it
+                continue  # the last other owner has just removed the folder
         try:
             _lock(self._path, descriptor)
         except BaseException:
@@ -92,10 +93,10 @@ class Claim:
         try:
             os.write(descriptor, json.dumps({"machine": _machine()}).encode())
         except OSError:
-            pass  # a full disk: the lock holds all the same
+            pass  # the lock is valid without its text, if the disk is full
 
     def beat(self) -> None:
-        """Show machines that do not see the lock that its owner lives."""
+        """Show machines that cannot see the lock that its owner is alive."""
         with self._holding:
             if self._descriptor is not None:
                 try:
@@ -104,20 +105,23 @@ class Claim:
                     pass
 
     def release(self) -> None:
-        """Release the lock so that others can have the files; remove it where there are none."""
+        """Release the lock, so that another process can recover the remaining journal files.
+
+        Delete the lock file, and a journal folder in a run's folder, if no files remain.
+        """
         if self._descriptor is None:
             return
         if not self._files_left:
             try:
                 self._path.unlink(missing_ok=True)
-                if self.folder.name.startswith("."):  # ours, in a run's folder; not a user's own
-                    self.folder.rmdir()  # fails where others have files
+                if self.folder.name.startswith("."):  # not a folder that the user chose
+                    self.folder.rmdir()  # fails if other owners have files
             except OSError:
                 pass
         self.detach()
 
     def detach(self) -> None:
-        """Close this process's hold on the lock; one that it was forked from keeps its own."""
+        """Close the lock file. A parent process keeps the lock."""
         with self._holding:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
@@ -125,16 +129,16 @@ class Claim:
 
 
 def claim_new(folder: pathlib.Path, stem: str, journal: str) -> Claim:
-    """Claim a stem that nobody has.
+    """Claim a new stem.
 
     Args:
-        folder: Made if it is missing.
-        stem: What `stem_of` returned.
+        folder: The folder of the journals. Created if it is missing.
+        stem: The stem, as returned by `stem_of`.
         journal: The journal's name.
 
     Raises:
-        TakenError: If somebody has that stem.
-        OSError: If the folder cannot be written to, or knows no locks.
+        TakenError: If another process has claimed the stem.
+        OSError: If the folder cannot be written, or its file system has no locks.
     """
     claim = Claim(folder, stem, journal)
     claim.renew()
@@ -142,11 +146,11 @@ def claim_new(folder: pathlib.Path, stem: str, journal: str) -> Claim:
 
 
 class Listing(NamedTuple):
-    """What stands in a folder of journals.
+    """The contents of a folder of journals.
 
     Attributes:
-        journals: The journal files of each stem, the oldest attempt first; none where there is
-            only a lock.
+        journals: The journal files of each stem, the oldest attempt first; empty if there is only a
+            lock file.
         aside: Names of files that were set aside.
     """
 
@@ -155,7 +159,7 @@ class Listing(NamedTuple):
 
 
 def listing(folder: pathlib.Path) -> Listing:
-    """List the files of a folder; nothing where there is none.
+    """List the files of a folder of journals; empty if the folder is missing.
 
     Raises:
         OSError: If the folder cannot be read.
@@ -182,19 +186,19 @@ def listing(folder: pathlib.Path) -> Listing:
 
 
 def claim_left(folder: pathlib.Path, stem: str, found: Probe) -> Claim | None:
-    """Claim what a process that no longer lives has left.
+    """Claim the files that a crashed process left.
 
     Args:
-        folder: The folder.
-        stem: A stem that is there.
-        found: What the folder's file system was found to do.
+        folder: The folder of the journals.
+        stem: A stem in that folder.
+        found: The result of `probe` for the folder.
 
     Returns:
-        The claim, whose `journal` is not known yet; None if its owner lives, or has just ended.
+        The claim, whose `journal` is not known yet; None if the owner is alive or has just ended.
 
     Raises:
-        NotOursError: If the lock is no regular file, or another user's.
-        OSError: If the lock cannot be opened, or the file system has no locks.
+        NotOursError: If the lock file is not a regular file, or belongs to another user.
+        OSError: If the lock file cannot be opened, or the file system has no locks.
     """
     path = run_folder.lock_path(folder, stem)
     try:
@@ -203,7 +207,7 @@ def claim_left(folder: pathlib.Path, stem: str, found: Probe) -> Claim | None:
         return None  # the folder is gone
     try:
         _lock(path, descriptor)
-        if _lives_elsewhere(descriptor, found.now):
+        if _is_alive_elsewhere(descriptor, found.now):
             raise TakenError(stem)
     except TakenError:
         os.close(descriptor)
@@ -215,11 +219,11 @@ def claim_left(folder: pathlib.Path, stem: str, found: Probe) -> Claim | None:
 
 
 class Left(NamedTuple):
-    """What somebody who only looks sees of what others have left.
+    """The journals that crashed processes left in a folder.
 
     Attributes:
-        journals: Stems with journal files that nobody owns who lives.
-        foreign: Stems with journal files of other users, or that are no regular files.
+        journals: Stems with journal files that have no living owner.
+        foreign: Stems with a lock file that belongs to another user or cannot be opened.
         aside: Names of files that were set aside.
     """
 
@@ -229,12 +233,12 @@ class Left(NamedTuple):
 
 
 def look(folder: pathlib.Path) -> Left:
-    """Look at what processes that no longer live have left in a folder.
+    """Return the journals that crashed processes left in a folder.
 
-    Changes nothing, and takes no locks.
+    Changes nothing and takes no locks.
 
     Args:
-        folder: The folder, which may be missing.
+        folder: The folder of the journals, which may be missing.
     """
     try:
         there = listing(folder)
@@ -246,13 +250,13 @@ def look(folder: pathlib.Path) -> Left:
             descriptor = open_regular(run_folder.lock_path(folder, stem))
         except FileNotFoundError:
             if any(path.exists() for path in there.journals[stem]):
-                journals.append(stem)  # a machine that stopped may have kept no more
+                journals.append(stem)  # the lock file may be lost in a crash of the machine
             continue
         except OSError:
             foreign.append(stem)
             continue
         try:
-            if not _lives(descriptor) and any(p.exists() for p in there.journals[stem]):
+            if not _is_alive(descriptor) and any(p.exists() for p in there.journals[stem]):
                 journals.append(stem)
         finally:
             os.close(descriptor)
@@ -260,7 +264,10 @@ def look(folder: pathlib.Path) -> Left:
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Give a file a name under which nobody takes it for a journal; never replace another."""
+    """Rename a file so that it no longer counts as a journal; return its new path.
+
+    Never replaces another file.
+    """
     number = 0
     while True:
         aside = run_folder.aside_path(path, number)
@@ -271,41 +278,43 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
 
 
 def _check_folder(folder: pathlib.Path) -> None:
-    """Raise where another user has planted a link in the place of the folder."""
+    """Raise NotOursError if another user has replaced the folder by a link."""
     try:
         status = folder.lstat()
     except FileNotFoundError:
         return
     if stat.S_ISLNK(status.st_mode) and status.st_uid not in (os.geteuid(), 0):
-        raise NotOursError(0, f"it is a link of another user ({status.st_uid})", str(folder))
+        raise NotOursError(
+            0, f"it is a link that belongs to another user ({status.st_uid})", str(folder)
+        )
 
 
 def _lock(path: pathlib.Path, descriptor: int) -> None:
     locks.take(descriptor)
-    # Whoever had the lock before may have removed the file: then this is not the one there.
+    # The previous owner may have removed the file, so that this lock protects nothing.
     if not _is_at(path, descriptor):
         raise TakenError(path.name)
 
 
-def _lives(descriptor: int) -> bool:
-    """Return True if a lock file's owner lives, as far as one can see without locking it."""
+def _is_alive(descriptor: int) -> bool:
+    """Return True if a lock file's owner appears to be alive. Does not lock the file."""
     if locks.AVAILABLE:
         return locks.is_taken(descriptor)
-    return abs(time.time() - os.fstat(descriptor).st_mtime) < _LIVES_SECONDS
+    return abs(time.time() - os.fstat(descriptor).st_mtime) < _ALIVE_SECONDS
 
 
-def _lives_elsewhere(descriptor: int, now: float) -> bool:
-    """Return True if a lock is of another machine, and was renewed a short while ago."""
+def _is_alive_elsewhere(descriptor: int, now: float) -> bool:
+    """Return True if a lock file is of another machine and was updated within a minute."""
     try:
         machine = json.loads(os.pread(descriptor, _LOCK_BYTES, 0))["machine"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return False
     age = now - os.fstat(descriptor).st_mtime
-    return bool(machine != _machine() and abs(age) < _LIVES_SECONDS)
+    return bool(machine != _machine() and abs(age) < _ALIVE_SECONDS)
 
 
 def _machine() -> str:
-    """Return what tells machines apart that do not see each other's locks: their kernels."""
+    """Return a name for this machine's kernel, which is what keeps the locks."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

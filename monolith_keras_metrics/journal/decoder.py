@@ -1,11 +1,11 @@
-"""Decodes what other processes wrote, in a process of its own.
+"""Decode the journal files of crashed processes in a child process.
 
-A journal file that somebody has planted, or that a disk has damaged, can make the library that
-reads it abort, or take all memory. So what a crashed process left is decoded by a child process
-with a bound on its memory: if that dies, the file is set aside, and training goes on.
+A malicious or damaged journal file can make the library that reads it abort or use all memory. So
+the files of crashed processes are decoded by a child process with a memory limit. If the child
+dies, the file is set aside, and training goes on.
 
-The child is asked by a line of JSON, and answers with a letter, the answer's length in 8 bytes, and
-the answer: records as an Arrow IPC file, or what is wrong with them.
+A request to the child is a line of JSON. The answer is a letter, the length of the body in 8 bytes,
+and the body: records as an Arrow IPC file, or a description of the error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.format import Place, UnreadableError
 from monolith_keras_metrics.records.run_folder import attempt_of, worker_of
 
-_MEMORY_BYTES = 1 << 30  # beside what the child takes to start
+_MEMORY_BYTES = 1 << 30  # in addition to the child's memory at its start
 _ANSWER_SECONDS = 20.0
 _ANSWER = struct.Struct("<cQ")
 _RECORDS, _UNREADABLE, _FAILED = b"r", b"u", b"f"
@@ -41,28 +41,28 @@ _PROGRAM = (
 
 
 class Decoder:
-    """Reads entries of other processes' journal files.
+    """Read entries of the journal files of crashed processes.
 
     Args:
-        uids: Users whose files are taken; default: this process's own.
+        uids: Users whose files are accepted. Default: this process's user.
     """
 
     def __init__(self, uids: frozenset[int] = frozenset()) -> None:
         self._uids = uids
         self._path = [os.path.abspath(entry) for entry in sys.path]
-        self._lock = threading.Lock()  # one question at a time
+        self._lock = threading.Lock()  # one request at a time
         self._child: subprocess.Popen[bytes] | None = None
 
     def read(self, place: Place) -> pl.DataFrame:
-        """Read an entry.
+        """Return the records of an entry.
 
         Raises:
-            UnreadableError: If it holds no records, or those of somebody else than its file's name
-                tells, or if decoding it took more time or memory than records take.
+            UnreadableError: If the entry does not hold valid records, if they are of another worker
+                or attempt than the file, or if decoding takes too much time or memory.
             OSError: If the file cannot be read now.
         """
         stem = place.file.claim.stem
-        question = {
+        request = {
             "path": os.fspath(place.file.path),
             "offset": place.offset,
             "length": place.length,
@@ -75,41 +75,41 @@ class Decoder:
         with self._lock:
             for is_last in (False, True):
                 try:
-                    kind, answer = self._ask(json.dumps(question).encode() + b"\n")
+                    kind, answer = self._ask(json.dumps(request).encode() + b"\n")
                     break
                 except EOFError:
-                    # Perhaps not for what it read: it is asked once more, in a new process.
+                    # Once more in a new child, since the file may not be the cause.
                     if is_last:
                         raise UnreadableError("it cannot be decoded") from None
         if kind == _RECORDS:
             return pl.read_ipc(io.BytesIO(answer))
-        said = json.loads(bytes(answer))
+        problem = json.loads(bytes(answer))
         if kind == _UNREADABLE:
-            raise UnreadableError(said["text"])
-        raise OSError(said["errno"], said["text"], os.fspath(place.file.path))
+            raise UnreadableError(problem["text"])
+        raise OSError(problem["errno"], problem["text"], os.fspath(place.file.path))
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()
             child.communicate()
 
     def detach(self) -> None:
-        """In a forked process: close what belongs to the process that it came from."""
+        """Close the pipes to the parent's child process. Called in a forked process."""
         child, self._child = self._child, None
         if child is not None and child.stdin is not None and child.stdout is not None:
             child.stdin.close()
             child.stdout.close()
-            child.returncode = 0  # it is not ours to wait for
+            child.returncode = 0  # only the parent can wait for it
 
-    def _ask(self, question: bytes) -> tuple[bytes, memoryview]:
+    def _ask(self, request: bytes) -> tuple[bytes, memoryview]:
         child = self._child
         if child is None or child.poll() is not None:
             child = self._child = self._start()
         assert child.stdin is not None
         try:
-            child.stdin.write(question)
+            child.stdin.write(request)
             child.stdin.flush()
             deadline = time.monotonic() + _ANSWER_SECONDS
             kind, size = _ANSWER.unpack(self._receive(child, _ANSWER.size, deadline))
@@ -128,11 +128,11 @@ class Decoder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "POLARS_MAX_THREADS": "1", "RUST_BACKTRACE": "0"},
-                start_new_session=True,  # a signal to the training's group is not for it
+                start_new_session=True,  # keeps signals to the training's group from the child
             )
         except OSError as error:
-            # Not with its number: it is no journal that is missing.
-            raise OSError(f"no process can be started to decode records: {error}") from error
+            # Without its errno, which would mean that the journal file is missing.
+            raise OSError(f"cannot start a process to decode records: {error}") from error
 
     def _receive(self, child: subprocess.Popen[bytes], size: int, deadline: float) -> memoryview:
         assert child.stdout is not None
@@ -153,7 +153,7 @@ class Decoder:
 
 
 def serve() -> None:
-    """Answer questions until there are no more: what the child process runs."""
+    """Answer requests until the input ends. Runs in the child process."""
     _bound_memory()
     answers = os.fdopen(os.dup(1), "wb")
     for line in sys.stdin.buffer:
@@ -163,14 +163,14 @@ def serve() -> None:
         answers.flush()
 
 
-def _answer(question: dict[str, object]) -> tuple[bytes, bytes | memoryview]:
+def _answer(request: dict[str, object]) -> tuple[bytes, bytes | memoryview]:
     def number(name: str) -> int:
-        return int(str(question[name]))
+        return int(str(request[name]))
 
-    uids = question["uids"]
+    uids = request["uids"]
     try:
         body = journal.payload(
-            pathlib.Path(str(question["path"])),
+            pathlib.Path(str(request["path"])),
             number("offset"),
             number("length"),
             number("checksum"),
@@ -180,8 +180,8 @@ def _answer(question: dict[str, object]) -> tuple[bytes, bytes | memoryview]:
     except UnreadableError as error:
         return _UNREADABLE, json.dumps({"text": str(error)}).encode()
     except OSError as error:
-        said = {"errno": error.errno or 0, "text": error.strerror or str(error)}
-        return _FAILED, json.dumps(said).encode()
+        problem = {"errno": error.errno or 0, "text": error.strerror or str(error)}
+        return _FAILED, json.dumps(problem).encode()
     file = io.BytesIO()
     frame.write_ipc(file)
     return _RECORDS, file.getbuffer()

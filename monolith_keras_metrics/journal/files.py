@@ -1,8 +1,8 @@
-"""The journal files of a spool: written, made durable, removed, left to the next process.
+"""Write, sync and remove the journal files of a spool.
 
-Whatever may have to wait for a disk is here, and is done while nobody holds the spool's lock. The
-encoder's thread alone makes files and appends to them. The journal's thread alone has the disk keep
-them, and closes them: however slow that is, what is accepted reaches the files.
+All operations that may wait for a disk are here. They run without the spool's lock. Only the
+encoder's thread creates files and appends to them. Only the journal's thread syncs and closes them,
+so that a slow disk does not keep accepted examples from the files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from monolith_keras_metrics.journal.locks import TakenError
 
 
 class SpoolFiles:
-    """Writes the journal files of one process.
+    """Write the journal files of one process.
 
     Args:
-        claim: Where they go; None for no journal.
-        header: Whose records they hold.
+        claim: The claim to the files; None for no journal.
+        header: The header of the files; None for no journal.
 
     Attributes:
         claim: As above.
@@ -38,21 +38,21 @@ class SpoolFiles:
         self._number = 0
         self._current: JournalFile | None = None
         self._syncing = threading.Lock()  # one thread at a time
-        self._lock = threading.Lock()  # for the next three; never held while a disk works
+        self._lock = threading.Lock()  # for the next three; never held during disk access
         self._open: list[JournalFile] = []
         self._kept: set[KeptFile] = set()
         self._gone: list[KeptFile] = []
-        self._fails = False
+        self._is_failing = False
 
     def encode(self, frame: pl.DataFrame) -> bytes:
-        """Return what `append` writes for a frame; nothing where there is no journal."""
+        """Return the bytes of a frame for `append`; empty without a journal."""
         return b"" if self.claim is None else journal.encode(frame)
 
     def append(self, data: bytes) -> Place | None:
-        """Add an entry to the current file; when this returns, a kill does not lose it.
+        """Append an entry to the current file. The entry then survives a SIGKILL.
 
         Returns:
-            Where it stands; None if it could not be written.
+            The place of the entry; None if it could not be written.
         """
         if self.claim is None or self._header is None:
             return None
@@ -65,13 +65,16 @@ class SpoolFiles:
         except (OSError, TakenError) as error:
             self.note(error)
             return None
-        if self._fails:
-            self._fails = False
+        if self._is_failing:
+            self._is_failing = False
             logging.warning("Deep insight: the journal in %r works again", str(self.claim.folder))
         return place
 
     def finish_file(self) -> KeptFile | None:
-        """Have the next entry begin a file of its own; return the file that is whole now."""
+        """Finish the current file and return it; None if there is none.
+
+        The next entry begins a new file.
+        """
         file, self._current = self._current, None
         if file is None:
             return None
@@ -79,22 +82,22 @@ class SpoolFiles:
         return file.kept
 
     def gone(self) -> list[KeptFile]:
-        """Return files that are no longer what they were, each once.
+        """Return the files that are lost, each once.
 
-        Somebody has removed them, or the disk has failed to keep them. What stood in them is to be
-        appended again.
+        Another program has removed them, or the disk has failed to store them. Their entries must
+        be appended again.
         """
         with self._lock:
             gone, self._gone = self._gone, []
         return gone
 
     def sync(self) -> None:
-        """Make what was appended safe from a machine that stops; close whole files."""
+        """Sync the files, so that they survive a crash of the machine; close complete ones."""
         with self._syncing:
             self._sync()
 
     def look_after(self) -> None:
-        """Note files that somebody has removed, also those that are closed."""
+        """Find files that another program has removed, including closed ones."""
         with self._lock:
             kept = list(self._kept)
         for one in kept:
@@ -105,7 +108,7 @@ class SpoolFiles:
         with self._lock:
             files = list(self._open)
         for file in files:
-            whole = file.kept.whole  # asked first: nothing is appended after that
+            whole = file.kept.whole  # read before the sync, which must include the last entry
             try:
                 if file.kept.entries_left and not file.sync():
                     file.broken = True
@@ -113,7 +116,7 @@ class SpoolFiles:
                 self.note(error)
             if file.broken:
                 self._note_gone(file.kept)
-            if whole:  # else the thread that writes may be at it
+            if whole:  # otherwise the encoder's thread may still append
                 self._close(file)
 
     def _note_gone(self, kept: KeptFile) -> None:
@@ -123,26 +126,26 @@ class SpoolFiles:
                 self._gone.append(kept)
 
     def remove(self, kept: KeptFile) -> bool:
-        """Remove a file that nobody needs any more, or set it aside; return True if it is gone."""
+        """Remove a file or, if it has undelivered records, set it aside; return True on success."""
         with self._lock:
             self._kept.discard(kept)
         try:
             if kept.to_keep:
                 aside = claims.set_aside(kept.path)
                 logging.warning(
-                    "Deep insight: not everything in a crashed process's journal was delivered; "
-                    "it is set aside as %r",
+                    "Deep insight: some records in a crashed process's journal could not be "
+                    "delivered. The file is set aside as %r",
                     str(aside),
                 )
             else:
                 kept.path.unlink(missing_ok=True)
         except OSError as error:
-            logging.warning("Deep insight: %r stays: %s", str(kept.path), error)
+            logging.warning("Deep insight: cannot remove %r: %s", str(kept.path), error)
             return False
         return True
 
     def detach(self) -> None:
-        """In a forked process: release what belongs to the process that it came from."""
+        """Release what belongs to the parent process. Called in a forked process."""
         self._lock = threading.Lock()
         for file in list(self._open):
             self._close(file)
@@ -151,11 +154,11 @@ class SpoolFiles:
 
     def note(self, error: Exception) -> None:
         """Log that the journal cannot be written, once until it works again."""
-        if not self._fails:
-            self._fails = True
+        if not self._is_failing:
+            self._is_failing = True
             logging.warning(
-                "Deep insight: the journal in %r cannot be written; records wait in memory until "
-                "it can, and a kill would lose them. %s: %s",
+                "Deep insight: the journal in %r cannot be written. Records wait in memory until "
+                "it can, and are lost if the process is killed. %s: %s",
                 str(self.claim.folder) if self.claim is not None else "",
                 type(error).__name__,
                 error,
@@ -168,11 +171,11 @@ class SpoolFiles:
             self._number += 1
             try:
                 file = JournalFile(kept, header)
-            except FileExistsError:  # somebody has put something there
+            except FileExistsError:  # another program has put a file there
                 continue
             except OSError as error:
                 self._number -= 1
-                if error.errno == errno.ENOENT:  # the folder has gone since
+                if error.errno == errno.ENOENT:  # the folder was removed meanwhile
                     claim.renew()
                 raise
             claim.count_files(1)
@@ -186,6 +189,6 @@ class SpoolFiles:
             self._open.remove(file)
         try:
             file.close()
-        except OSError as error:  # what NFS could not write shows here
+        except OSError as error:  # NFS reports failed writes on close
             self.note(error)
             self._note_gone(file.kept)

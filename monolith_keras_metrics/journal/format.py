@@ -1,17 +1,17 @@
-"""Journal files: whose records they hold, then frames one after the other, each with its checksum.
+"""The format of journal files: a header, then frames, each with a checksum.
 
-A file begins with a magic number, the version of its format, and a JSON object that says whose
-records these are: the journal's name, worker and attempt, and what identifies the sinks. So what
-is needed to deliver records is on the disk before the first of them.
+A file begins with a magic number, the version of the format, and a JSON object with the journal's
+name, the worker, the attempt, and the identities of the sinks. So everything that is needed to
+deliver records is on disk before the first record.
 
-An entry is a header (magic, rows, position of the first, payload's length and CRC-32, and the
-header's own CRC-32) and a frame as an Arrow IPC file, compressed with LZ4. A process that is killed
-while it appends leaves a torn entry at the end, which does not read; all entries before it do. A
-header that is whole, and whose payload is not, shows that. After a damaged header the next one is
-looked for.
+An entry consists of a header (magic number, rows, position of the first record, length and CRC-32
+of the payload, and CRC-32 of the header itself) and a payload, a frame as an Arrow IPC file
+compressed with LZ4. If a process crashes while it appends, the last entry is torn: its header or
+its payload is incomplete. All entries before it are readable. After a damaged header, the reader
+searches for the next one.
 
-Files are untrusted: sizes are checked before they are believed, and what another process wrote is
-decoded by a process of its own (see `decoder`).
+Files are untrusted. Sizes are checked before they are used, and the files of crashed processes are
+decoded in a child process (see `decoder`).
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ from monolith_keras_metrics.journal.regular import open_regular
 from monolith_keras_metrics.records.durable import make_durable
 from monolith_keras_metrics.records.schema import check_frame
 
-# Entries are made of less; what says it is larger was not written by us.
+# Entries are always smaller, so a larger size means damage.
 MOST_ENTRY_BYTES = 256 << 20
 _VERSION = 2
 _START = struct.Struct("<4sHII")  # magic, version, bytes of JSON, CRC-32 of version and JSON
 _START_MAGIC = b"DIJ\n"
 _MOST_START_BYTES = 1 << 20
 _ENTRY = struct.Struct("<4sIqQII")  # magic, rows, first position, payload bytes, both checksums
-_LOOK_BYTES = 64 << 20  # in which the next entry is looked for
+_LOOK_BYTES = 64 << 20  # range of the search for the next entry
 _ENTRY_MAGIC = b"DIE\n"
 NO_POSITION = -1
 _NAME = re.compile(r"[0-9a-f]{1,64}")
 
 
 class UnreadableError(ValueError):
-    """A file does not hold what a journal file holds."""
+    """A file, or an entry in it, is not valid for a journal."""
 
 
 class NothingError(UnreadableError):
-    """A file was cut off before its first record, as a kill leaves it."""
+    """A file ends before its first record, because a process crashed while it created the file."""
 
 
 class Header(NamedTuple):
-    """Whose records a journal file holds.
+    """The header of a journal file.
 
     Attributes:
-        journal: A name that no other journal has; sinks keep their ledgers under it.
+        journal: The journal's unique name. Sinks keep their ledgers under it.
         worker: The worker's number.
         attempt: The worker's attempt.
-        sinks: What identifies the sinks that the records are for.
+        sinks: The identities of the sinks for the records.
     """
 
     journal: str
@@ -72,16 +72,17 @@ class Header(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class KeptFile:
-    """A journal file that is there until nobody waits for what it holds.
+    """A journal file that is kept until all its entries are settled.
 
     Attributes:
-        claim: Who owns it.
-        path: Where it is.
-        bytes: Of the entries that the spool has put there.
-        entries_left: How many entries some sink has not dealt with.
-        whole: Whether nothing is appended any more.
-        to_keep: Whether something in it was not delivered, so that it is set aside, not removed.
-        done: Whether it has been removed, or is about to be.
+        claim: The claim to the file.
+        path: The path of the file.
+        bytes: Size of the entries that are counted in the spool.
+        entries_left: Number of entries that are not settled.
+        whole: Whether the file is finished, so that nothing is appended any more.
+        to_keep: Whether to set the file aside instead of removing it, because some of its records
+            could not be delivered.
+        done: Whether the file has been removed or is about to be.
     """
 
     claim: Claim
@@ -95,7 +96,7 @@ class KeptFile:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an entry stands: in a file, from `offset` on, with what its header says."""
+    """The place of an entry: a file and an offset, with the values of the entry's header."""
 
     file: KeptFile
     offset: int
@@ -106,21 +107,22 @@ class Place:
 
 
 class JournalFile:
-    """A new file to append frames to.
+    """A new journal file to append frames to.
 
-    Used by the encoder's thread, but for `sync` and `close`, which the journal's thread calls.
+    The encoder's thread calls all methods except `sync` and `close`, which the journal's thread
+    calls.
 
     Args:
-        kept: Where it is to be; there must be no such file.
-        header: Whose records it will hold.
+        kept: The file. Its path must not exist.
+        header: The header of the file.
 
     Raises:
-        OSError: If it exists or cannot be made.
+        OSError: If the file exists or cannot be created.
     """
 
     def __init__(self, kept: KeptFile, header: Header) -> None:
         self.kept = kept
-        self.broken = False  # nothing more can be appended, or be trusted to reach the disk
+        self.broken = False  # True if nothing more can be appended or safely stored
         self._descriptor = open_regular(kept.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._size = 0
         self._synced_size = 0
@@ -133,13 +135,13 @@ class JournalFile:
             raise
 
     def append(self, entry: bytes) -> Place:
-        """Write an entry; when this returns, a kill of this process does not lose it.
+        """Write an entry and return its place. The entry then survives a SIGKILL.
 
         Args:
-            entry: What `encode` returned.
+            entry: The entry, as returned by `encode`.
 
         Raises:
-            OSError: If it cannot be written; the file is then as it was before, or `broken`.
+            OSError: If the entry cannot be written. The file is then unchanged, or `broken`.
         """
         offset = self._size
         self._write(entry)
@@ -147,14 +149,14 @@ class JournalFile:
         return Place(self.kept, offset, len(entry), rows, position, checksum)
 
     def sync(self) -> bool:
-        """Have the disk keep what was appended, should the machine stop.
+        """Sync the file to disk, so that its entries survive a crash of the machine.
 
         Returns:
-            Whether the file is still where it was: else somebody has removed it.
+            True if the file still exists; False if another program has removed it.
 
         Raises:
-            OSError: If the disk does not. What it did not keep by then may be gone: the system
-                counts it as written all the same. So the file is `broken`.
+            OSError: If the disk fails. The file is then `broken`, because the system considers the
+                unsynced data written and does not retry.
         """
         size = self._size
         if self._synced_size < size:
@@ -173,7 +175,7 @@ class JournalFile:
         return os.fstat(self._descriptor).st_nlink > 0
 
     def close(self) -> None:
-        """Close the file; what it holds stays."""
+        """Close the file. It stays on disk."""
         os.close(self._descriptor)
 
     def _write(self, data: bytes) -> None:
@@ -185,14 +187,14 @@ class JournalFile:
             try:
                 os.ftruncate(self._descriptor, self._size)
                 os.lseek(self._descriptor, self._size, os.SEEK_SET)
-            except OSError:  # the end is torn, and stays so
+            except OSError:  # the torn entry cannot be removed
                 self.broken = True
             raise
         self._size += len(data)
 
 
 def encode(frame: pl.DataFrame) -> bytes:
-    """Return the bytes of an entry that holds `frame`."""
+    """Return the bytes of an entry for a frame."""
     file = io.BytesIO()
     frame.write_ipc(file, compression="lz4")
     payload = file.getbuffer()
@@ -201,20 +203,20 @@ def encode(frame: pl.DataFrame) -> bytes:
 
 def entry_header(rows: int, position: int, payload: bytes | memoryview) -> bytes:
     """Return the header of an entry."""
-    said = (_ENTRY_MAGIC, rows, position, len(payload), zlib.crc32(payload))
-    return _ENTRY.pack(*said, _header_checksum(*said))
+    values = (_ENTRY_MAGIC, rows, position, len(payload), zlib.crc32(payload))
+    return _ENTRY.pack(*values, _header_checksum(*values))
 
 
 def first_position(frame: pl.DataFrame) -> int:
-    """Return the position of a frame's first record; `NO_POSITION` if its records have none."""
+    """Return the position of a frame's first record; `NO_POSITION` if it has none."""
     return int(frame["position"][0]) if "position" in frame.columns else NO_POSITION
 
 
 def read(place: Place) -> pl.DataFrame:
-    """Read an entry of this process's own again.
+    """Return the records of an entry that this process wrote.
 
     Raises:
-        UnreadableError: If the bytes there are not what was written.
+        UnreadableError: If the entry has changed since it was written.
         OSError: If the file cannot be read.
     """
     return _frame(payload(place.file.path, place.offset, place.length, place.checksum), place.rows)
@@ -227,10 +229,10 @@ def payload(
     checksum: int,
     uids: frozenset[int] = frozenset(),
 ) -> memoryview:
-    """Read the bytes of an entry's frame.
+    """Return the payload of an entry, verified by its checksum.
 
     Raises:
-        UnreadableError: If they are not what the checksum tells.
+        UnreadableError: If the entry does not match the length or the checksum.
         OSError: If the file cannot be read.
     """
     with open(open_regular(path, uids=uids), "rb") as file:
@@ -238,26 +240,26 @@ def payload(
         data = memoryview(file.read(min(length, MOST_ENTRY_BYTES)))
     if len(data) < _ENTRY.size:
         raise UnreadableError("the entry is cut off")
-    said = _ENTRY.unpack_from(data)
+    values = _ENTRY.unpack_from(data)
     body = data[_ENTRY.size :]
-    if said[-1] != _header_checksum(*said[:-1]) or said[3:5] != (len(body), checksum):
-        raise UnreadableError("it is not what was written")
+    if values[-1] != _header_checksum(*values[:-1]) or values[3:5] != (len(body), checksum):
+        raise UnreadableError("the entry has changed since it was written")
     if checksum != zlib.crc32(body):
-        raise UnreadableError("the checksum is wrong")
+        raise UnreadableError("the entry's checksum is wrong")
     return body
 
 
 def decode(body: memoryview, rows: int, worker: int, attempt: int) -> pl.DataFrame:
-    """Turn an entry that another process wrote into its records.
+    """Return the records of an entry that another process wrote.
 
     Args:
-        body: What `payload` returned.
-        rows: How many records the entry's header tells.
-        worker: Whose records they must be.
-        attempt: The worker's attempt.
+        body: The payload, as returned by `payload`.
+        rows: The number of records according to the entry's header.
+        worker: The worker that the records must be of.
+        attempt: The attempt that the records must be of.
 
     Raises:
-        UnreadableError: If these are no records, or somebody else's.
+        UnreadableError: If the records are invalid, or of another worker or attempt.
     """
     frame = _frame(body, rows)
     try:
@@ -267,20 +269,20 @@ def decode(body: memoryview, rows: int, worker: int, attempt: int) -> pl.DataFra
     if "position" in frame.columns:
         named = frame.select("worker", "attempt").unique().rows() if frame.height else []
         if named != [(worker, attempt)]:
-            raise UnreadableError("its records are of another worker or attempt than its name")
+            raise UnreadableError("its records are of another worker or attempt than the file name")
         if not frame["position"].is_sorted():
-            raise UnreadableError("its records are not in order")
+            raise UnreadableError("its records are not sorted by position")
     return frame
 
 
 class Contents(NamedTuple):
-    """What a journal file of another process holds, by its headers.
+    """The contents of another process's journal file, according to its headers.
 
     Attributes:
-        header: Whose records.
-        places: The entries, in order.
-        torn: Bytes at the end that are no whole entry: what a kill leaves.
-        unreadable: Bytes that are no entries; nothing tells what they were.
+        header: The header of the file.
+        places: The places of the entries, in order.
+        torn: Bytes of an incomplete entry at the end, as a crash leaves it.
+        unreadable: Bytes elsewhere that are not valid entries.
     """
 
     header: Header
@@ -290,17 +292,16 @@ class Contents(NamedTuple):
 
 
 def scan(kept: KeptFile, uids: frozenset[int] = frozenset()) -> Contents:
-    """Find the entries of a file that another process left.
+    """Find the entries of a file that a crashed process left.
 
     Args:
         kept: The file.
-        uids: Users whose files are taken; default: this process's own.
+        uids: Users whose files are accepted. Default: this process's user.
 
     Raises:
-        NothingError: If it was cut off before its first record.
-        UnreadableError: If its beginning does not say whose records it holds, or in a format that
-            is not known.
-        OSError: If the file cannot be read, or is no regular file of these users.
+        NothingError: If the file ends before its first record.
+        UnreadableError: If the file's header is invalid, or of an unknown format.
+        OSError: If the file cannot be read, or is not a regular file of these users.
     """
     places = []
     torn = unreadable = 0
@@ -313,13 +314,13 @@ def scan(kept: KeptFile, uids: frozenset[int] = frozenset()) -> Contents:
             if len(head) < _ENTRY.size and _ENTRY_MAGIC.startswith(head[:4]):
                 torn = size - offset
                 break
-            said = _whole_header(head)
-            if said is None:
+            values = _valid_header(head)
+            if values is None:
                 gap = _next_entry(head + file.read(_LOOK_BYTES)) or size - offset
                 unreadable += gap
                 offset += gap
                 continue
-            rows, position, length, checksum = said
+            rows, position, length, checksum = values
             end = offset + _ENTRY.size + length
             if end > size:
                 torn = size - offset
@@ -333,10 +334,10 @@ def scan(kept: KeptFile, uids: frozenset[int] = frozenset()) -> Contents:
 
 
 def read_header(kept: KeptFile, uids: frozenset[int] = frozenset()) -> Header:
-    """Read whose records a file holds.
+    """Return the header of a file.
 
     Raises:
-        UnreadableError, OSError: As `scan`.
+        UnreadableError, OSError: As in `scan`.
     """
     with open(open_regular(kept.path, uids=uids), "rb") as file:
         return _read_start(file, os.fstat(file.fileno()).st_size)[0]
@@ -348,32 +349,38 @@ def _start(header: Header) -> bytes:
 
 
 def _read_start(file: Any, size: int) -> tuple[Header, int]:
-    """Read whose records a file holds, and where its first entry begins."""
+    """Return the header of a file, and the offset of the first entry."""
     start = file.read(_START.size)
     if len(start) < _START.size:
-        raise NothingError("its beginning is cut off")
+        raise NothingError("its header is cut off")
     magic, version, length, checksum = _START.unpack(start)
     if magic != _START_MAGIC:
-        raise UnreadableError("it does not begin as a journal file")
+        raise UnreadableError("it is not a journal file")
     if version != _VERSION:
-        raise UnreadableError(f"its format is {version}, and {_VERSION} is what is known here")
+        raise UnreadableError(
+            f"its format must be version {_VERSION}, but is version {version}. Recover it with the "
+            "version of this package that wrote it"
+        )
     text = file.read(min(length, _MOST_START_BYTES))
     if len(text) < length and size <= _MOST_START_BYTES and _ENTRY_MAGIC not in text:
-        raise NothingError("its beginning is cut off")
+        raise NothingError("its header is cut off")
     if checksum != _start_checksum(version, text):
-        raise UnreadableError("its beginning is damaged")
+        raise UnreadableError("its header is damaged")
     try:
-        said = json.loads(text)
+        values = json.loads(text)
         header = Header(
-            str(said["journal"]), int(said["worker"]), int(said["attempt"]), tuple(said["sinks"])
+            str(values["journal"]),
+            int(values["worker"]),
+            int(values["attempt"]),
+            tuple(values["sinks"]),
         )
         if not _NAME.fullmatch(header.journal):
             raise ValueError
-        names = said["sinks"]
+        names = values["sinks"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise UnreadableError("its beginning makes no sense") from None
+        raise UnreadableError("its header is invalid") from None
     return header, _START.size + length
 
 
@@ -383,7 +390,7 @@ def _frame(body: memoryview, rows: int) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OSError) as error:
         raise UnreadableError(str(error).strip().partition("\n")[0]) from None
     if frame.height != rows:
-        raise UnreadableError(f"it holds {frame.height} records, not {rows}")
+        raise UnreadableError(f"it must hold {rows} records, but holds {frame.height}")
     return frame
 
 
@@ -395,21 +402,21 @@ def _header_checksum(magic: bytes, rows: int, position: int, length: int, checks
     return zlib.crc32(struct.pack("<4sIqQI", magic, rows, position, length, checksum))
 
 
-def _whole_header(head: bytes) -> tuple[int, int, int, int] | None:
-    """Return rows, position, length and checksum that a header tells; None if it is damaged."""
+def _valid_header(head: bytes) -> tuple[int, int, int, int] | None:
+    """Return rows, position, length and checksum from an entry's header; None if it is damaged."""
     if len(head) < _ENTRY.size:
         return None
-    said = _ENTRY.unpack(head)
-    if said[0] != _ENTRY_MAGIC or said[-1] != _header_checksum(*said[:-1]):
+    values = _ENTRY.unpack(head)
+    if values[0] != _ENTRY_MAGIC or values[-1] != _header_checksum(*values[:-1]):
         return None
-    return said[1:5] if said[3] <= MOST_ENTRY_BYTES else None
+    return values[1:5] if values[3] <= MOST_ENTRY_BYTES else None
 
 
 def _next_entry(data: bytes) -> int | None:
-    """Return where the next whole header begins, after the first byte; None if there is none."""
+    """Return the offset of the next valid header after the first byte; None if there is none."""
     at = data.find(_ENTRY_MAGIC, 1)
     while at >= 0:
-        if _whole_header(data[at : at + _ENTRY.size]) is not None:
+        if _valid_header(data[at : at + _ENTRY.size]) is not None:
             return at
         at = data.find(_ENTRY_MAGIC, at + 1)
     return None

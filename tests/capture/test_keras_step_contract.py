@@ -24,6 +24,8 @@ from both_ways import BATCH, ROWS, BothWays, Columns, columns, compiled, dataset
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow
+
 BATCHES = -(-ROWS // BATCH)
 
 

@@ -280,7 +280,7 @@ def test_a_handle_of_nothing() -> None:
         one_target(tf.constant(123456, tf.int64))
     closed = deep_insight_client(is_fake=True)
     client_of(closed).close()
-    with pytest.raises(ValueError, match="not closed"):
+    with pytest.raises(ValueError, match="must not be closed"):
         one_target(closed)
 
 
