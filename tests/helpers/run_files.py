@@ -15,6 +15,7 @@ from monolith_keras_metrics.sinks.parquet import ParquetSink
 from monolith_keras_metrics.sinks.tfrecord import TFRecordSink
 
 ORIGIN = Origin("run", 1_790_000_000_000_000, 3)
+RECOVERER = Origin("recover", 0, 0)
 STEM = "worker-00003.attempt-1790000000000000.part-"
 SINKS = {"parquet": ParquetSink, "jsonl": JsonLinesSink, "tfrecord": TFRecordSink}
 every_format = pytest.mark.parametrize("scheme", list(SINKS))
@@ -22,6 +23,16 @@ every_format = pytest.mark.parametrize("scheme", list(SINKS))
 
 def names(folder: pathlib.Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def records(start: int, stop: int, value: float = 0.25, run: str = "run") -> pl.DataFrame:
+    """Records of that process from one position to before another."""
+    positions = np.arange(start, stop)
+    layout = Layout("m", ("ctr",), ("s",), 1.0, "train")
+    blocks = [[np.full(len(positions), value, np.float32)]] * 2
+    texts = np.array([f"é {n}".encode() for n in positions], object)
+    batch = Batch(layout, len(positions), positions * 7, positions, 9, *blocks, [], [texts])
+    return to_frame([batch], ORIGIN._replace(run=run), positions=[start])
 
 
 def noise(rows: int = 1 << 16) -> pl.DataFrame:

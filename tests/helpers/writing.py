@@ -81,6 +81,12 @@ def batch(attempt: int, start: int, targets: int = 1) -> Batch:
     )
 
 
+def write(client: DeepInsightClient, steps: int, first: int = 0) -> None:
+    """Write so many batches, the first of them the one with this number."""
+    for step in range(first, first + steps):
+        client.write(batch(client.origin.attempt, step * ROWS))
+
+
 def main() -> None:
     sink, progress, *words = sys.argv[1:]
     options = {

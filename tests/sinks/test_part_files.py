@@ -10,35 +10,22 @@ import tempfile
 import textwrap
 import time
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import Killed
 from places import HELPERS
-from run_files import ORIGIN, SINKS, STEM, every_format, names
+from run_files import ORIGIN, RECOVERER, SINKS, STEM, every_format, names, records
 from writing import ROWS, check_records
 
 from monolith_keras_metrics import command, insight
-from monolith_keras_metrics.records.batch import Batch, Layout, Origin
-from monolith_keras_metrics.records.frame import to_frame
+from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.sinks import parse
 
 pytestmark = pytest.mark.slow
 
-RECOVERER = Origin("recover", 0, 0)
 _SCRIPT = HELPERS / "writing.py"
-
-
-def records(start: int, stop: int, value: float = 0.25, run: str = "run") -> pl.DataFrame:
-    """Records of the crashed process from one position to before another."""
-    positions = np.arange(start, stop)
-    layout = Layout("m", ("ctr",), ("s",), 1.0, "train")
-    blocks = [[np.full(len(positions), value, np.float32)]] * 2
-    texts = np.array([f"é {n}".encode() for n in positions], object)
-    batch = Batch(layout, len(positions), positions * 7, positions, 9, *blocks, [], [texts])
-    return to_frame([batch], ORIGIN._replace(run=run), positions=[start])
 
 
 def file_with(frame: pl.DataFrame, scheme: str) -> bytes:
@@ -278,8 +265,9 @@ def test_two_processes_write_the_same_records(scheme: str, tmp_path: pathlib.Pat
     """As where a file system has no locks, and both recover one journal: each record once."""
     code = f"""
         import pathlib, sys, time
-        sys.path[:0] = [{str(HELPERS)!r}, {str(pathlib.Path(__file__).parent)!r}]
-        from test_part_files import RECOVERER, parse, records
+        sys.path.insert(0, {str(HELPERS)!r})
+        from run_files import RECOVERER, records
+        from monolith_keras_metrics.sinks import parse
         folder = pathlib.Path({str(tmp_path)!r})
         sink = parse(f"{scheme}:{{folder / 'run'}}").open(RECOVERER)
         sink.encode(records(0, 1), open(folder / sys.argv[1], "wb"))

@@ -19,7 +19,7 @@ from kills import Killed
 from places import HELPERS
 from training import columns
 from waiting import wait_for
-from writing import ROWS, batch, check_records, read_whole
+from writing import ROWS, check_records, read_whole, write
 
 from monolith_keras_metrics import DeepInsightClient, command, insight
 
@@ -31,11 +31,6 @@ KILLS_OF_FIT = int(os.environ.get("KILLS_OF_FIT", "4"))
 
 def hidden(folder: pathlib.Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
-
-
-def write(client: DeepInsightClient, steps: int, first: int = 0) -> None:
-    for step in range(first, first + steps):
-        client.write(batch(client.origin.attempt, step * ROWS))
 
 
 def test_a_disk_that_is_full_for_a_while_loses_nothing(
@@ -133,7 +128,7 @@ def test_no_permission(tmp_path: pathlib.Path) -> None:
     code = f"""
         import os, pathlib, sys
         sys.path[:0] = [{str(HELPERS)!r}, {str(pathlib.Path(__file__).parent)!r}]
-        import test_faults
+        from writing import ROWS, write
         from monolith_keras_metrics.sinks import jsonl, parquet
         from monolith_keras_metrics import DeepInsightClient
         folder = pathlib.Path({str(tmp_path)!r})
@@ -146,20 +141,20 @@ def test_no_permission(tmp_path: pathlib.Path) -> None:
         except PermissionError as error:
             print(error)
         client = DeepInsightClient(f"jsonl:{{run}}", flush_seconds=0.1, file_seconds=0.1)
-        test_faults.write(client, 10)
+        write(client, 10)
         assert client.flush()
         os.seteuid(os.getuid()); run.chmod(0o500)
         if os.geteuid() == 0:
             os.seteuid(65534)
-        test_faults.write(client, 50, 10)
+        write(client, 50, 10)
         assert not client.flush(2)
-        print(client.stats().waiting // test_faults.ROWS)
+        print(client.stats().waiting // ROWS)
         os.seteuid(os.getuid()); run.chmod(0o777)
         if os.geteuid() == 0:
             os.seteuid(65534)
         assert client.flush(60)
         client.close()
-        print(client.stats().written // test_faults.ROWS)
+        print(client.stats().written // ROWS)
     """
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents:
