@@ -79,7 +79,8 @@ class FitScope:
         running: FrameType | None = sys._current_frames().get(self._thread)
         kept = self._frames[:]  # another thread may release it meanwhile
         while running is not None and kept:
-            if running is kept[0]:
+            # Seen once, in CPython 3.11: what `f_back` of a running thread returned was no frame.
+            if running is kept[0] or not isinstance(running, FrameType):
                 return True
             running = running.f_back
         return False
