@@ -59,6 +59,8 @@ class SpoolFiles:
         try:
             file = self._current
             if file is None or file.broken or file.kept.whole:
+                if file is not None and file.broken:
+                    self._note_gone(file.kept)  # what is in it is written again, and it is removed
                 self.finish_file()
                 file = self._current = self._new_file(self.claim, self._header)
             place = file.append(data)

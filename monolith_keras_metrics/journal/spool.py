@@ -187,6 +187,8 @@ class Spool:
                 age = self._clock() - segment.begun
                 if at_once or gone or age >= self._segment_seconds:
                     self._offer()
+            if self._ended:  # no segment ends any more that would finish its file
+                self._finish_file()
         self._tidy()
 
     def end(self) -> None:

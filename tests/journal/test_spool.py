@@ -484,3 +484,66 @@ def test_counts_can_be_had_in_the_middle_of_a_put() -> None:
     queue = RowQueue(ledger, ROWS, 1 << 30, clock)
     queue.put(batch(1, 0), block=True, answers=lambda: True)
     assert seen == [(0, 0)]
+
+
+def test_what_is_journaled_after_the_end_is_removed_when_it_is_delivered(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full until the process ended: the next one must find nothing to deliver."""
+
+    def fail(*_: object) -> int:
+        raise OSError("no room")
+
+    waiting = make(tmp_path, False)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fail)
+        append(waiting, 0)
+        waiting.end()
+        assert waiting.is_untended()
+    while waiting.is_untended():
+        waiting.tend()
+    waiting.tend(at_once=True)
+    waiting.leave(ENCODER)
+    waiting.sync()
+    while portion := waiting.portion(0):
+        waiting.done(0, portion)
+    waiting.leave(0)
+    waiting.release()
+    assert waiting.settled() == (ROWS, 0)
+    assert waiting.bytes == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_a_tear_that_stays_is_removed_when_it_is_delivered(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk became full in the middle of an entry, and would not cut it off again."""
+    write, calls = os.write, iter(range(2))
+
+    def write_half(descriptor: int, data: bytes) -> int:
+        if next(calls):
+            raise OSError("no room")
+        return write(descriptor, data[: len(data) // 2])
+
+    def fail(*_: object) -> int:
+        raise OSError("no room")
+
+    waiting = make(tmp_path, False)
+    append(waiting, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write_half)
+        patch.setattr(os, "ftruncate", fail)
+        append(waiting, 0)
+    first = waiting.portion(0)
+    assert first is not None
+    waiting.done(0, first)
+    waiting.end()
+    waiting.tend(at_once=True)
+    waiting.leave(ENCODER)
+    waiting.sync()
+    while portion := waiting.portion(0):
+        waiting.done(0, portion)
+    waiting.leave(0)
+    waiting.release()
+    assert waiting.settled() == (2 * ROWS, 0)
+    assert list(tmp_path.iterdir()) == []
