@@ -245,9 +245,9 @@ def test_the_documented_rights_are_enough(broker: Broker, topic: str) -> None:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (0, r"grant the user WRITE on the topic '{topic}'"),
-        (1, r"grant the user READ on the topic '{topic}'"),
-        (2, r"grant the user READ on consumer groups with the prefix 'deep-insight.{topic}.'"),
+        (0, r"Grant the user WRITE on the topic '{topic}'"),
+        (1, r"Grant the user READ on the topic '{topic}'"),
+        (2, r"Grant the user READ on consumer groups with the prefix 'deep-insight.{topic}.'"),
         (
             3,
             r"WRITE and DESCRIBE on transactional ids with the prefix 'deep-insight.{topic}.'",
