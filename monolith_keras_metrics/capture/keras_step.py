@@ -113,7 +113,7 @@ def make_step_function(
             return one_step(data)
         # A call without data must change nothing, as in Keras. The graph would still run what needs
         # no data, such as the optimizer's counter. TensorFlow drops control dependencies on inputs
-        # of a function, hence the operation in between.
+        # of a function, hence the operation in between; nothing else may feed the step from within.
         with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
             has_data = tf.no_op()
         with tf.control_dependencies([has_data]):
