@@ -460,7 +460,9 @@ def test_a_link_of_another_user_in_the_place_of_the_journal(
     os.lchown(tmp_path / "run" / ".spool", 65534, 65534)
     train(tmp_path / "run")
     assert list((tmp_path / "theirs").iterdir()) == []
-    assert any("it is a link that belongs to another user (65534)" in line for line in warnings_logged)
+    assert any(
+        "it is a link that belongs to another user (65534)" in line for line in warnings_logged
+    )
 
 
 def test_a_machine_that_stops_right_after_the_start(tmp_path: pathlib.Path) -> None:
