@@ -94,6 +94,7 @@ class DeepInsightLayer(keras.layers.Layer):
 
     @sink.setter
     def sink(self, sink: Any) -> None:
+        """Set where to write. Pending records are written to the previous sink first."""
         destinations = parse_all(sink)
         self._clients.close()
         self._clients.destinations = destinations
