@@ -113,10 +113,12 @@ def test_a_dropped_batch_has_its_own_position(gate: threading.Event) -> None:
     sink = Collecting(lambda _: gate.wait(60) and None)
     client = DeepInsightClient(sink, run="r", queue_rows=10, overflow="drop", flush_seconds=0.001)
     told: list[int] = []
-    while not client.stats().dropped:
+    for _ in range(10_000):
         accepted = client.accept(batch())
         texts = client.messages(accepted)
         told += [json.loads(text)["position"] for text in texts]
+        if accepted.dropped:  # by the queue; the encoder may drop others earlier
+            break
     assert accepted.dropped
     assert told == list(range(len(told)))
     assert len(told) > 10
