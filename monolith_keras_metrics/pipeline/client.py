@@ -191,7 +191,9 @@ class DeepInsightClient:
 
         Args:
             timeout: Longest wait in seconds; None for no limit.
-            to: `"journal"` only waits until the examples would survive a SIGKILL.
+            to: `"journal"` only waits until the examples are in the journal, where they survive a
+                SIGKILL. Without a journal, or while it cannot be written (see
+                `stats().at_risk_seconds`), they are in memory only.
 
         Returns:
             True if everything was delivered or given up before the timeout.

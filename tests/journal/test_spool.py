@@ -486,6 +486,17 @@ def test_counts_can_be_had_in_the_middle_of_a_put() -> None:
     assert seen == [(0, 0)]
 
 
+def end_and_deliver(waiting: Kept) -> None:
+    """Do what the threads of a process do when it ends, with one sink that takes everything."""
+    waiting.tend(at_once=True)
+    waiting.leave(ENCODER)
+    waiting.sync()
+    while portion := waiting.portion(0):
+        waiting.done(0, portion)
+    waiting.leave(0)
+    waiting.release()
+
+
 def test_what_is_journaled_after_the_end_is_removed_when_it_is_delivered(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -502,13 +513,7 @@ def test_what_is_journaled_after_the_end_is_removed_when_it_is_delivered(
         assert waiting.is_untended()
     while waiting.is_untended():
         waiting.tend()
-    waiting.tend(at_once=True)
-    waiting.leave(ENCODER)
-    waiting.sync()
-    while portion := waiting.portion(0):
-        waiting.done(0, portion)
-    waiting.leave(0)
-    waiting.release()
+    end_and_deliver(waiting)
     assert waiting.settled() == (ROWS, 0)
     assert waiting.bytes == 0
     assert list(tmp_path.iterdir()) == []
@@ -538,12 +543,6 @@ def test_a_file_with_a_tear_that_stays_is_removed_when_it_is_delivered(
     assert first is not None
     waiting.done(0, first)
     waiting.end()
-    waiting.tend(at_once=True)
-    waiting.leave(ENCODER)
-    waiting.sync()
-    while portion := waiting.portion(0):
-        waiting.done(0, portion)
-    waiting.leave(0)
-    waiting.release()
+    end_and_deliver(waiting)
     assert waiting.settled() == (2 * ROWS, 0)
     assert list(tmp_path.iterdir()) == []
