@@ -1,10 +1,12 @@
-"""Background threads, and a clock that leaves out the pauses of the process."""
+"""Background threads, and what they share: a clock, warnings that are logged once, an exit."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from absl import logging
 
 
 class BackgroundThread:
@@ -31,7 +33,7 @@ class BackgroundThread:
         """Wait at most `timeout` seconds for the end. Return True if it came."""
         return self._ended.wait(bounded(timeout))
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Return True unless the thread has ended."""
         return not self._ended.is_set()
 
@@ -73,3 +75,60 @@ class RunningClock:
             self._seconds += min(now - self._seen_at, self._LONGEST_STEP)
             self._seen_at = now
             return self._seconds
+
+
+class WarnOnce:
+    """Log a warning once for each subject, until the subject is forgotten."""
+
+    def __init__(self) -> None:
+        self._subjects: set[object] = set()
+
+    def __call__(self, subject: object, message: str, *args: object) -> bool:
+        """Log a warning, unless that was done for the subject before.
+
+        Args:
+            subject: What the warning is about. Must be hashable.
+            message: The message without its prefix, with places for `args` as in `logging`.
+            *args: The values for the message.
+
+        Returns:
+            True if it was logged.
+        """
+        if subject in self._subjects:
+            return False
+        self._subjects.add(subject)
+        logging.warning("Deep insight: " + message, *args)
+        return True
+
+    def __contains__(self, subject: object) -> bool:
+        return subject in self._subjects
+
+    def forget(self, subject: object) -> bool:
+        """Have the next warning about a subject logged again; return True if one was logged."""
+        known = subject in self._subjects
+        self._subjects.discard(subject)
+        return known
+
+
+class LastOut:
+    """Call a function once all users have left.
+
+    Args:
+        users: The users.
+        call: The function. The last user's thread calls it.
+    """
+
+    def __init__(self, users: Iterable[object], call: Callable[[], None]) -> None:
+        self._users = set(users)
+        self._call = call
+        self._lock = threading.RLock()
+
+    def leave(self, user: object) -> None:
+        """Note that a user has left. Ignored if it had left before."""
+        with self._lock:
+            if user not in self._users:
+                return
+            self._users.discard(user)
+            is_last = not self._users
+        if is_last:
+            self._call()

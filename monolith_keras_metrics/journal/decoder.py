@@ -26,7 +26,8 @@ import time
 import polars as pl
 
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.journal.format import Place, UnreadableError
+from monolith_keras_metrics.journal.format import UnreadableError
+from monolith_keras_metrics.journal.segment import Place
 from monolith_keras_metrics.records.run_folder import attempt_of, worker_of
 
 _MEMORY_BYTES = 1 << 30  # in addition to the child's memory at its start

@@ -1,6 +1,6 @@
-"""Write, sync and remove the journal files of a spool.
+"""Write, sync and remove the journal files of a process.
 
-All operations that may wait for a disk are here. They run without the spool's lock. Only the
+All operations that may wait for a disk are here. They run without the log's lock. Only the
 encoder's thread creates files and appends to them. Only the journal's thread syncs and closes them,
 so that a slow disk does not keep accepted examples from the files.
 """
@@ -14,14 +14,103 @@ import threading
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.claims import Claim
-from monolith_keras_metrics.journal.format import Header, JournalFile, KeptFile, Place
+from monolith_keras_metrics.journal.format import Header
 from monolith_keras_metrics.journal.locks import TakenError
+from monolith_keras_metrics.journal.regular import open_regular
+from monolith_keras_metrics.journal.segment import KeptFile, Place
+from monolith_keras_metrics.records.durable import make_durable
+from monolith_keras_metrics.threads import WarnOnce
 
 
-class SpoolFiles:
+class JournalFile:
+    """A new journal file to append frames to.
+
+    The encoder's thread calls all methods except `sync` and `close`, which the journal's thread
+    calls.
+
+    Args:
+        kept: The file. Its path must not exist.
+        header: The header of the file.
+
+    Raises:
+        OSError: If the file exists or cannot be created.
+    """
+
+    def __init__(self, kept: KeptFile, header: Header) -> None:
+        self.kept = kept
+        self.broken = False  # True if nothing more can be appended or safely stored
+        self._descriptor = open_regular(kept.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        self._size = 0
+        self._synced_size = 0
+        self._name_is_durable = False
+        try:
+            self._write(journal.file_header(header))
+        except BaseException:
+            os.close(self._descriptor)
+            kept.path.unlink(missing_ok=True)
+            raise
+
+    def append(self, entry: bytes) -> Place:
+        """Write an entry and return its place. The entry then survives a SIGKILL.
+
+        Args:
+            entry: The entry, as returned by `encode`.
+
+        Raises:
+            OSError: If the entry cannot be written. The file is then unchanged, or `broken`.
+        """
+        offset = self._size
+        self._write(entry)
+        return journal.place_of(entry, self.kept, offset)
+
+    def sync(self) -> bool:
+        """Sync the file to disk, so that its entries survive a crash of the machine.
+
+        Returns:
+            True if the file still exists; False if another program has removed it.
+
+        Raises:
+            OSError: If the disk fails. The file is then `broken`, because the system considers the
+                unsynced data written and does not retry.
+        """
+        size = self._size
+        if self._synced_size < size:
+            try:
+                os.fsync(self._descriptor)
+            except OSError:
+                self.broken = True
+                raise
+            self._synced_size = size
+        if not self._name_is_durable:
+            try:
+                make_durable(self.kept.path.parent)
+            except FileNotFoundError:
+                return False
+            self._name_is_durable = True
+        return os.fstat(self._descriptor).st_nlink > 0
+
+    def close(self) -> None:
+        """Close the file. It stays on disk."""
+        os.close(self._descriptor)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError:
+            try:
+                os.ftruncate(self._descriptor, self._size)
+                os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            except OSError:  # the torn entry cannot be removed
+                self.broken = True
+            raise
+        self._size += len(data)
+
+
+class Files:
     """Write the journal files of one process.
 
     Args:
@@ -42,11 +131,20 @@ class SpoolFiles:
         self._open: list[JournalFile] = []
         self._kept: set[KeptFile] = set()
         self._gone: list[KeptFile] = []
-        self._is_failing = False
+        self._warn_once = WarnOnce()
 
     def encode(self, frame: pl.DataFrame) -> bytes:
-        """Return the bytes of a frame for `append`; empty without a journal."""
-        return b"" if self.claim is None else journal.encode(frame)
+        """Return the bytes of a frame for `append`.
+
+        Empty without a journal, and if they cannot be made now; `Writer` retries that.
+        """
+        if self.claim is None:
+            return b""
+        try:
+            return journal.encode(frame)
+        except (Exception, pl.exceptions.PanicException) as error:
+            self._note(error)
+            return b""
 
     def append(self, data: bytes) -> Place | None:
         """Append an entry to the current file. The entry then survives a SIGKILL.
@@ -65,10 +163,9 @@ class SpoolFiles:
                 file = self._current = self._new_file(self.claim, self._header)
             place = file.append(data)
         except (OSError, TakenError) as error:
-            self.note(error)
+            self._note(error)
             return None
-        if self._is_failing:
-            self._is_failing = False
+        if self._warn_once.forget("writing"):
             logging.warning("Deep insight: the journal in %r works again", str(self.claim.folder))
         return place
 
@@ -115,7 +212,7 @@ class SpoolFiles:
                 if file.kept.entries_left and not file.sync():
                     file.broken = True
             except OSError as error:
-                self.note(error)
+                self._note(error)
             if file.broken:
                 self._note_gone(file.kept)
             if whole:  # otherwise the encoder's thread may still append
@@ -127,24 +224,21 @@ class SpoolFiles:
                 self._kept.discard(kept)
                 self._gone.append(kept)
 
-    def remove(self, kept: KeptFile) -> bool:
-        """Remove a file or, if it has undelivered records, set it aside; return True on success."""
+    def remove(self, kept: KeptFile) -> None:
+        """Remove a file for which nobody waits."""
         with self._lock:
             self._kept.discard(kept)
         try:
-            if kept.to_keep:
-                aside = claims.set_aside(kept.path)
-                logging.warning(
-                    "Deep insight: some records in a crashed process's journal could not be "
-                    "delivered. The file is set aside as %r",
-                    str(aside),
-                )
-            else:
-                kept.path.unlink(missing_ok=True)
+            kept.path.unlink(missing_ok=True)
         except OSError as error:
             logging.warning("Deep insight: cannot remove %r: %s", str(kept.path), error)
-            return False
-        return True
+        else:
+            kept.claim.count_files(-1)
+
+    def release(self) -> None:
+        """Release the claim, so that another process can recover the remaining files."""
+        if self.claim is not None:
+            self.claim.release()
 
     def detach(self) -> None:
         """Release what belongs to the parent process. Called in a forked process."""
@@ -154,17 +248,16 @@ class SpoolFiles:
         if self.claim is not None:
             self.claim.detach()
 
-    def note(self, error: Exception) -> None:
+    def _note(self, error: Exception) -> None:
         """Log that the journal cannot be written, once until it works again."""
-        if not self._is_failing:
-            self._is_failing = True
-            logging.warning(
-                "Deep insight: the journal in %r cannot be written. Records wait in memory until "
-                "it can, and are lost if the process is killed. %s: %s",
-                str(self.claim.folder) if self.claim is not None else "",
-                type(error).__name__,
-                error,
-            )
+        self._warn_once(
+            "writing",
+            "the journal in %r cannot be written. Records wait in memory until it can, and are "
+            "lost if the process is killed. %s: %s",
+            str(self.claim.folder) if self.claim is not None else "",
+            type(error).__name__,
+            error,
+        )
 
     def _new_file(self, claim: Claim, header: Header) -> JournalFile:
         claim.renew()
@@ -192,5 +285,5 @@ class SpoolFiles:
         try:
             file.close()
         except OSError as error:  # NFS reports failed writes on close
-            self.note(error)
+            self._note(error)
             self._note_gone(file.kept)

@@ -16,7 +16,6 @@ decoded in a child process (see `decoder`).
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -28,9 +27,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from monolith_keras_metrics.journal.claims import Claim
 from monolith_keras_metrics.journal.regular import open_regular
-from monolith_keras_metrics.records.durable import make_durable
+from monolith_keras_metrics.journal.segment import KeptFile, Place
 from monolith_keras_metrics.records.schema import check_frame
 
 # Entries are always smaller, so a larger size means damage.
@@ -70,135 +68,18 @@ class Header(NamedTuple):
     sinks: tuple[str, ...]
 
 
-@dataclasses.dataclass(eq=False)
-class KeptFile:
-    """A journal file that is kept until all its entries are settled.
-
-    Attributes:
-        claim: The claim to the file.
-        path: The path of the file.
-        bytes: Size of the entries that are counted in the spool.
-        entries_left: Number of entries that are not settled.
-        whole: Whether the file is finished, so that nothing is appended any more.
-        to_keep: Whether to set the file aside instead of removing it, because some of its records
-            could not be delivered.
-        done: Whether the file has been removed or is about to be.
-    """
-
-    claim: Claim
-    path: pathlib.Path
-    bytes: int = 0
-    entries_left: int = 0
-    whole: bool = False
-    to_keep: bool = False
-    done: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """The place of an entry: a file and an offset, with the values of the entry's header."""
-
-    file: KeptFile
-    offset: int
-    length: int
-    rows: int
-    position: int
-    checksum: int
-
-
-class JournalFile:
-    """A new journal file to append frames to.
-
-    The encoder's thread calls all methods except `sync` and `close`, which the journal's thread
-    calls.
-
-    Args:
-        kept: The file. Its path must not exist.
-        header: The header of the file.
-
-    Raises:
-        OSError: If the file exists or cannot be created.
-    """
-
-    def __init__(self, kept: KeptFile, header: Header) -> None:
-        self.kept = kept
-        self.broken = False  # True if nothing more can be appended or safely stored
-        self._descriptor = open_regular(kept.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        self._size = 0
-        self._synced_size = 0
-        self._name_is_durable = False
-        try:
-            self._write(_start(header))
-        except BaseException:
-            os.close(self._descriptor)
-            kept.path.unlink(missing_ok=True)
-            raise
-
-    def append(self, entry: bytes) -> Place:
-        """Write an entry and return its place. The entry then survives a SIGKILL.
-
-        Args:
-            entry: The entry, as returned by `encode`.
-
-        Raises:
-            OSError: If the entry cannot be written. The file is then unchanged, or `broken`.
-        """
-        offset = self._size
-        self._write(entry)
-        _, rows, position, _, checksum, _ = _ENTRY.unpack_from(entry)
-        return Place(self.kept, offset, len(entry), rows, position, checksum)
-
-    def sync(self) -> bool:
-        """Sync the file to disk, so that its entries survive a crash of the machine.
-
-        Returns:
-            True if the file still exists; False if another program has removed it.
-
-        Raises:
-            OSError: If the disk fails. The file is then `broken`, because the system considers the
-                unsynced data written and does not retry.
-        """
-        size = self._size
-        if self._synced_size < size:
-            try:
-                os.fsync(self._descriptor)
-            except OSError:
-                self.broken = True
-                raise
-            self._synced_size = size
-        if not self._name_is_durable:
-            try:
-                make_durable(self.kept.path.parent)
-            except FileNotFoundError:
-                return False
-            self._name_is_durable = True
-        return os.fstat(self._descriptor).st_nlink > 0
-
-    def close(self) -> None:
-        """Close the file. It stays on disk."""
-        os.close(self._descriptor)
-
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-        except OSError:
-            try:
-                os.ftruncate(self._descriptor, self._size)
-                os.lseek(self._descriptor, self._size, os.SEEK_SET)
-            except OSError:  # the torn entry cannot be removed
-                self.broken = True
-            raise
-        self._size += len(data)
-
-
 def encode(frame: pl.DataFrame) -> bytes:
     """Return the bytes of an entry for a frame."""
     file = io.BytesIO()
     frame.write_ipc(file, compression="lz4")
     payload = file.getbuffer()
     return b"".join((entry_header(frame.height, first_position(frame), payload), payload))
+
+
+def place_of(entry: bytes, kept: KeptFile, offset: int) -> Place:
+    """Return the place of an encoded entry at an offset of a file."""
+    _, rows, position, _, checksum, _ = _ENTRY.unpack_from(entry)
+    return Place(kept, offset, len(entry), rows, position, checksum)
 
 
 def entry_header(rows: int, position: int, payload: bytes | memoryview) -> bytes:
@@ -343,7 +224,8 @@ def read_header(kept: KeptFile, uids: frozenset[int] = frozenset()) -> Header:
         return _read_start(file, os.fstat(file.fileno()).st_size)[0]
 
 
-def _start(header: Header) -> bytes:
+def file_header(header: Header) -> bytes:
+    """Return the bytes that a file begins with."""
     text = json.dumps(header._asdict()).encode()
     return _START.pack(_START_MAGIC, _VERSION, len(text), _start_checksum(_VERSION, text)) + text
 

@@ -1,70 +1,106 @@
-"""What the spool is made of: entries, the segments that they stand in, and portions of these."""
+"""Entries of the journal, the files in which they stand, and the segments that they form."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import pathlib
 
 import polars as pl
-from absl import logging
 
-from monolith_keras_metrics.journal.format import Place, UnreadableError
+from monolith_keras_metrics.journal.claims import Claim
 
-# What a sink gets at once, when it is in memory.
+# A segment becomes one file of a sink: large enough to compress and scan well, small enough for
+# memory.
+SEGMENT_ROWS = 131_072
 PORTION_BYTES = 64 << 20
 
 
+@dataclasses.dataclass(eq=False)
+class KeptFile:
+    """A journal file that is kept until all its entries are settled.
+
+    Attributes:
+        claim: The claim to the file.
+        path: The path of the file.
+        bytes: Size of the entries that are counted in the log.
+        entries_left: Number of entries that are not settled.
+        whole: Whether the file is finished, so that nothing is appended any more.
+        has_failed: Whether some of its records could not be read or delivered.
+        done: Whether the file has been removed or is about to be.
+    """
+
+    claim: Claim
+    path: pathlib.Path
+    bytes: int = 0
+    entries_left: int = 0
+    whole: bool = False
+    has_failed: bool = False
+    done: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The place of an entry: a file and an offset, with the values of the entry's header."""
+
+    file: KeptFile
+    offset: int
+    length: int
+    rows: int
+    position: int
+    checksum: int
+
+
+@dataclasses.dataclass(eq=False)
 class Entry:
     """Some records: in memory, in a journal file, or both.
 
     Attributes:
-        rows: How many.
-        accepted_at: When the oldest of them was accepted, by the spool's clock.
+        rows: Number of records.
+        accepted_at: When the oldest of them was accepted, by the log's clock.
         frame: The records, while they are kept in memory.
-        bytes: What they take there; 0 where that is not known.
-        place: Where they stand in a journal file, if they do.
-        sinks_left: How many sinks have neither taken them nor given them up.
-        failed: How many were given up, by the sink that gave up most.
+        bytes: Size of the frame in memory; 0 if it is not known.
+        place: The entry's place in a journal file; None if it is in none.
+        consumers_left: Number of consumers that have neither taken the entry nor given it up.
+        failed: Number of records that were given up, by the consumer that gave up most.
     """
 
-    def __init__(
-        self,
-        rows: int,
-        sinks: int,
-        accepted_at: float,
-        frame: pl.DataFrame | None = None,
-        size: int = 0,
-    ) -> None:
-        self.rows = rows
-        self.accepted_at = accepted_at
-        self.frame = frame
-        self.bytes = size
-        self.place: Place | None = None
-        self.sinks_left = sinks
-        self.failed = 0
+    rows: int
+    accepted_at: float
+    frame: pl.DataFrame | None = None
+    bytes: int = 0
+    place: Place | None = None
+    consumers_left: int = 0
+    failed: int = 0
 
 
+@dataclasses.dataclass(eq=False)
 class Segment:
-    """Entries that a sink which gathers takes together.
+    """Entries that a consumer which gathers takes together.
 
     Attributes:
-        journal: The name of the journal that they belong to; None where there is none.
-        entries: In order.
-        rows: Of all entries.
-        bytes: Of all entries, in memory or in files.
-        begun: When it was begun, by the spool's clock.
-        closed: Whether nothing is added any more.
-        entries_left: How many entries some sink has not dealt with.
+        number: The segment's number in the log.
+        journal: The name of the journal of the entries; None if there is none.
+        begun: When the segment was begun, by the log's clock.
+        entries: The entries, in order.
+        rows: Number of records of all entries.
+        bytes: Size of all entries, in memory or in files.
+        closed: Whether no entry is added any more.
+        entries_left: Number of entries that are not settled.
     """
 
-    def __init__(self, journal: str | None, begun: float) -> None:
-        self.journal = journal
-        self.entries: list[Entry] = []
-        self.rows = 0
-        self.bytes = 0
-        self.begun = begun
-        self.closed = False
-        self.entries_left = 0
+    number: int
+    journal: str | None
+    begun: float
+    entries: list[Entry] = dataclasses.field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    closed: bool = False
+    entries_left: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the segment should be closed, because of its size."""
+        return self.rows >= SEGMENT_ROWS or self.bytes >= PORTION_BYTES
 
     def add(self, entry: Entry) -> None:
         """Add an entry at the end."""
@@ -76,51 +112,18 @@ class Segment:
 
 @dataclasses.dataclass
 class Portion:
-    """What a sink is to take at once: the entries of a segment from `start` to before `stop`."""
+    """What a consumer takes at once: entries of a segment, from `start` to before `stop`."""
 
     segment: Segment
-    number: int
     start: int
     stop: int
 
     @property
+    def entries(self) -> list[Entry]:
+        """The entries."""
+        return self.segment.entries[self.start : self.stop]
+
+    @property
     def rows(self) -> int:
-        """How many records, as far as is known before they are read."""
-        return sum(entry.rows for entry in self.segment.entries[self.start : self.stop])
-
-    def frames(self, read: Callable[[Place], pl.DataFrame]) -> list[pl.DataFrame]:
-        """Return the records, joined where their schemas are equal.
-
-        What no longer reads is left out, and counted as failed. Where the records turn out to be
-        more than memory should hold, the portion becomes smaller.
-
-        Args:
-            read: Reads an entry from its journal file.
-
-        Raises:
-            OSError: If a journal file cannot be read.
-        """
-        by_schema: dict[object, list[pl.DataFrame]] = {}
-        size = 0
-        for number in range(self.start, self.stop):
-            entry = self.segment.entries[number]
-            frame = entry.frame
-            if frame is None and entry.place is not None:
-                try:
-                    frame = read(entry.place)
-                except (UnreadableError, FileNotFoundError) as error:
-                    logging.warning(
-                        "Deep insight: %d examples in %s are lost: %s",
-                        entry.rows,
-                        entry.place.file.path.name,
-                        error,
-                    )
-                    entry.failed = entry.rows
-            if frame is None:
-                continue
-            size += int(frame.estimated_size())
-            if size > 2 * PORTION_BYTES and number > self.start:
-                self.stop = number
-                break
-            by_schema.setdefault(tuple(frame.schema.items()), []).append(frame)
-        return [pl.concat(frames) for frames in by_schema.values()]
+        """Number of records, as far as it is known before they are read."""
+        return sum(entry.rows for entry in self.entries)

@@ -165,7 +165,7 @@ class DeepInsightClient:
                 f"This DeepInsightClient {self._state.value}. Create a new one"
             ) from None
         if accepted.dropped:
-            self._pipeline.encoder.warn_once(
+            self._pipeline.warn_once(
                 "dropped",
                 "examples are dropped, because the queue is full or no longer read (see `stats`)",
             )
@@ -174,7 +174,7 @@ class DeepInsightClient:
     def _check_first(self, batch: Batch) -> None:
         """Raise if the first batch of a layout cannot become records."""
         if batch.layout not in self._checked:
-            self._pipeline.encoder.check(batch)
+            self._pipeline.converter.check(batch)
             if not batch.rows:  # an empty batch proves nothing about the next ones
                 return
             if len(self._checked) >= _MOST_LAYOUTS:
@@ -296,7 +296,7 @@ class DeepInsightClient:
         batch = accepted.batch
         texts = np.full(batch.rows, "", object)
         kept = sampling.sampled(uids_of(batch), batch.layout.sample_ratio)
-        texts[kept] = json_messages(self._pipeline.encoder.records([accepted])).to_list()
+        texts[kept] = json_messages(self._pipeline.converter.records([accepted])).to_list()
         return texts
 
     @property

@@ -1,4 +1,4 @@
-"""Deliver records from spools to one sink. Each sink has a thread, so none waits for another.
+"""Deliver records from journals to one sink. Each sink has a thread, so none waits for another.
 
 A failing sink is retried with growing pauses. The failure is logged once, and so is the recovery.
 An error that may pass (no space, no permission, no connection; see `sinks.errors.may_pass`) is
@@ -16,11 +16,11 @@ from typing import TypeVar
 import polars as pl
 from absl import logging
 
+from monolith_keras_metrics.journal.reader import Reader
 from monolith_keras_metrics.journal.segment import Portion
-from monolith_keras_metrics.journal.spool import Spool
 from monolith_keras_metrics.sinks import RejectedError, Sink
 from monolith_keras_metrics.sinks.errors import may_pass
-from monolith_keras_metrics.threads import BackgroundThread
+from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -39,13 +39,13 @@ class _LeftError(Exception):
 
 
 class Delivery(BackgroundThread):
-    """Deliver the portions of spools to a sink, in order, until the spools have ended.
+    """Deliver the portions of logs to a sink, in order, until the logs have ended.
 
     Args:
         sink: The sink.
-        number: The sink's number in the spools.
-        spools: The spools to read: first that of crashed processes, if any, and last that of this
-            process. The first has precedence until the last becomes crowded.
+        number: The sink's number.
+        readers: The readers of the logs: first that of crashed processes, if any, and last that of
+            this process. The first has precedence until the last becomes crowded.
         retry_seconds: How long records are retried that fail with an error of their own. Also how
             long a sink must fail, or not return, to count as down.
         hurry: Event that stops retries, because the process is about to exit.
@@ -61,7 +61,7 @@ class Delivery(BackgroundThread):
         self,
         sink: Sink,
         number: int,
-        spools: Sequence[Spool],
+        readers: Sequence[Reader],
         retry_seconds: float,
         hurry: threading.Event,
         clock: Callable[[], float],
@@ -70,9 +70,8 @@ class Delivery(BackgroundThread):
         self.sink = sink
         self.error: BaseException | None = None
         self.first_error: BaseException | None = None
-        self._number = number
-        self._spools = spools
-        self._spool = spools[-1]  # the spool of the current portion
+        self._readers = readers
+        self._reader = readers[-1]  # of the current portion
         self._journal: str | None = None
         self._read_at = 0.0  # earliest time to read crashed processes' records again, on an error
         self._retry_seconds = retry_seconds
@@ -81,12 +80,12 @@ class Delivery(BackgroundThread):
         self._busy = threading.Lock()
         self._busy_since: float | None = None
         self._failing_since: float | None = None
-        self._warned: set[type[BaseException]] = set()
+        self._warn_once = WarnOnce()  # its subjects are types of errors
 
     def is_down(self) -> bool:
         """Return True if the sink has been failing or hanging for `retry_seconds`."""
         failing = self._failing_since
-        if not self.alive():
+        if not self.is_alive():
             return True
         if failing is not None:
             return self._clock() - failing >= self._retry_seconds
@@ -101,7 +100,7 @@ class Delivery(BackgroundThread):
             return 0
         idle = self._busy.acquire(blocking=False)
         try:
-            return self._spools[-1].give_up(self._number) if idle or self._is_hanging() else 0
+            return self._readers[-1].give_up() if idle or self._is_hanging() else 0
         finally:
             if idle:
                 self._busy.release()
@@ -122,24 +121,24 @@ class Delivery(BackgroundThread):
             try:
                 self._close()
             finally:
-                for spool in self._spools:
-                    spool.leave(self._number)
+                for reader in self._readers:
+                    reader.leave()
 
     def _next(self) -> Portion | None:
         """Wait for the sink's next portion and return it; None once there will be no more."""
-        own = self._spools[-1]
-        with own.changed:
+        own = self._readers[-1]
+        with own.log.changed:
             while not self._is_hurried():
-                ended = all(spool.has_ended() for spool in self._spools)
-                in_turn = reversed(self._spools) if own.is_crowded() else self._spools
-                for spool in in_turn:
-                    can_be_read = spool is own or self._clock() >= self._read_at
-                    if can_be_read and (portion := spool.portion(self._number)):
-                        self._spool = spool
+                ended = all(reader.log.ended for reader in self._readers)
+                crowded = own.log.room.is_crowded()
+                for reader in reversed(self._readers) if crowded else self._readers:
+                    can_be_read = reader is own or self._clock() >= self._read_at
+                    if can_be_read and (portion := reader.portion()):
+                        self._reader = reader
                         return portion
                 if ended:
                     return None
-                own.changed.wait(1.0)
+                own.log.changed.wait(1.0)
         return None
 
     def _is_hurried(self) -> bool:
@@ -156,8 +155,8 @@ class Delivery(BackgroundThread):
         except _GivenUpError:  # reading the records has failed for too long
             failed = portion.rows
         except _LeftError:
-            return not self._spool.is_pending(self._number, portion)
-        self._spool.done(self._number, portion, failed)
+            return not self._reader.is_pending(portion)
+        self._reader.done(portion, failed)
         return True
 
     def _read(self, portion: Portion) -> list[pl.DataFrame] | None:
@@ -165,14 +164,14 @@ class Delivery(BackgroundThread):
 
         Unreadable records of crashed processes do not block other records.
         """
-        read = functools.partial(portion.frames, self._spool.read)
-        if self._spool is self._spools[-1]:
+        read = functools.partial(self._reader.frames, portion)
+        if self._reader is self._readers[-1]:
             return self._retry(read, portion)
         try:
             return read()
         except (Exception, pl.exceptions.PanicException) as error:
             self._read_at = self._clock() + _LONGEST_PAUSE_SECONDS
-            self._warn_once(
+            self._warn(
                 error, "records of a crashed process cannot be read now. They wait: %r", error
             )
             return None
@@ -191,10 +190,10 @@ class Delivery(BackgroundThread):
         except RejectedError as error:
             self._note_success()
             self.first_error = self.first_error or error
-            self._warn_once(error, "%s", error)
+            self._warn(error, "%s", error)
             return error.rows
         except _GivenUpError as error:
-            self._warn_once(
+            self._warn(
                 error,
                 "%d examples are given up after %g s. Later ones that fail in the same way are "
                 "given up without a log line (see `stats`). %r",
@@ -216,7 +215,7 @@ class Delivery(BackgroundThread):
         refused_since, pause = None, _FIRST_PAUSE_SECONDS
         while True:
             with self._busy:
-                if not self._spool.is_pending(self._number, portion):
+                if not self._reader.is_pending(portion):
                     raise _LeftError
                 self._busy_since = self._clock()
                 try:
@@ -249,7 +248,7 @@ class Delivery(BackgroundThread):
             self.sink.close()
         except (Exception, pl.exceptions.PanicException) as error:  # other sinks must be closed too
             self.first_error = self.first_error or error
-            self._warn_once(error, "the sink could not be closed: %r", error)
+            self._warn(error, "the sink could not be closed: %r", error)
 
     def _note(self, error: BaseException) -> None:
         if self.error is None:
@@ -268,8 +267,6 @@ class Delivery(BackgroundThread):
             logging.warning("Deep insight: %r works again", self.sink)
         self.error = self._failing_since = None
 
-    def _warn_once(self, error: BaseException, message: str, *args: object) -> None:
-        """Log a warning, once for each type of error."""
-        if type(error) not in self._warned:
-            self._warned.add(type(error))
-            logging.warning("Deep insight: %r: " + message, self.sink, *args)
+    def _warn(self, error: BaseException, message: str, *args: object) -> None:
+        """Log a warning about the sink, once for each type of error."""
+        self._warn_once(type(error), "%r: " + message, self.sink, *args)

@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 
 from monolith_keras_metrics.journal.decoder import Decoder
-from monolith_keras_metrics.journal.files import SpoolFiles
+from monolith_keras_metrics.journal.leftovers import Leftovers
+from monolith_keras_metrics.journal.log import RELEASE, Log
+from monolith_keras_metrics.journal.reader import Reader
 from monolith_keras_metrics.journal.regular import probe
-from monolith_keras_metrics.journal.spool import RECOVERY, Spool
 from monolith_keras_metrics.pipeline.adoption import Adoption
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.ledger import Ledger
 from monolith_keras_metrics.sinks import Sink
-from monolith_keras_metrics.threads import BackgroundThread
+from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
 
 
 class Outlet:
@@ -27,8 +28,7 @@ class Outlet:
         sinks: The open sinks.
         folder: The folder of the journals; None if there is none.
         identities: The identities of the sinks in journals. Records for others are left alone.
-        spool: This process's own spool; None to only deliver records of crashed processes.
-        changed: The condition that is notified when anything in a spool changes.
+        log: The log of this process; None to only deliver records of crashed processes.
         retry_seconds: As in `Options`.
         clock: Returns the seconds for which this process has run.
         redirect: Whether to deliver records for other sinks to these sinks, too.
@@ -46,8 +46,7 @@ class Outlet:
         folder: pathlib.Path | None,
         identities: tuple[str, ...],
         *,
-        spool: Spool | None = None,
-        changed: threading.Condition | None = None,
+        log: Log | None = None,
         retry_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
         redirect: bool = False,
@@ -55,46 +54,47 @@ class Outlet:
         self.hurry = threading.Event()
         self.recovered = Ledger()
         self._decoder = Decoder(frozenset() if folder is None else probe(folder).uids)
-        self._left = Spool(
-            [bool(getattr(sink, "gathers", False)) for sink in sinks],
-            SpoolFiles(None),
-            changed or threading.Condition(),
-            self.recovered,
-            threads=[RECOVERY],
-            read=self._decoder.read,
-        )
+        changed = threading.Condition() if log is None else log.changed
+        self._leftovers = Leftovers(len(sinks), changed, self.recovered)
         self.adoption = (
             None
             if folder is None
             else Adoption(
-                self._left,
+                self._leftovers,
                 folder,
                 identities,
                 idle=self._decoder.close,
                 redirect=redirect,
-                again=spool is not None,
+                again=log is not None,
                 hurry=self.hurry,
             )
         )
-        spools = [self._left] if self.adoption is not None else []
-        spools += [spool] if spool is not None else []
-        self.deliveries = [
-            Delivery(sink, number, spools, retry_seconds, self.hurry, clock)
-            for number, sink in enumerate(sinks)
-        ]
+        self._retry_seconds = retry_seconds
+        self._warn_once = WarnOnce()
+        self.deliveries: list[Delivery] = []
+        for number, sink in enumerate(sinks):
+            gathers = gathering(sink)
+            readers = []
+            if folder is not None:
+                readers.append(Reader(self._leftovers.log, number, gathers, self._decoder.read))
+            if log is not None:
+                readers.append(Reader(log, number, gathers))
+            self.deliveries.append(
+                Delivery(sink, number, readers, retry_seconds, self.hurry, clock)
+            )
         adopting = [] if self.adoption is None else [self.adoption]
         self.threads: list[BackgroundThread] = [*adopting, *self.deliveries]
 
     @property
     def journal_bytes(self) -> int:
         """The size of crashed processes' journals, in bytes."""
-        return self._left.bytes
+        return self._leftovers.log.room.journal_bytes
 
     def stop(self) -> None:
         """Adopt no more journals, and release those that are not delivered. Does not wait."""
         if self.adoption is not None:
             self.adoption.stop()
-        self._left.release()
+        self._leftovers.log.users.leave(RELEASE)
 
     def close(self) -> None:
         """End the child process that decodes journals. All threads must have ended."""
@@ -103,8 +103,25 @@ class Outlet:
     def detach(self, changed: threading.Condition) -> None:
         """Release what belongs to the parent process. Called in a forked process."""
         self.recovered.detach()
-        self._left.detach(changed)
+        self._leftovers.log.changed = changed
+        self._leftovers.detach()
         self._decoder.detach()
+
+    def give_up(self) -> int:
+        """Give up the next records of sinks that are down; return their number."""
+        rows = 0
+        for delivery in self.deliveries:
+            if given_up := delivery.give_up():
+                self._warn_once(
+                    delivery,
+                    "%r has been down for %g s and the journal is full: %d examples are given up. "
+                    "More are given up as new ones arrive (see `stats`)",
+                    delivery.sink,
+                    self._retry_seconds,
+                    given_up,
+                )
+                rows += given_up
+        return rows
 
     def is_down(self, *, on_any_error: bool) -> bool:
         """Return True if a sink is failing, so that nobody should wait for it.
@@ -121,3 +138,8 @@ class Outlet:
         """Return the first error of the first sink that has one; None if there is none."""
         errors = (delivery.first_error for delivery in self.deliveries)
         return next((error for error in errors if error is not None), None)
+
+
+def gathering(sink: Sink) -> bool:
+    """Return True if a sink takes complete segments only."""
+    return bool(getattr(sink, "gathers", False))

@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from monolith_keras_metrics.journal.files import SpoolFiles
+from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.journal.keeper import JournalKeeper
-from monolith_keras_metrics.journal.spool import ENCODER, KEEPER, Spool
+from monolith_keras_metrics.journal.log import RELEASE, Room
+from monolith_keras_metrics.journal.writer import KEEPER, Writer
+from monolith_keras_metrics.pipeline.converter import Converter
 from monolith_keras_metrics.pipeline.encoder import Encoder
 from monolith_keras_metrics.pipeline.journal_home import JournalHome
 from monolith_keras_metrics.pipeline.ledger import Ledger, Stats
 from monolith_keras_metrics.pipeline.options import Options
-from monolith_keras_metrics.pipeline.outlet import Outlet
+from monolith_keras_metrics.pipeline.outlet import Outlet, gathering
 from monolith_keras_metrics.pipeline.queue import RowQueue
 from monolith_keras_metrics.sinks import Sink
-from monolith_keras_metrics.threads import BackgroundThread, RunningClock
+from monolith_keras_metrics.threads import BackgroundThread, RunningClock, WarnOnce
 
 
 class Pipeline:
@@ -32,8 +34,10 @@ class Pipeline:
     Attributes:
         ledger: The counts of examples.
         queue: The queue of accepted batches.
+        converter: Turns batches into records.
         encoder: The thread that reads the queue.
         outlet: The sinks and their threads.
+        warn_once: Logs warnings.
     """
 
     def __init__(
@@ -44,43 +48,53 @@ class Pipeline:
         *,
         now_and_then: Callable[[], None] = lambda: None,
     ) -> None:
-        changed = threading.Condition()
         running = RunningClock()
+        self.warn_once = WarnOnce()
         self.ledger = Ledger()
         self.queue = RowQueue(self.ledger, options.queue_rows, options.memory_bytes)
-        self._spool = Spool(
-            [bool(getattr(sink, "gathers", False)) for sink in sinks],
-            SpoolFiles(home.claim, home.header),
-            changed,
+        self._files = Files(home.claim, home.header)
+        writer = Writer(
+            [gathering(sink) for sink in sinks],
+            self._files,
+            threading.Condition(),
             self.ledger,
-            memory_rows=options.queue_rows,
-            memory_bytes=options.memory_bytes,
-            spool_bytes=options.spool_bytes,
-            segment_seconds=options.file_seconds,
-            threads=[ENCODER] if home.claim is None else [ENCODER, KEEPER],
+            Room(options.queue_rows, options.memory_bytes, options.spool_bytes),
+            options.file_seconds,
         )
+        self._log = writer.log
         self.outlet = Outlet(
             sinks,
             home.folder,
             () if home.header is None else home.header.sinks,
-            spool=self._spool,
-            changed=changed,
+            log=self._log,
             retry_seconds=options.retry_seconds,
             clock=running,
         )
         self._keeper = (
             None
             if home.claim is None
-            else JournalKeeper(self._spool, home.claim, options.flush_seconds, self.at_risk_seconds)
+            else JournalKeeper(
+                self._files,
+                home.claim,
+                options.flush_seconds,
+                self.at_risk_seconds,
+                lambda: self._log.users.leave(KEEPER),
+            )
+        )
+        self.converter = Converter(
+            home.origin if home.is_named else None,
+            options.uid_hash_key,
+            self.ledger,
+            self.warn_once,
         )
         self.encoder = Encoder(
             self.queue,
-            self._spool,
+            self.converter,
+            writer,
+            self.outlet,
             self.ledger,
-            self.outlet.deliveries,
-            home.origin if home.is_named else None,
             options,
-            hurry=self.outlet.hurry,
+            self.warn_once,
             clock=running,
             ended=self._encoder_ended,
             now_and_then=now_and_then,
@@ -91,7 +105,8 @@ class Pipeline:
     @property
     def journal_folder(self) -> pathlib.Path | None:
         """The folder of the journal; None if records wait in memory only."""
-        return self._spool.folder
+        claim = self._files.claim
+        return None if claim is None else claim.folder
 
     def start(self) -> None:
         """Start all threads."""
@@ -115,11 +130,11 @@ class Pipeline:
         def is_down() -> bool:
             return self.outlet.is_down(on_any_error=on_any_error)
 
-        return in_journal and self._spool.wait_until_settled(left, is_down)
+        return in_journal and self._log.wait_until_settled(left, is_down)
 
     def sync(self) -> None:
         """Sync the journal to disk, so that it survives a crash of the machine."""
-        self._spool.sync()
+        self._files.sync()
 
     def end(self, timeout: float, *, patient: bool) -> None:
         """Drain the pipeline and end all threads.
@@ -133,7 +148,7 @@ class Pipeline:
         deadline = time.monotonic() + timeout
         self.queue.close()
         self.encoder.stop()
-        self._spool.release()
+        self._log.users.leave(RELEASE)
         self.outlet.stop()
         # The last quarter is for one last attempt at each failing sink.
         if not patient or not self._join(deadline - 0.25 * timeout):
@@ -146,18 +161,19 @@ class Pipeline:
         changed = threading.Condition()
         self.ledger.detach()
         self.queue.detach()
-        self._spool.detach(changed)
+        self._log.changed = changed
+        self._files.detach()
         self.outlet.detach(changed)
 
     def stats(self) -> Stats:
         """Return the counts so far."""
         fates = self.ledger.fates()._asdict()
         recovered = self.outlet.recovered.fates()
-        oldest = [at for at in (self._spool.oldest(), self.encoder.oldest()) if at is not None]
+        oldest = [at for at in (self._log.oldest(), self.encoder.oldest()) if at is not None]
         return Stats(
             spooled=fates.pop("journaled"),
             **fates,
-            spooled_bytes=self._spool.bytes + self.outlet.journal_bytes,
+            spooled_bytes=self._log.room.journal_bytes + self.outlet.journal_bytes,
             recovered=recovered.written,
             recovered_failed=recovered.failed,
             lag_seconds=time.monotonic() - min(oldest) if oldest else 0.0,
@@ -166,7 +182,7 @@ class Pipeline:
 
     def at_risk_seconds(self) -> float:
         """Return the age in seconds of the oldest example that a SIGKILL would lose."""
-        oldest = (self._spool.oldest(in_memory=True), self.encoder.oldest())
+        oldest = (self._log.oldest(in_memory=True), self.encoder.oldest())
         now = time.monotonic()
         return now - min((at for at in oldest if at is not None), default=now)
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.claims import Claim
-from monolith_keras_metrics.journal.format import KeptFile, UnreadableError
+from monolith_keras_metrics.journal.format import UnreadableError
 from monolith_keras_metrics.journal.regular import probe
+from monolith_keras_metrics.journal.segment import KeptFile
 from monolith_keras_metrics.pipeline.journal_home import identities
 from monolith_keras_metrics.pipeline.outlet import Outlet
 from monolith_keras_metrics.records import run_folder

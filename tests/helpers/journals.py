@@ -10,6 +10,8 @@ from writing import ROWS, batch
 from monolith_keras_metrics import DeepInsightClient
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
+from monolith_keras_metrics.journal.files import JournalFile
+from monolith_keras_metrics.journal.segment import KeptFile
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.records.frame import to_frame
@@ -26,8 +28,8 @@ def frame(start: int = 0, rows: int = 5) -> pl.DataFrame:
 FRAMES = [frame(0), frame(5, 7), frame(12, 1)]
 
 
-def kept(path: pathlib.Path) -> journal.KeptFile:
-    return journal.KeptFile(claims.Claim(path.parent, STEM, "a"), path)
+def kept(path: pathlib.Path) -> KeptFile:
+    return KeptFile(claims.Claim(path.parent, STEM, "a"), path)
 
 
 def written(
@@ -39,7 +41,7 @@ def written(
     """A journal file and where its entries end."""
     path = folder / f"{stem}.000000.journal"
     header = journal.Header("a", 3, ORIGIN.attempt, sinks)  # type: ignore[arg-type]
-    file = journal.JournalFile(kept(path), header)
+    file = JournalFile(kept(path), header)
     places = [file.append(journal.encode(frame)) for frame in frames]
     file.close()
     return path, [place.offset + place.length for place in places]

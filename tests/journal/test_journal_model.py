@@ -24,7 +24,6 @@ import tempfile
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -34,14 +33,15 @@ from absl import logging
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from one_journal import Consumed, OneJournal, OneLeft
 
-from monolith_keras_metrics.journal import claims, segment, spool
+from monolith_keras_metrics.journal import claims, reader, segment, writer
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.decoder import Decoder
-from monolith_keras_metrics.journal.files import SpoolFiles
+from monolith_keras_metrics.journal.files import Files
+from monolith_keras_metrics.journal.log import Room
 from monolith_keras_metrics.journal.segment import Portion
-from monolith_keras_metrics.journal.spool import ENCODER, KEEPER, RECOVERY, Spool
-from monolith_keras_metrics.pipeline import ledger
+from monolith_keras_metrics.journal.writer import ENCODER, KEEPER
 from monolith_keras_metrics.pipeline.adoption import Adoption
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Batch, Layout, Origin
@@ -63,10 +63,10 @@ SEGMENT_SECONDS = 30.0
 # An entry takes about 4 kB, and one of the last kind more than fits into the journal.
 KINDS = ("narrow", "wide", "too large")
 SMALL = {
-    (spool, "SEGMENT_ROWS"): 24,
-    (spool, "PORTION_BYTES"): 10_000,
-    (spool, "_FILE_BYTES"): 14_000,
-    (segment, "PORTION_BYTES"): 300,
+    (segment, "SEGMENT_ROWS"): 24,
+    (segment, "PORTION_BYTES"): 10_000,
+    (writer, "_FILE_BYTES"): 14_000,
+    (reader, "PORTION_BYTES"): 300,
 }
 
 rows_of = st.integers(1, MOST_ROWS)
@@ -132,20 +132,9 @@ class Told:
         return int(self.frame["uid"][0])
 
 
-class Counted(Spool):
-    """A spool with its ledger at hand."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.ledger = ledger.Ledger()
-        super().__init__(*args, self.ledger, **options)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        fates = self.ledger.fates()
-        return {"written": fates.written, "failed": fates.failed}
-
-    def journaled(self) -> int:
-        return self.ledger.fates().journaled
+def counts(of: Consumed) -> dict[str, int]:
+    written, failed = of.settled()
+    return {"written": written, "failed": failed}
 
 
 class Ledger:
@@ -235,11 +224,15 @@ class OnDisk:
         return sum(len(entry.encoded) for entry in self.entries)
 
 
-def in_memory(of: Spool) -> set[int]:
-    """Return the entries that a spool keeps in memory, and check that it counts them right."""
-    entries = [entry for one in of._segments for entry in one.entries if entry.frame is not None]
-    assert of._memory_rows == sum(entry.rows for entry in entries)
-    assert of._memory_bytes == sum(entry.bytes for entry in entries)
+def in_memory(of: Consumed) -> set[int]:
+    """Return the entries that a log keeps in memory, and check that it counts them right."""
+    entries = []
+    at = 0
+    while (one := of.log.segment(at)) is not None:
+        entries += [entry for entry in one.entries if entry.frame is not None]
+        at = one.number + 1
+    assert of.room.rows == sum(entry.rows for entry in entries)
+    assert of.room.bytes == sum(entry.bytes for entry in entries)
     return {int(entry.frame["uid"][0]) for entry in entries if entry.frame is not None}
 
 
@@ -386,7 +379,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.gathers = gathers
         self.has_positions = has_positions
         self.most_entry_bytes = 4_700 if has_positions else 4_000
-        most = mock.patch.object(spool, "MOST_ENTRY_BYTES", self.most_entry_bytes)
+        most = mock.patch.object(writer, "MOST_ENTRY_BYTES", self.most_entry_bytes)
         self.stack.enter_context(most)
         self.memory_rows = memory_rows
         self.memory_bytes = memory_bytes
@@ -402,18 +395,15 @@ class JournalMachine(RuleBasedStateMachine):
         name = f"{self.attempt:x}"
         claim = claims.claim_new(self.folder, run_folder.stem_of(0, self.attempt), name)
         header = journal.Header(name, 0, self.attempt, SINKS)
-        self.own = Counted(
+        self.own = OneJournal(
             self.gathers,
-            SpoolFiles(claim, header),
-            threading.Condition(),
-            memory_rows=self.memory_rows,
-            memory_bytes=self.memory_bytes,
-            spool_bytes=self.spool_bytes,
-            segment_seconds=SEGMENT_SECONDS,
+            Files(claim, header),
+            Room(self.memory_rows, self.memory_bytes, self.spool_bytes),
+            SEGMENT_SECONDS,
             clock=lambda: self.now,
         )
         self.ledger = Ledger(len(self.gathers))
-        self.left: Counted | None = None
+        self.left: Consumed | None = None
         self.left_ledger = Ledger(len(self.gathers))
         self.left_bytes: dict[pathlib.Path, int] = {}
         self.held: dict[int, Held] = {}
@@ -423,7 +413,6 @@ class JournalMachine(RuleBasedStateMachine):
         self.lossy: set[int] = set()  # entries whose file was removed
         self.unnoticed = ""  # what has to be done until the journal knows that files have gone
         self.written_again = False
-        self.may_exceed = False
 
     # --- what is on the disk
 
@@ -456,17 +445,17 @@ class JournalMachine(RuleBasedStateMachine):
             frame = frame.drop("run", "attempt", "worker", "position")
         self.uids += rows
         self.position += rows
-        encoded = self.own.encode(frame)
+        encoded = self.own.writer.encode(frame)
         fits = len(encoded) <= self.most_entry_bytes
         assert fits is (kind != KINDS[-1])
         entry = Told(frame, encoded if fits else b"", self.now, self.attempt)
         if fits:
             self.known[encoded[:HEAD_BYTES]] = entry
         given = encoded if encodes else b""
-        bytes_before = self.own.bytes
+        bytes_before = self.own.room.journal_bytes
         backlog = sum(len(one.encoded) for one in self.memory_alone())
         size = int(frame.estimated_size())
-        taken = self.own.append(frame, given, self.now, size)
+        taken = self.own.writer.append(frame, given, self.now, size)
         if self.unnoticed == "tend":
             self.unnoticed = ""
         if taken:
@@ -474,12 +463,9 @@ class JournalMachine(RuleBasedStateMachine):
             self.accepted[entry.uid] = entry
         else:
             is_full = bytes_before + backlog + len(given) > self.spool_bytes
-            held = self.own._memory_rows, self.own._memory_bytes
+            held = self.own.room.rows, self.own.room.bytes
             assert (
-                is_full
-                or held[0] + rows > self.memory_rows
-                or held[1] + size > self.memory_bytes
-                or self.may_exceed
+                is_full or held[0] + rows > self.memory_rows or held[1] + size > self.memory_bytes
             ), "there is room"
         return taken
 
@@ -490,7 +476,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     def note_append(self) -> None:
         """Note what was written to a file that is no more."""
-        if self.unnoticed and not self.own.is_untended():
+        if self.unnoticed and not self.own.writer.is_untended():
             self.lossy |= {entry.uid for entry in self.memory_alone() if entry.encoded}
 
     @rule(rows=rows_of, kind=kinds)
@@ -523,40 +509,41 @@ class JournalMachine(RuleBasedStateMachine):
         """Note that the journal may take its files for lost, and write them again."""
         files = self.own_files()
         self.distrusted |= {file.path for file in files}
-        self.safe -= {entry.uid for file in files for entry in file.entries}
-        self.written_again = self.may_exceed = True
+        self.written_again = True
 
     @rule(at_once=st.booleans(), seconds=st.sampled_from([0.0, 1.0, SEGMENT_SECONDS]))
     def tend(self, at_once: bool, seconds: float) -> None:
         self.now += seconds
-        self.own.tend(at_once=at_once)
+        self.own.writer.tend(at_once=at_once)
         if self.unnoticed == "tend":
             self.unnoticed = ""
+        self.note_append()
         waiting = self.ledger.waiting()
         if at_once or all(self.now - one.accepted_at >= SEGMENT_SECONDS for one in waiting):
             for sink, gathers in enumerate(self.gathers):
                 if gathers and self.ledger.pending(sink):
                     assert self.own.portion(sink) is not None, "the segment is still open"
-        if not self.unnoticed and self.own.is_untended():
-            self.own.tend()  # now that what was to be removed is
+        if not self.unnoticed and self.own.writer.is_untended():
+            self.own.writer.tend()  # now that what was to be removed is
             missing = [entry for entry in self.memory_alone() if entry.encoded]
             if missing:
-                is_full = self.own.bytes + len(missing[0].encoded) > self.spool_bytes
-                assert self.own.bytes, "there is room in the journal"
+                is_full = self.own.room.journal_bytes + len(missing[0].encoded) > self.spool_bytes
+                assert self.own.room.journal_bytes, "there is room in the journal"
                 assert is_full, "there is room in the journal"
 
     @rule(more=st.sampled_from([0, 100, 5_000]))
     def tend_on_a_full_disk(self, more: int) -> None:
         with full_disk(max([0, *(file.size for file in self.own_files()[-1:])]) + more):
-            self.own.tend()
+            self.own.writer.tend()
         if self.unnoticed == "tend":
             self.unnoticed = ""
+        self.note_append()
 
     # --- what the journal's thread does
 
     @rule()
     def sync(self) -> None:
-        self.own.sync()
+        self.own.files.sync()
         waiting = {entry.uid for entry in self.ledger.waiting()}
         for file in self.own_files():
             if file.path not in self.distrusted and waiting & {e.uid for e in file.entries}:
@@ -566,18 +553,18 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def sync_fails(self) -> None:
         with failing(os, "fsync"):
-            self.own.sync()
+            self.own.files.sync()
         self.distrust()
 
     @rule()
     def look_after(self) -> None:
-        self.own.look_after()
+        self.own.files.look_after()
         if self.unnoticed == "look":
             self.unnoticed = "tend"
 
     # --- what the sinks' threads do
 
-    def spool(self, is_left: bool) -> tuple[Counted, Ledger]:
+    def spool(self, is_left: bool) -> tuple[Consumed, Ledger]:
         if is_left and self.left is not None:
             return self.left, self.left_ledger
         return self.own, self.ledger
@@ -591,7 +578,7 @@ class JournalMachine(RuleBasedStateMachine):
             assert not pending or (self.gathers[sink] and of is self.own)
             return
         kept = in_memory(of)
-        frames = portion.frames(of.read)
+        frames = of.readers[sink].frames(portion)
         entries = pending[: portion.stop - portion.start]
         assert portion.stop - portion.start == len(entries)
         assert self.gathers[sink] or len(entries) == 1
@@ -621,7 +608,7 @@ class JournalMachine(RuleBasedStateMachine):
         of, ledger = self.spool(held.is_left)
         rows = sum(entry.rows for entry in held.entries if entry.uid not in self.excused)
         failed = min(failed, rows)
-        assert of.is_pending(sink, held.portion) is not held.given_up
+        assert of.readers[sink].is_pending(held.portion) is not held.given_up
         assert held.portion.rows == sum(entry.rows for entry in held.entries)
         if not held.given_up:
             ledger.deal(sink, len(held.entries), failed)
@@ -657,17 +644,21 @@ class JournalMachine(RuleBasedStateMachine):
         of, _ = self.spool(is_left)
         portion = of.portion(sink % len(self.gathers))
         if portion is not None:
+            error = OSError(errno.EIO, "Input/output error")
+            failing_reader = reader.Reader(of.log, 0, False, mock.Mock(side_effect=error))
             with contextlib.suppress(OSError):
-                portion.frames(mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+                failing_reader.frames(portion)
 
     @rule(sink=sinks)
     def give_up(self, sink: int) -> None:
         number = sink % len(self.gathers)
         portions = [self.own.portion(one) for one in range(len(self.gathers))]
-        rows = self.own.give_up(number)
+        rows = self.own.readers[number].give_up()
         pending, waiting = self.ledger.pending(number), self.ledger.waiting()
         portion = portions[number]
-        if portion is None or any(one and one.number < portion.number for one in portions):
+        if portion is None or any(
+            one and one.segment.number < portion.segment.number for one in portions
+        ):
             assert rows == 0
             return
         if not rows:
@@ -698,7 +689,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.removed |= {file.path for file in gone}
         if any(file.attempt == self.attempt for file in gone):
             self.unnoticed = "look"
-            self.written_again = self.may_exceed = True
+            self.written_again = True
 
     def forget(self, lost: Iterable[int]) -> None:
         """Note that entries stand in no file any more, through no fault of the journal."""
@@ -723,15 +714,14 @@ class JournalMachine(RuleBasedStateMachine):
             for path, entry in places:
                 chosen.setdefault(path, []).append(entry)
                 entries.append(entry)
-        self.left = Counted(
-            self.gathers,
-            SpoolFiles(None),
-            threading.Condition(),
-            threads=[RECOVERY],
-            read=decoder().read,
-        )
+        self.left = OneLeft(self.gathers, decoder().read)
         recovery = Adoption(
-            self.left, self.folder, SINKS, idle=lambda: None, again=False, hurry=threading.Event()
+            self.left.leftovers,
+            self.folder,
+            SINKS,
+            idle=lambda: None,
+            again=False,
+            hurry=threading.Event(),
         )
         recovery.stop()
         recovery.start()
@@ -767,8 +757,8 @@ class JournalMachine(RuleBasedStateMachine):
         does: dict[str, Callable[[], object]] = {
             "": lambda: None,
             "append": lambda: self.try_append(rows, "narrow"),
-            "tend": lambda: self.own.tend(at_once=True),
-            "sync": lambda: self.own.sync(),
+            "tend": lambda: self.own.writer.tend(at_once=True),
+            "sync": lambda: self.own.files.sync(),
             "take": lambda: self.take(sink % len(self.gathers), self.left is not None, 0),
             "recover": lambda: self.recover() if self.left is None else None,
             "end": lambda: self.orderly_end(),
@@ -801,7 +791,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(drained=st.booleans())
     def end(self, drained: bool) -> None:
         """End as a process does that is told to."""
-        self.own.tend(at_once=True)
+        self.own.writer.tend(at_once=True)
         if drained:
             self.drain()
         self.orderly_end()
@@ -815,11 +805,11 @@ class JournalMachine(RuleBasedStateMachine):
                     pass
 
     def orderly_end(self) -> None:
-        self.own.end()
-        self.own.tend()
-        self.own.tend(at_once=True)
+        self.own.writer.end()
+        self.own.writer.tend()
+        self.own.writer.tend(at_once=True)
         self.own.leave(ENCODER)
-        self.own.sync()
+        self.own.files.sync()
         self.own.leave(KEEPER)
         self.own.release()
         if self.left is not None:
@@ -834,7 +824,7 @@ class JournalMachine(RuleBasedStateMachine):
                 entry.failed = entry.rows
                 self.ledger.settle(entry)
                 self.excused.add(entry.uid)
-            assert self.own.counts == self.ledger.counts
+            assert counts(self.own) == self.ledger.counts
         assert self.descriptors() == [], "files stay open"
         if not self.ledger.waiting() and not self.unnoticed:
             stay = [file for file in self.own_files() if file.path not in self.distrusted]
@@ -883,9 +873,7 @@ class JournalMachine(RuleBasedStateMachine):
         """Nothing is removed that anybody waits for; what nobody waits for is."""
         waits = {e.uid for of in (self.ledger, self.left_ledger) for e in of.waiting()}
         assert (waits | self.limbo) & self.safe <= there, "a file was removed too early"
-        for file in files:
-            if file.path not in self.distrusted:
-                self.safe |= {entry.uid for entry in file.entries}
+        self.safe |= there
         own = [file.path for file in files if file.attempt == self.attempt]
         for file in files:
             if file.path in own:
@@ -896,21 +884,21 @@ class JournalMachine(RuleBasedStateMachine):
 
     def check_own(self, files: Sequence[OnDisk]) -> None:
         waiting = self.ledger.waiting()
-        assert self.own.counts == self.ledger.counts
-        assert self.own.oldest() == (waiting[0].accepted_at if waiting else None)
-        assert self.own.wait_until_settled(0.0, lambda: False) is not bool(waiting)
+        assert counts(self.own) == self.ledger.counts
+        assert self.own.log.oldest() == (waiting[0].accepted_at if waiting else None)
+        assert self.own.is_settled() is not bool(waiting)
         there = {entry.uid for file in files for entry in file.entries}
         alone = [entry for entry in waiting if entry.uid not in there]
         on_disk = sum(entry.rows for entry in waiting if entry.uid in there)
         in_files = sum(file.bytes for file in files)
         lossy = [entry for entry in alone if entry.uid in self.lossy]
         assert on_disk <= self.own.journaled() <= on_disk + sum(entry.rows for entry in lossy)
-        assert self.own.bytes >= in_files
+        assert self.own.room.journal_bytes >= in_files
         if not lossy and not self.unnoticed:
-            assert self.own.bytes == in_files
-            assert self.own.is_untended() is any(entry.encoded for entry in alone)
+            assert self.own.room.journal_bytes == in_files
+            assert self.own.writer.is_untended() is any(entry.encoded for entry in alone)
             first = alone[0].accepted_at if alone else None
-            assert self.own.oldest(in_memory=True) == first
+            assert self.own.log.oldest(in_memory=True) == first
         if not self.written_again:
             assert [entry for file in files for entry in file.entries] == sorted(
                 (entry for file in files for entry in file.entries), key=lambda entry: entry.uid
@@ -918,23 +906,20 @@ class JournalMachine(RuleBasedStateMachine):
         kept = in_memory(self.own)
         assert {entry.uid for entry in alone} - self.lossy <= kept
         is_bounded = len(kept) <= 1 or (
-            self.own._memory_rows <= self.memory_rows
-            and self.own._memory_bytes <= self.memory_bytes
+            self.own.room.rows <= self.memory_rows and self.own.room.bytes <= self.memory_bytes
         )
-        assert is_bounded or self.may_exceed
-        if is_bounded and not self.unnoticed and not self.distrusted:
-            self.may_exceed = False
+        assert is_bounded
 
     def check_left(self) -> None:
         if self.left is None:
             return
         waiting = self.left_ledger.waiting()
-        assert self.left.counts == self.left_ledger.counts
+        assert counts(self.left) == self.left_ledger.counts
         assert self.left.journaled() == sum(entry.rows for entry in waiting)
         assert in_memory(self.left) == set()
         there = sum(size for path, size in self.left_bytes.items() if path.exists())
         gone = sum(size for path, size in self.left_bytes.items() if path in self.removed)
-        assert there <= self.left.bytes <= there + gone
+        assert there <= self.left.room.journal_bytes <= there + gone
         failed = {entry.uid for entry in self.left_ledger.entries if entry.failed}
         for path in self.left_bytes:
             if path.exists() or path in self.removed:
@@ -947,8 +932,7 @@ class JournalMachine(RuleBasedStateMachine):
                 else True
             )
         if not waiting:
-            removed = {_stem(path) for path in self.removed}
-            for stem in {_stem(path) for path in self.left_bytes} - removed:
+            for stem in {_stem(path) for path in self.left_bytes}:
                 assert not (self.folder / f"{stem}.lock").exists(), "a claim is kept for ever"
 
 

@@ -21,6 +21,8 @@ from writing import ROWS, batch, check_records
 from monolith_keras_metrics import DeepInsightClient, command, insight
 from monolith_keras_metrics.journal import claims, locks, regular
 from monolith_keras_metrics.journal import format as journal
+from monolith_keras_metrics.journal.files import JournalFile
+from monolith_keras_metrics.journal.segment import KeptFile
 from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.records import run_folder
 
@@ -124,7 +126,7 @@ def test_what_makes_polars_abort_is_set_aside(
     whole = journal.encode(frame())[journal._ENTRY.size :]
     for at in range(len(whole) - 400, len(whole) - 8, 8):
         plant_entry(path, whole[:at] + struct.pack("<q", 1 << 62) + whole[at + 8 :])
-    places = journal.scan(journal.KeptFile(claims.Claim(path.parent, STEM, "a"), path)).places
+    places = journal.scan(KeptFile(claims.Claim(path.parent, STEM, "a"), path)).places
     assert len(places) == 3 + 49
     client = train(tmp_path)
     stats = client.stats()
@@ -255,10 +257,10 @@ def many_leftovers(run: pathlib.Path, count: int, first: int = 0) -> None:
         stem = run_folder.stem_of(3, ORIGIN.attempt + number)
         origin = ORIGIN._replace(attempt=ORIGIN.attempt + number)
         own = frame(0, 2).with_columns(pl.lit(origin.attempt, pl.Int64).alias("attempt"))
-        kept = journal.KeptFile(
+        kept = KeptFile(
             claims.Claim(run / ".spool", stem, "a"), run / ".spool" / f"{stem}.000000.journal"
         )
-        file = journal.JournalFile(kept, journal.Header("a", 3, origin.attempt, ("parquet:.",)))
+        file = JournalFile(kept, journal.Header("a", 3, origin.attempt, ("parquet:.",)))
         file.append(journal.encode(own))
         file.close()
         (run / ".spool" / f"{stem}.lock").touch()
@@ -322,10 +324,10 @@ os.kill(os.getpid(), 9)
         def close(self) -> None: ...
 
     (path,) = (tmp_path / ".spool").glob("*.journal")
-    kept = journal.KeptFile(claims.Claim(path.parent, "", "a"), path)
+    kept = KeptFile(claims.Claim(path.parent, "", "a"), path)
     contents = journal.scan(kept)
-    again = journal.JournalFile(
-        journal.KeptFile(kept.claim, path.with_suffix(".new")),
+    again = JournalFile(
+        KeptFile(kept.claim, path.with_suffix(".new")),
         contents.header._replace(sinks=("object:late",)),
     )
     for place in contents.places:

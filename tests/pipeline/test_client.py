@@ -23,10 +23,9 @@ from absl import logging as absl_logging
 
 from monolith_keras_metrics import DeepInsightClient, cli
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.journal.files import SpoolFiles
-from monolith_keras_metrics.journal.spool import Spool
-from monolith_keras_metrics.pipeline import delivery
-from monolith_keras_metrics.pipeline import encoder as writer
+from monolith_keras_metrics.journal.files import Files
+from monolith_keras_metrics.journal.writer import Writer
+from monolith_keras_metrics.pipeline import converter, delivery, encoder
 from monolith_keras_metrics.records.batch import Batch, Layout
 from monolith_keras_metrics.sinks import RejectedError
 
@@ -298,7 +297,7 @@ def test_a_frame_is_encoded_once_however_long_it_waits(
 ) -> None:
     sink = Collecting(lambda _: gate.wait(60) and None)
     encoded, tried = [], threading.Event()
-    encode, append = journal.encode, Spool.append
+    encode, append = journal.encode, Writer.append
     monkeypatch.setattr(journal, "encode", lambda frame: encoded.append(frame) or encode(frame))
     refusals = []
 
@@ -310,7 +309,7 @@ def test_a_frame_is_encoded_once_however_long_it_waits(
                 tried.set()
         return taken
 
-    monkeypatch.setattr(Spool, "append", appending)
+    monkeypatch.setattr(Writer, "append", appending)
     client = DeepInsightClient(sink, spool=tmp_path, spool_bytes=1, flush_seconds=0.01)
     client.write(batch())
     assert sink.written.wait(0) or client.flush(60, to="journal")
@@ -327,9 +326,8 @@ def test_a_journal_that_hangs_does_not_stop_training(
     warnings_logged: list[str],
 ) -> None:  # fmt: skip
     """It waits once; then what finds no room is dropped and counted."""
-    monkeypatch.setattr(writer, "_HANG_SECONDS", 0.3)
-    monkeypatch.setattr(writer, "_HANG_SECONDS", 0.1)
-    monkeypatch.setattr(SpoolFiles, "append", lambda *_: gate.wait(60) and None)
+    monkeypatch.setattr(encoder, "_HANG_SECONDS", 0.1)
+    monkeypatch.setattr(Files, "append", lambda *_: gate.wait(60) and None)
     client = DeepInsightClient(
         tmp_path, queue_rows=100, retry_seconds=0, flush_seconds=0.01, exit_timeout=0.2
     )
@@ -350,14 +348,14 @@ def test_flush_is_for_what_came_before_it(
     sink = Collecting()
     client = DeepInsightClient(sink)
     begun = threading.Event()
-    tend = Spool.tend
+    tend = Writer.tend
 
-    def slow(spool: Spool, **options: Any) -> None:
+    def slow(self: Writer, **options: Any) -> None:
         begun.set()
         gate.wait(60)
-        tend(spool, **options)
+        tend(self, **options)
 
-    monkeypatch.setattr(Spool, "tend", slow)
+    monkeypatch.setattr(Writer, "tend", slow)
     client.write(batch())
     assert not client.flush(0)
     assert begun.wait(60)
@@ -376,7 +374,7 @@ def test_flush_tells_that_the_thread_has_died(monkeypatch: pytest.MonkeyPatch) -
         raise Died
 
     monkeypatch.setattr(absl_logging, "exception", lambda *_: None)
-    monkeypatch.setattr(Spool, "append", die)
+    monkeypatch.setattr(Writer, "append", die)
     client = DeepInsightClient(Collecting(), exit_timeout=0.5)
     client.write(batch())
     assert not client.flush(60)
@@ -646,7 +644,7 @@ def test_logits_are_told_once(warnings_logged: list[str]) -> None:
 def test_the_look_for_logits_ends_after_the_first_records(warnings_logged: list[str]) -> None:
     """It costs something for every record; whoever has logits shows it at once."""
     with DeepInsightClient(Collecting()) as client:
-        rows = writer.LOOKED_AT_ROWS
+        rows = converter.LOOKED_AT_ROWS
         client.write(batch(rows=rows))
         client.flush()
         client.write(batch(predictions=[np.full(10, 3.0)]))
@@ -847,7 +845,7 @@ def test_a_fork_while_another_thread_holds_a_lock(tmp_path: pathlib.Path) -> Non
     result = run(
         """
         client.write(batch(0))
-        with client._pipeline.queue._lock, client._pipeline._spool.changed:
+        with client._pipeline.queue._lock, client._pipeline.outlet._leftovers.log.changed:
             child = os.fork()
             if child == 0:
                 import threading

@@ -1,4 +1,4 @@
-"""The spool by itself: what it promises to the threads on both of its sides."""
+"""The journal by itself: what it promises to the threads on both of its sides."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import os
 import pathlib
 import stat
 import threading
-from typing import Any
 
 import polars as pl
 import pytest
+from one_journal import OneJournal
 from writing import ROWS, batch
 
-from monolith_keras_metrics.journal import claims, spool
+from monolith_keras_metrics.journal import claims, segment, writer
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.journal.files import SpoolFiles
+from monolith_keras_metrics.journal.files import Files, JournalFile
+from monolith_keras_metrics.journal.log import Room
 from monolith_keras_metrics.journal.regular import probe
-from monolith_keras_metrics.journal.spool import ENCODER, Spool
+from monolith_keras_metrics.journal.segment import KeptFile
+from monolith_keras_metrics.journal.writer import ENCODER, KEEPER
 from monolith_keras_metrics.pipeline.ledger import Ledger
 from monolith_keras_metrics.pipeline.queue import ClosedError, RowQueue
 from monolith_keras_metrics.records import run_folder
@@ -33,45 +35,27 @@ def frame(number: int) -> pl.DataFrame:
     return to_frame([batch(1, number * ROWS)], origin, positions=[number * ROWS])
 
 
-class Kept(Spool):
-    """A spool with its ledger at hand."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.ledger = Ledger()
-        super().__init__(*args, self.ledger, **kwargs)
-
-    def journaled(self) -> int:
-        return self.ledger.fates().journaled
-
-    def settled(self) -> tuple[int, int]:
-        """How many were written, and how many failed."""
-        fates = self.ledger.fates()
-        return fates.written, fates.failed
-
-
-def make(folder: pathlib.Path | None, *gathers: bool, spool_bytes: int = 1 << 30) -> Kept:
+def make(
+    folder: pathlib.Path | None,
+    *gathers: bool,
+    spool_bytes: int = 1 << 30,
+    memory_bytes: int = 1 << 30,
+) -> OneJournal:
     claim = None if folder is None else claims.claim_new(folder, STEM, "a")
-    return Kept(
-        gathers,
-        SpoolFiles(claim, HEADER),
-        threading.Condition(),
-        memory_rows=4 * ROWS,
-        memory_bytes=1 << 30,
-        spool_bytes=spool_bytes,
-        segment_seconds=3600.0,
-        threads=[ENCODER],
-    )
+    made = OneJournal(gathers, Files(claim, HEADER), Room(4 * ROWS, memory_bytes, spool_bytes))
+    made.leave(KEEPER)
+    return made
 
 
-def append(to: Spool, *numbers: int) -> bool:
+def append(to: OneJournal, *numbers: int) -> bool:
     """Appends frames; returns whether there was room for all."""
-    return all(to.append(f, to.encode(f), 0.0) for f in map(frame, numbers))
+    return all(to.writer.append(f, to.writer.encode(f), 0.0) for f in map(frame, numbers))
 
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two frames each."""
-    monkeypatch.setattr(spool, "SEGMENT_ROWS", 2 * ROWS)
+    monkeypatch.setattr(segment, "SEGMENT_ROWS", 2 * ROWS)
 
 
 @pytest.fixture
@@ -98,13 +82,13 @@ def test_all_that_is_appended_is_durable_after_a_sync(
     """The ends of files that are whole by then, too, and the names of new files."""
     waiting = make(tmp_path, False)
     append(waiting, 0, 1, 2)
-    waiting.sync()
+    waiting.files.sync()
     append(waiting, 3, 4)
-    waiting.sync()
+    waiting.files.sync()
     files = {str(path): path.stat().st_size for path in tmp_path.glob("*.journal")}
     assert len(files) == 3
     assert synced == files | {str(tmp_path): -1}
-    waiting.end()
+    waiting.writer.end()
 
 
 @pytest.mark.usefixtures("small_segments")
@@ -119,14 +103,14 @@ def test_a_sync_that_failed_is_done_again(
         raise OSError("no room")
 
     monkeypatch.setattr(os, "fsync", fail)
-    waiting.sync()
+    waiting.files.sync()
     assert synced == {}
     monkeypatch.setattr(os, "fsync", noted)
-    waiting.tend()
-    waiting.sync()
+    waiting.writer.tend()
+    waiting.files.sync()
     (file,) = tmp_path.glob("*.journal")
     assert synced[str(file)] == file.stat().st_size > 0
-    waiting.end()
+    waiting.writer.end()
 
 
 @pytest.mark.usefixtures("small_segments")
@@ -137,21 +121,21 @@ def test_only_what_makes_room_is_given_up(tmp_path: pathlib.Path) -> None:
     assert append(waiting, 0, 1, 2, 3)
     while append(waiting, 4):
         pass
-    assert [waiting.give_up(0) for _ in range(4)] == [ROWS, ROWS, 0, 0]
+    assert [waiting.readers[0].give_up() for _ in range(4)] == [ROWS, ROWS, 0, 0]
     for _ in range(2):
         portion = waiting.portion(1)
         assert portion is not None
         waiting.done(1, portion)
     assert waiting.settled() == (0, 2 * ROWS)
     assert append(waiting, 5)
-    assert waiting.give_up(0) == ROWS
-    waiting.end()
+    assert waiting.readers[0].give_up() == ROWS
+    waiting.writer.end()
 
 
 def places(folder: pathlib.Path) -> list[int]:
     """Positions of the entries of all journal files, in the order of the files."""
     found = claims.listing(folder).journals[STEM]
-    kept = [journal.KeptFile(claims.Claim(folder, STEM, "a"), path) for path in found]
+    kept = [KeptFile(claims.Claim(folder, STEM, "a"), path) for path in found]
     return [place.position for one in kept for place in journal.scan(one).places]
 
 
@@ -169,14 +153,14 @@ def test_what_could_not_be_journaled_is_as_soon_as_it_can(
     monkeypatch.setattr(os, "write", fail)
     append(waiting, 1, 2)
     assert waiting.journaled() == ROWS
-    assert waiting.oldest(in_memory=True) is not None
+    assert waiting.log.oldest(in_memory=True) is not None
     monkeypatch.setattr(os, "write", write)
-    waiting.tend()
+    waiting.writer.tend()
     assert waiting.journaled() == 3 * ROWS
-    assert waiting.oldest(in_memory=True) is None
+    assert waiting.log.oldest(in_memory=True) is None
     append(waiting, 3)
     assert places(tmp_path) == [0, ROWS, 2 * ROWS, 3 * ROWS]
-    waiting.end()
+    waiting.writer.end()
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -187,21 +171,21 @@ def test_what_a_disk_failed_to_keep_is_journaled_again(
     waiting = make(tmp_path, True)
     append(waiting, 0, 1)
     if closed:
-        waiting.tend(at_once=True)
+        waiting.writer.tend(at_once=True)
     fsync = os.fsync
 
     def fail(_: int) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fail)
-    waiting.sync()
+    waiting.files.sync()
     monkeypatch.setattr(os, "fsync", fsync)
-    waiting.sync()  # "works" now
+    waiting.files.sync()  # "works" now
     append(waiting, 2)
     assert not list(tmp_path.glob("*.000000.journal"))
     assert places(tmp_path) == [0, ROWS, 2 * ROWS]
     assert waiting.journaled() == 3 * ROWS
-    waiting.end()
+    waiting.writer.end()
 
 
 def test_a_short_write_whose_end_cannot_be_cut_off(
@@ -225,15 +209,15 @@ def test_a_short_write_whose_end_cannot_be_cut_off(
         broken.setattr(os, "ftruncate", fail)
         append(waiting, 1)
     append(waiting, 2)
-    waiting.sync()
+    waiting.files.sync()
     append(waiting, 3)
-    waiting.tend(at_once=True)
+    waiting.writer.tend(at_once=True)
     assert sorted(places(tmp_path)) == [0, ROWS, 2 * ROWS, 3 * ROWS]
     portion = waiting.portion(0)
     assert portion is not None
     assert portion.rows == 4 * ROWS
     waiting.done(0, portion)
-    waiting.end()
+    waiting.writer.end()
     assert not list(tmp_path.glob("*.journal"))
 
 
@@ -251,50 +235,50 @@ def test_a_file_at_work_is_closed_by_who_writes_it(
             return write(descriptor, data)
         for path in tmp_path.glob("*.journal"):
             path.unlink()
-        waiting.sync()
+        waiting.files.sync()
         reused.append(os.open(tmp_path / "checkpoint", os.O_RDWR | os.O_CREAT))
         return write(descriptor, data[:500])
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", interrupted)
         append(waiting, 1)
-    waiting.tend()
-    waiting.sync()
+    waiting.writer.tend()
+    waiting.files.sync()
     assert (tmp_path / "checkpoint").stat().st_size == 0
     assert places(tmp_path) == [0, ROWS]
     os.close(reused[0])
-    waiting.end()
+    waiting.writer.end()
 
 
 def test_files_that_are_removed_while_they_wait(tmp_path: pathlib.Path) -> None:
     """Also those that nobody has open any more: what stood there is written again."""
     waiting = make(tmp_path, True)
     append(waiting, 0, 1)
-    waiting.tend(at_once=True)
-    waiting.sync()
+    waiting.writer.tend(at_once=True)
+    waiting.files.sync()
     for path in tmp_path.glob("*.journal"):
         path.unlink()
-    waiting.look_after()
-    waiting.tend()
+    waiting.files.look_after()
+    waiting.writer.tend()
     assert places(tmp_path) == [0, ROWS]
-    waiting.end()
+    waiting.writer.end()
 
 
 def test_an_entry_that_fills_a_file_alone_is_in_the_journal(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool, "_FILE_BYTES", 10)
+    monkeypatch.setattr(writer, "_FILE_BYTES", 10)
     waiting = make(tmp_path, False)
     append(waiting, 0, 1)
-    waiting.tend()
+    waiting.writer.tend()
     assert places(tmp_path) == [0, ROWS]
     assert len(list(tmp_path.glob("*.journal"))) == 2
     for _ in range(2):
         portion = waiting.portion(0)
         assert portion is not None
         waiting.done(0, portion)
-    waiting.end()
-    assert (waiting.bytes, list(tmp_path.glob("*.journal"))) == (0, [])
+    waiting.writer.end()
+    assert (waiting.room.journal_bytes, list(tmp_path.glob("*.journal"))) == (0, [])
 
 
 def test_what_cannot_be_encoded_now_waits_in_memory(
@@ -308,23 +292,22 @@ def test_what_cannot_be_encoded_now_waits_in_memory(
     with monkeypatch.context() as patch:
         patch.setattr(journal, "encode", fail)
         append(waiting, 0)
-        waiting.tend()
-    assert waiting.is_untended()
-    waiting.tend()
-    assert not waiting.is_untended()
+        waiting.writer.tend()
+    assert waiting.writer.is_untended()
+    waiting.writer.tend()
+    assert not waiting.writer.is_untended()
     assert places(tmp_path) == [0]
-    waiting.end()
+    waiting.writer.end()
 
 
 def test_memory_is_bounded_in_bytes(tmp_path: pathlib.Path) -> None:
     """Not only in rows: what does not fit is read from the journal; without one it is refused."""
     for folder, taken in ((tmp_path, True), (None, False)):
-        waiting = make(folder, False)
-        waiting._most_bytes = 1500
-        assert waiting.append(frame(0), waiting.encode(frame(0)), 0.0, 1000)
-        assert waiting.append(frame(1), waiting.encode(frame(1)), 0.0, 1000) is taken
-        assert waiting._memory_bytes == 1000
-        waiting.end()
+        waiting = make(folder, False, memory_bytes=1500)
+        assert waiting.writer.append(frame(0), waiting.writer.encode(frame(0)), 0.0, 1000)
+        assert waiting.writer.append(frame(1), waiting.writer.encode(frame(1)), 0.0, 1000) is taken
+        assert waiting.room.bytes == 1000
+        waiting.writer.end()
 
 
 def test_a_queue_is_bounded_in_bytes() -> None:
@@ -360,14 +343,14 @@ def test_nothing_is_left_of_what_found_no_room(
         raise OSError("no room")
 
     monkeypatch.setattr(os, "write", fail)
-    waiting.tend(at_once=True)
+    waiting.writer.tend(at_once=True)
     assert not append(waiting, 4)
     monkeypatch.undo()
     while portion := waiting.portion(0):
         waiting.done(0, portion)
     waiting.release()
     waiting.leave(0)
-    waiting.end()
+    waiting.writer.end()
     waiting.leave(ENCODER)
     assert list(tmp_path.iterdir()) == []
 
@@ -375,13 +358,13 @@ def test_nothing_is_left_of_what_found_no_room(
 def test_what_is_refused_is_counted_beside_what_cannot_be_read(tmp_path: pathlib.Path) -> None:
     waiting = make(tmp_path, True)
     append(waiting, 0, 1)
-    waiting.tend(at_once=True)
+    waiting.writer.tend(at_once=True)
     portion = waiting.portion(0)
     assert portion is not None
-    portion.segment.entries[0].failed = ROWS  # as `Portion.frames` has it
+    portion.segment.entries[0].failed = ROWS  # as `Reader.frames` has it
     waiting.done(0, portion, failed=5)
     assert waiting.settled() == (ROWS - 5, ROWS + 5)
-    waiting.end()
+    waiting.writer.end()
 
 
 def test_the_journal_is_released_when_the_last_has_left(tmp_path: pathlib.Path) -> None:
@@ -392,7 +375,7 @@ def test_the_journal_is_released_when_the_last_has_left(tmp_path: pathlib.Path) 
     waiting.leave(0)
     assert claims.look(tmp_path).journals == []
     assert claims.claim_left(tmp_path, STEM, probe(tmp_path)) is None
-    waiting.end()
+    waiting.writer.end()
     waiting.leave(ENCODER)
     assert claims.look(tmp_path).journals == [STEM]
     left = claims.claim_left(tmp_path, STEM, probe(tmp_path))
@@ -406,13 +389,13 @@ def test_an_error_of_closing_a_file_ends_nothing(
 ) -> None:
     """NFS tells then what it could not write."""
 
-    def fail(_: journal.JournalFile) -> None:
+    def fail(_: JournalFile) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr(journal.JournalFile, "close", fail)
+    monkeypatch.setattr(JournalFile, "close", fail)
     waiting = make(tmp_path, True)
     append(waiting, 0)
-    waiting.end()
+    waiting.writer.end()
     portion = waiting.portion(0)
     assert portion is not None
     waiting.done(0, portion)
@@ -427,7 +410,7 @@ def test_nobody_waits_for_a_disk_to_get_counts(
     append(waiting, 0)
     portion = waiting.portion(0)
     assert portion is not None
-    waiting.tend(at_once=True)
+    waiting.writer.tend(at_once=True)
     begun = threading.Event()
     unlink = pathlib.Path.unlink
 
@@ -449,7 +432,7 @@ def test_nobody_waits_for_a_disk_to_get_counts(
     assert counts == [ROWS]
     gate.set()
     removing.join()
-    waiting.end()
+    waiting.writer.end()
 
 
 def test_a_queue_that_is_closed_lets_nobody_wait() -> None:
@@ -486,11 +469,11 @@ def test_counts_can_be_had_in_the_middle_of_a_put() -> None:
     assert seen == [(0, 0)]
 
 
-def end_and_deliver(waiting: Kept) -> None:
+def end_and_deliver(waiting: OneJournal) -> None:
     """Do what the threads of a process do when it ends, with one sink that takes everything."""
-    waiting.tend(at_once=True)
+    waiting.writer.tend(at_once=True)
     waiting.leave(ENCODER)
-    waiting.sync()
+    waiting.files.sync()
     while portion := waiting.portion(0):
         waiting.done(0, portion)
     waiting.leave(0)
@@ -509,13 +492,13 @@ def test_what_is_journaled_after_the_end_is_removed_when_it_is_delivered(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", fail)
         append(waiting, 0)
-        waiting.end()
-        assert waiting.is_untended()
-    while waiting.is_untended():
-        waiting.tend()
+        waiting.writer.end()
+        assert waiting.writer.is_untended()
+    while waiting.writer.is_untended():
+        waiting.writer.tend()
     end_and_deliver(waiting)
     assert waiting.settled() == (ROWS, 0)
-    assert waiting.bytes == 0
+    assert waiting.room.journal_bytes == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -542,7 +525,7 @@ def test_a_file_with_a_tear_that_stays_is_removed_when_it_is_delivered(
     first = waiting.portion(0)
     assert first is not None
     waiting.done(0, first)
-    waiting.end()
+    waiting.writer.end()
     end_and_deliver(waiting)
     assert waiting.settled() == (2 * ROWS, 0)
     assert list(tmp_path.iterdir()) == []
