@@ -20,7 +20,7 @@ class Stats(NamedTuple):
             hung, with any `overflow`.
         failed: Given up, because a sink did not write them or they could not become records. Stays
             counted here if a sink that hung writes them after all.
-        waiting: Neither written nor given up yet: those in the queue and those in the spool.
+        waiting: Neither written nor given up yet: those in the queue and those in the journal.
         queued: Of the waiting ones, those in the queue, in memory.
         spooled: Of the waiting ones, those in journal files. They survive a SIGKILL.
         spooled_bytes: Size of the journal files, in bytes.

@@ -17,7 +17,7 @@ import pytest
 from writing import ROWS, batch, check_records
 
 from monolith_keras_metrics import DeepInsightClient, insight
-from monolith_keras_metrics.journal import spool
+from monolith_keras_metrics.journal import segment
 from monolith_keras_metrics.pipeline import recovery
 
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ def test_a_machine_that_stops(
     scheme: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At any sync: every file reads, no record is there twice, none is missing that was synced."""
-    monkeypatch.setattr(spool, "SEGMENT_ROWS", 3 * ROWS)
+    monkeypatch.setattr(segment, "SEGMENT_ROWS", 3 * ROWS)
     run = tmp_path / "run"
     disk = Disk(monkeypatch)
     client = DeepInsightClient(f"{scheme}:{run}", flush_seconds=3600)
