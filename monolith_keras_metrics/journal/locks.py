@@ -1,8 +1,8 @@
-"""Locks on files that end with the process that holds them, and can be looked at from outside.
+"""Lock files for as long as the process lives, so that others can see it.
 
-On Linux these are open file description locks, of which anybody who may read the file can ask
-whether they are held, without taking one. Elsewhere they are those of `flock`. A platform that has
-neither (Windows) can read what was written on others: it takes no locks, and sees none.
+On Linux these are open file description locks. Whoever may read the file can ask whether they are
+held, without taking one. On other systems they are those of `flock`. A platform that has neither
+(Windows) takes no locks and sees none. It can still read what other platforms have written.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS)
 
 
 class TakenError(Exception):
-    """Another process, or another client of this one, owns it."""
+    """Another process, or another client of this process, holds the lock."""
 
 
 def take(descriptor: int) -> None:
     """Lock an open file for as long as its descriptor is open.
 
     Args:
-        descriptor: A file that is open for writing.
+        descriptor: The descriptor of a file that is open for writing.
 
     Raises:
-        TakenError: If somebody else has it locked.
-        OSError: If the file system, or the platform, has no locks.
+        TakenError: If another owner has locked the file.
+        OSError: If the file system or the platform has no locks.
     """
     if not AVAILABLE:
         raise OSError(errno.ENOLCK, "this platform has no file locks")
@@ -45,10 +45,10 @@ def take(descriptor: int) -> None:
 
 
 def is_taken(descriptor: int) -> bool:
-    """Return True if somebody has an open file locked; False where locks are not seen.
+    """Return True if an open file is locked; False if the platform shows no locks.
 
     Args:
-        descriptor: A file that is open for reading.
+        descriptor: The descriptor of a file that is open for reading.
     """
     if not AVAILABLE:
         return False
@@ -65,7 +65,7 @@ def is_taken(descriptor: int) -> bool:
 
 
 def _ask(descriptor: int, command: str) -> bytes:
-    """Return the kernel's answer; nothing where it has no such locks."""
+    """Return the kernel's answer; empty if it has no such locks."""
     number = getattr(fcntl, command, None)
     if number is None:
         return b""

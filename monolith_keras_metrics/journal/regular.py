@@ -1,4 +1,4 @@
-"""Opening files that somebody else may have put there."""
+"""Open files that another user or program may have put there."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import tempfile
 import time
 from typing import NamedTuple
 
-# Windows has none of these, and shows every file as user 0's.
+# Windows has none of these, and reports user 0 as the owner of every file.
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
 
 
 class NotOursError(OSError):
-    """What stands at a name is no regular file, or another user's."""
+    """A path is not a regular file, or belongs to another user."""
 
 
 class Probe(NamedTuple):
-    """What a file system does with a file that is made in a folder.
+    """What a file system makes of a new file.
 
     Attributes:
-        uids: Users that own what this process makes: on a network file system that may be another
-            one than the process runs as.
+        uids: Users that own the files of this process. On a network file system, that may be
+            another user than the process runs as.
         now: The file system's time, in Unix seconds.
     """
 
@@ -32,7 +32,7 @@ class Probe(NamedTuple):
 
 
 def probe(folder: pathlib.Path) -> Probe:
-    """Make a file that is gone at once, and look at it."""
+    """Create a temporary file in a folder, and return what the file system made of it."""
     uids, now = {_own_uid()}, time.time()
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -47,25 +47,25 @@ def probe(folder: pathlib.Path) -> Probe:
 def open_regular(
     path: pathlib.Path, flags: int = os.O_RDONLY, uids: frozenset[int] = frozenset()
 ) -> int:
-    """Open a file; never wait for it, and never follow a link.
+    """Open a file without waiting and without following a link.
 
     Args:
-        path: The file.
-        flags: How to open it.
-        uids: Users whose files are taken. Default: the one that this process runs as.
+        path: The path of the file.
+        flags: As in `os.open`.
+        uids: Users whose files are accepted. Default: this process's user.
 
     Returns:
-        The descriptor.
+        The file descriptor.
 
     Raises:
-        NotOursError: If there is something else than a regular file of these users.
-        OSError: If it cannot be opened.
+        NotOursError: If it is not a regular file of these users.
+        OSError: If the file cannot be opened.
     """
     try:
         descriptor = os.open(path, flags | _FLAGS, 0o600)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-            raise NotOursError(error.errno, "it is no regular file", str(path)) from None
+            raise NotOursError(error.errno, "it is not a regular file", str(path)) from None
         if error.errno == errno.EACCES and path.parent.is_dir():
             raise NotOursError(
                 error.errno, "there is no permission to open it", str(path)
@@ -74,7 +74,7 @@ def open_regular(
     status = os.fstat(descriptor)
     wrong = ""
     if not stat.S_ISREG(status.st_mode):
-        wrong = "it is no regular file"
+        wrong = "it is not a regular file"
     elif status.st_uid not in (uids or {_own_uid()}):
         wrong = f"it belongs to another user ({status.st_uid})"
     if wrong:

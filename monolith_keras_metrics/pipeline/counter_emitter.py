@@ -6,10 +6,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping
 
-from absl import logging
-
 from monolith_keras_metrics import cli
-from monolith_keras_metrics.threads import BackgroundThread
+from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
 
 
 class CounterEmitter(BackgroundThread):
@@ -35,7 +33,7 @@ class CounterEmitter(BackgroundThread):
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._started = False
-        self._failed = False
+        self._warn_once = WarnOnce()
 
     def start_if_wanted(self) -> None:
         """Start the thread if a back end is set and the thread is not running yet."""
@@ -66,8 +64,4 @@ class CounterEmitter(BackgroundThread):
                     client.emit_counter(f"deep_insight.{name}", delta, dict(self._tags))
                 self._emitted[name] = value
         except Exception as error:  # a failing back end must cost counters only, not records
-            if not self._failed:
-                self._failed = True
-                logging.warning(
-                    "Deep insight: cannot emit counters. %s: %s", type(error).__name__, error
-                )
+            self._warn_once("failed", "cannot emit counters. %s: %s", type(error).__name__, error)

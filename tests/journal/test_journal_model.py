@@ -475,8 +475,8 @@ class JournalMachine(RuleBasedStateMachine):
         return [e for e in self.ledger.waiting() if e.uid not in there | self.lossy]
 
     def note_append(self) -> None:
-        """Note what was written to a file that is no more."""
-        if self.unnoticed and not self.own.writer.is_untended():
+        """Note what may have been written to a file that is no more."""
+        if self.unnoticed:
             self.lossy |= {entry.uid for entry in self.memory_alone() if entry.encoded}
 
     @rule(rows=rows_of, kind=kinds)

@@ -48,7 +48,7 @@ def test_what_is_no_file_among_a_process_s_own(kind: str, tmp_path: pathlib.Path
         os.mkfifo(odd)
     recovered = recovery.recover(tmp_path)
     assert recovered[:3] == (13, 0, 0)
-    assert "it is no regular file" in recovered.problems[0]
+    assert "it is not a regular file" in recovered.problems[0]
     assert os.path.lexists(odd)
 
 
