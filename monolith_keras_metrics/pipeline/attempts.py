@@ -14,10 +14,10 @@ import os
 import pathlib
 import re
 import secrets
-import stat
 import threading
 from collections.abc import Callable, Sequence
 
+from monolith_keras_metrics.journal.regular import open_regular
 from monolith_keras_metrics.records.run_folder import JOURNAL, LAST_ATTEMPT, attempt_in
 from monolith_keras_metrics.sinks.destination import Destination
 
@@ -107,18 +107,9 @@ def remember(
 def _read(journal: pathlib.Path) -> int:
     """Return the attempt that `remember` saved; 0 if there is none or the file is invalid."""
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(journal / LAST_ATTEMPT, flags)
+        with open(open_regular(journal / LAST_ATTEMPT), "rb") as file:
+            text = file.read(64)
     except OSError:
         return 0
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            return 0
-        text = os.read(descriptor, 64)
-    except OSError:
-        return 0
-    finally:
-        os.close(descriptor)
     attempt = int(text) if re.fullmatch(rb"\d{1,19}\n", text) else 0
     return attempt if attempt < _LARGEST else 0
