@@ -1,41 +1,24 @@
-"""Deliver records from journals to one sink. Each sink has a thread, so none waits for another.
-
-A failing sink is retried with growing pauses. The failure is logged once, and so is the recovery.
-An error that may pass (no space, no permission, no connection; see `sinks.errors.may_pass`) is
-retried for as long as records can wait in the journal. Any other error may be caused by the records
-themselves: they are given up after `retry_seconds`, so that they do not block all others.
-"""
+"""Deliver records from journals to one sink. Each sink has a thread, so none waits for another."""
 
 from __future__ import annotations
 
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import polars as pl
 from absl import logging
 
 from monolith_keras_metrics.journal.reader import Reader
 from monolith_keras_metrics.journal.segment import Portion
+from monolith_keras_metrics.pipeline.retries import (
+    LONGEST_PAUSE_SECONDS,
+    GivenUpError,
+    LeftError,
+    Retries,
+)
 from monolith_keras_metrics.sinks import RejectedError, Sink
-from monolith_keras_metrics.sinks.errors import may_pass
-from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
-
-_FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
-# Minimum time before a busy sink counts as hung.
-_HANG_SECONDS = 1.0
-
-_Result = TypeVar("_Result")
-
-
-class _GivenUpError(Exception):
-    """The records have failed for `retry_seconds`."""
-
-
-class _LeftError(Exception):
-    """The portion no longer waits for this sink: it was given up, or the process is exiting."""
+from monolith_keras_metrics.threads import BackgroundThread
 
 
 class Delivery(BackgroundThread):
@@ -46,15 +29,13 @@ class Delivery(BackgroundThread):
         number: The sink's number.
         readers: The readers of the logs: first that of crashed processes, if any, and last that of
             this process. The first has precedence until the last becomes crowded.
-        retry_seconds: How long records are retried that fail with an error of their own. Also how
-            long a sink must fail, or not return, to count as down.
+        retry_seconds: As in `Options`.
         hurry: Event that stops retries, because the process is about to exit.
         clock: Returns the seconds for which this process has run.
 
     Attributes:
         sink: The sink.
-        error: The sink's last error; None after a success.
-        first_error: The sink's first error.
+        retries: Calls the sink, and knows its errors.
     """
 
     def __init__(
@@ -68,8 +49,7 @@ class Delivery(BackgroundThread):
     ) -> None:
         super().__init__(self._deliver_all, f"deep-insight-sink-{number}")
         self.sink = sink
-        self.error: BaseException | None = None
-        self.first_error: BaseException | None = None
+        self.retries = Retries(sink, retry_seconds, hurry, clock)
         self._readers = readers
         self._reader = readers[-1]  # of the current portion
         self._journal: str | None = None
@@ -77,19 +57,10 @@ class Delivery(BackgroundThread):
         self._retry_seconds = retry_seconds
         self._hurry = hurry
         self._clock = clock
-        self._busy = threading.Lock()
-        self._busy_since: float | None = None
-        self._failing_since: float | None = None
-        self._warn_once = WarnOnce()  # its subjects are types of errors
 
     def is_down(self) -> bool:
         """Return True if the sink has been failing or hanging for `retry_seconds`."""
-        failing = self._failing_since
-        if not self.is_alive():
-            return True
-        if failing is not None:
-            return self._clock() - failing >= self._retry_seconds
-        return self._is_hanging()
+        return not self.is_alive() or self.retries.is_down()
 
     def give_up(self) -> int:
         """Give up the next portion if the sink is down; return its number of records.
@@ -98,16 +69,12 @@ class Delivery(BackgroundThread):
         """
         if not self.is_down():
             return 0
-        idle = self._busy.acquire(blocking=False)
+        idle = self.retries.busy.acquire(blocking=False)
         try:
-            return self._readers[-1].give_up() if idle or self._is_hanging() else 0
+            return self._readers[-1].give_up() if idle or self.retries.is_hanging() else 0
         finally:
             if idle:
-                self._busy.release()
-
-    def _is_hanging(self) -> bool:
-        busy, hanging = self._busy_since, max(self._retry_seconds, _HANG_SECONDS)
-        return busy is not None and self._clock() - busy >= hanging
+                self.retries.busy.release()
 
     def _deliver_all(self) -> None:
         try:
@@ -115,7 +82,7 @@ class Delivery(BackgroundThread):
                 if not self._deliver(portion):
                     return  # the next process delivers it
         except BaseException as error:  # a defect of this file, or an error no sink should raise
-            self._note(error)
+            self.retries.note(error)
             logging.exception("Deep insight: the thread that writes to %r has failed", self.sink)
         finally:
             try:
@@ -142,36 +109,37 @@ class Delivery(BackgroundThread):
         return None
 
     def _is_hurried(self) -> bool:
-        return self._hurry.is_set() and self.error is not None
+        return self._hurry.is_set() and self.retries.error is not None
 
     def _deliver(self, portion: Portion) -> bool:
         """Deliver a portion; return False if it must be left to the next process."""
+        is_wanted = functools.partial(self._reader.is_pending, portion)
         try:
-            frames = self._read(portion)
+            frames = self._read(portion, is_wanted)
             if frames is None:
                 return True
             self._switch_journal(portion.segment.journal)
-            failed = sum(self._submit(frame, portion) for frame in frames)
-        except _GivenUpError:  # reading the records has failed for too long
+            failed = sum(self._submit(frame, is_wanted) for frame in frames)
+        except GivenUpError:  # reading the records has failed for too long
             failed = portion.rows
-        except _LeftError:
+        except LeftError:
             return not self._reader.is_pending(portion)
         self._reader.done(portion, failed)
         return True
 
-    def _read(self, portion: Portion) -> list[pl.DataFrame] | None:
+    def _read(self, portion: Portion, is_wanted: Callable[[], bool]) -> list[pl.DataFrame] | None:
         """Return a portion's records; None if they must be read later.
 
         Unreadable records of crashed processes do not block other records.
         """
         read = functools.partial(self._reader.frames, portion)
         if self._reader is self._readers[-1]:
-            return self._retry(read, portion)
+            return self.retries.call(read, is_wanted)
         try:
             return read()
         except (Exception, pl.exceptions.PanicException) as error:
-            self._read_at = self._clock() + _LONGEST_PAUSE_SECONDS
-            self._warn(
+            self._read_at = self._clock() + LONGEST_PAUSE_SECONDS
+            self.retries.warn(
                 error, "records of a crashed process cannot be read now. They wait: %r", error
             )
             return None
@@ -183,90 +151,35 @@ class Delivery(BackgroundThread):
             resume(journal)
             self._journal = journal
 
-    def _submit(self, frame: pl.DataFrame, portion: Portion) -> int:
+    def _submit(self, frame: pl.DataFrame, is_wanted: Callable[[], bool]) -> int:
         """Write a frame to the sink; return how many of its records were not written."""
         try:
-            self._retry(functools.partial(self._write, frame), portion)
+            self.retries.call(functools.partial(self._write, frame), is_wanted)
         except RejectedError as error:
-            self._note_success()
-            self.first_error = self.first_error or error
-            self._warn(error, "%s", error)
+            self.retries.note_success()
+            self.retries.first_error = self.retries.first_error or error
+            self.retries.warn(error, "%s", error)
             return error.rows
-        except _GivenUpError as error:
-            self._warn(
+        except GivenUpError as error:
+            self.retries.warn(
                 error,
                 "%d examples are given up after %g s. Later ones that fail in the same way are "
                 "given up without a log line (see `stats`). %r",
                 frame.height,
                 self._retry_seconds,
-                self.error,
+                self.retries.error,
             )
             return frame.height
         return 0
 
-    def _retry(self, action: Callable[[], _Result], portion: Portion) -> _Result:
-        """Call an action until it succeeds, and return its result.
-
-        Raises:
-            RejectedError: If the sink raises it.
-            _GivenUpError: If the action has failed for `retry_seconds`.
-            _LeftError: If the portion no longer waits for this sink.
-        """
-        refused_since, pause = None, _FIRST_PAUSE_SECONDS
-        while True:
-            with self._busy:
-                if not self._reader.is_pending(portion):
-                    raise _LeftError
-                self._busy_since = self._clock()
-                try:
-                    return action()
-                except RejectedError:
-                    raise
-                except (Exception, pl.exceptions.PanicException) as error:
-                    self._note(error)  # no error of a sink may stop training
-                finally:
-                    self._busy_since = None
-            if self._hurry.is_set():
-                raise _LeftError
-            now = self._clock()
-            if self.error is not None and may_pass(self.error):
-                refused_since = None
-            elif refused_since is None:
-                refused_since = now
-            if refused_since is not None and now - refused_since >= self._retry_seconds:
-                raise _GivenUpError
-            self._hurry.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
     def _write(self, frame: pl.DataFrame) -> None:
         self.sink.write(frame)
         self.sink.flush()
-        self._note_success()
+        self.retries.note_success()
 
     def _close(self) -> None:
         try:
             self.sink.close()
         except (Exception, pl.exceptions.PanicException) as error:  # other sinks must be closed too
-            self.first_error = self.first_error or error
-            self._warn(error, "the sink could not be closed: %r", error)
-
-    def _note(self, error: BaseException) -> None:
-        if self.error is None:
-            logging.warning(
-                "Deep insight: %r failed and is retried. %s: %s",
-                self.sink,
-                type(error).__name__,
-                error,
-            )
-            self._failing_since = self._clock()
-        self.error = error
-        self.first_error = self.first_error or error
-
-    def _note_success(self) -> None:
-        if self.error is not None:
-            logging.warning("Deep insight: %r works again", self.sink)
-        self.error = self._failing_since = None
-
-    def _warn(self, error: BaseException, message: str, *args: object) -> None:
-        """Log a warning about the sink, once for each type of error."""
-        self._warn_once(type(error), "%r: " + message, self.sink, *args)
+            self.retries.first_error = self.retries.first_error or error
+            self.retries.warn(error, "the sink could not be closed: %r", error)

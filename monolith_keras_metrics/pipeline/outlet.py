@@ -130,13 +130,13 @@ class Outlet:
             on_any_error: Whether a single error is enough.
         """
         return any(
-            delivery.is_down() or (on_any_error and delivery.error is not None)
+            delivery.is_down() or (on_any_error and delivery.retries.error is not None)
             for delivery in self.deliveries
         )
 
     def first_error(self) -> BaseException | None:
         """Return the first error of the first sink that has one; None if there is none."""
-        errors = (delivery.first_error for delivery in self.deliveries)
+        errors = (delivery.retries.first_error for delivery in self.deliveries)
         return next((error for error in errors if error is not None), None)
 
 

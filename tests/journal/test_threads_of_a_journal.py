@@ -188,6 +188,33 @@ def test_what_a_disk_failed_to_keep_is_journaled_again(
     waiting.writer.end()
 
 
+def test_what_a_disk_failed_to_keep_stays_until_it_stands_elsewhere(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill loses nothing meanwhile, and no more is in memory than there was."""
+    waiting = make(tmp_path, True)
+    append(waiting, *range(6))
+    in_memory = waiting.room.rows
+
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        waiting.files.sync()
+        broken.setattr(os, "write", fail)
+        waiting.writer.tend()
+    assert places(tmp_path) == [number * ROWS for number in range(6)]
+    assert waiting.journaled() == 6 * ROWS
+    assert waiting.log.oldest(in_memory=True) is None
+    waiting.writer.tend()
+    assert [path.name for path in tmp_path.glob("*.journal")] == [f"{STEM}.000001.journal"]
+    assert places(tmp_path) == [number * ROWS for number in range(6)]
+    assert waiting.journaled() == 6 * ROWS
+    assert waiting.room.rows == in_memory
+    waiting.writer.end()
+
+
 def test_a_short_write_whose_end_cannot_be_cut_off(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from monolith_keras_metrics import DeepInsightClient, cli
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.journal.writer import Writer
-from monolith_keras_metrics.pipeline import converter, delivery, encoder
+from monolith_keras_metrics.pipeline import converter, encoder, retries
 from monolith_keras_metrics.records.batch import Batch, Layout
 from monolith_keras_metrics.sinks import RejectedError
 
@@ -260,7 +260,7 @@ def test_training_waits_once_for_a_sink_that_is_down(
     warnings_logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is down until it works, whatever else works: reading the journal, say."""
-    monkeypatch.setattr(delivery, "_LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE_SECONDS", 0.01)
 
     def fail(_: int) -> None:
         raise ConnectionError("refused")
@@ -386,7 +386,7 @@ def test_a_sink_that_comes_back_with_another_error_has_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """How long the place was away before does not count."""
-    monkeypatch.setattr(delivery, "_LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE_SECONDS", 0.1)
 
     def fail(call: int) -> None:
         if call < 8:
