@@ -31,6 +31,46 @@ _LONGEST_POLL_SECONDS = 0.5
 _HANG_SECONDS = 5.0
 
 
+class _Progress:
+    """How many rows have been processed, for those who wait for a flush."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._asked = self._reached = 0  # total rows
+        self._has_ended = False
+
+    def ask(self, target: int) -> None:
+        """Request a flush as soon as `target` rows are processed."""
+        with self._changed:
+            self._asked = max(self._asked, target)
+
+    def is_due(self, rows: int) -> bool:
+        """Return True if a flush was requested for the rows processed so far."""
+        with self._changed:
+            return self._reached < self._asked <= rows
+
+    def reach(self, rows: int) -> None:
+        """Note that a flush has included so many rows."""
+        with self._changed:
+            self._reached = rows
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Note that there will be no more flushes."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def wait(self, target: int, timeout: float | None) -> bool:
+        """Wait for a flush of `target` rows; return True if it came before the timeout."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._reached >= target or self._has_ended,
+                None if timeout is None else bounded(timeout),
+            )
+            return self._reached >= target
+
+
 class Encoder(BackgroundThread):
     """Take batches from a queue and append their sampled records to the journal.
 
@@ -79,10 +119,10 @@ class Encoder(BackgroundThread):
         self._at_end = ended
         self._now_and_then = now_and_then
         self._seen_at = clock()
-        self._absorbed = self._flushed_to = self._flush_at = 0  # total rows taken from the queue
+        self._absorbed = 0  # total rows taken from the queue
         self._absorbing_since: float | None = None
-        self._flushed = threading.Condition()
-        self._stopping = self._stopped = False
+        self._progress = _Progress()
+        self._stopping = False
 
     def answers(self) -> bool:
         """Return True if the thread is alive and not hanging, so that the queue will be read."""
@@ -105,13 +145,10 @@ class Encoder(BackgroundThread):
         Returns:
             True if that happened before the timeout.
         """
-        target = self._ask_for_flush()
-        with self._flushed:
-            self._flushed.wait_for(
-                lambda: self._flushed_to >= target or self._stopped,
-                None if timeout is None else bounded(timeout),
-            )
-            return self._flushed_to >= target
+        target = self._queue.entered()
+        self._progress.ask(target)
+        self._queue.hurry()
+        return self._progress.wait(target, timeout)
 
     def stop(self) -> None:
         """Request that the thread empty the queue and end. Does not wait."""
@@ -131,9 +168,7 @@ class Encoder(BackgroundThread):
             try:
                 self._writer.end()
             finally:
-                with self._flushed:
-                    self._stopped = True
-                    self._flushed.notify_all()
+                self._progress.end()
             try:
                 while self._writer.is_untended() and not self._outlet.hurry.is_set():
                     self._writer.wait(0.2)
@@ -154,22 +189,11 @@ class Encoder(BackgroundThread):
             self._absorb(taken)
             self._absorbing_since = None
         absorbed, ending = self._absorbed, stopping and not taken
-        with self._flushed:
-            flushing = self._flushed_to < self._flush_at <= absorbed
+        flushing = self._progress.is_due(absorbed)
         self._writer.tend(at_once=flushing or ending)
         if flushing or ending:
-            with self._flushed:
-                self._flushed_to = absorbed
-                self._flushed.notify_all()
+            self._progress.reach(absorbed)
         return ending
-
-    def _ask_for_flush(self) -> int:
-        """Request a flush; return the total number of rows that must be processed for it."""
-        entered = self._queue.entered()
-        with self._flushed:
-            self._flush_at = max(self._flush_at, entered)
-        self._queue.hurry()
-        return entered
 
     def _absorb(self, taken: Sequence[Accepted]) -> None:
         """Turn batches into frames and put these into the journal."""

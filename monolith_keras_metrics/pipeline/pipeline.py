@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import threading
 import time
@@ -78,15 +79,11 @@ class Pipeline:
                 home.claim,
                 options.flush_seconds,
                 self.at_risk_seconds,
-                lambda: self._log.users.leave(KEEPER),
+                functools.partial(self._log.users.leave, KEEPER),
             )
         )
-        self.converter = Converter(
-            home.origin if home.is_named else None,
-            options.uid_hash_key,
-            self.ledger,
-            self.warn_once,
-        )
+        origin = home.origin if home.is_named else None
+        self.converter = Converter(origin, options.uid_hash_key, self.ledger, self.warn_once)
         self.encoder = Encoder(
             self.queue,
             self.converter,
