@@ -14,16 +14,17 @@ import threading
 import polars as pl
 import pytest
 from journals import FRAMES, ORIGIN, STEM, frame, left_by_a_killed_process, train, written
+from one_journal import OneLeft
 from places import HELPERS
 from waiting import wait_until
 from writing import ROWS, batch, check_records
 
 from monolith_keras_metrics import DeepInsightClient, command, insight
-from monolith_keras_metrics.journal import claims, locks, regular
+from monolith_keras_metrics.journal import claims, decoder, locks, regular
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.files import JournalFile
 from monolith_keras_metrics.journal.segment import KeptFile
-from monolith_keras_metrics.pipeline import recovery
+from monolith_keras_metrics.pipeline import adoption, recovery
 from monolith_keras_metrics.records import run_folder
 
 OTHER = run_folder.stem_of(7, 1_780_000_000_000_000)
@@ -473,3 +474,27 @@ def test_a_machine_that_stops_right_after_the_start(tmp_path: pathlib.Path) -> N
     assert path.with_name(f"{STEM}.lock").stat().st_size == 0
     assert command.main(["recover", str(tmp_path)]) == 0
     assert insight.open_run(tmp_path).collect().height == 13
+
+
+def test_a_claim_is_given_back_though_somebody_removes_its_file(tmp_path: pathlib.Path) -> None:
+    """While the process lives: nobody waits for what is not there any more."""
+    path = left_by_a_killed_process(tmp_path, FRAMES)
+    reader = decoder.Decoder()
+    left = OneLeft([False], reader.read)
+    idle = threading.Event()
+    adopting = adoption.Adoption(
+        left.leftovers, path.parent, ("parquet:.",), idle=idle.set, again=False,
+        hurry=threading.Event(),
+    )  # fmt: skip
+    adopting.start()
+    wait_until(lambda: left.portion(0) is not None)
+    assert path.with_name(f"{STEM}.lock").exists()
+    path.unlink()
+    while portion := left.portion(0):
+        assert left.readers[0].frames(portion) == []
+        left.done(0, portion)
+    assert idle.wait(60)
+    assert adopting.join(60)
+    assert left.settled() == (0, sum(one.height for one in FRAMES))
+    assert not path.parent.exists()
+    reader.close()
