@@ -70,7 +70,7 @@ class KafkaClients:
         }
         return self._create(self.kafka.Producer, {**ours, **self._common(), **fixed, **changes})
 
-    def consumer(self, group: str, isolation: str, changes: dict[str, Any] | None = None) -> Any:
+    def consumer(self, group: str, isolation: str, changes: dict[str, Any]) -> Any:
         """Return a new consumer, which joins no group and commits nothing.
 
         Args:
@@ -82,7 +82,7 @@ class KafkaClients:
             ValueError: If librdkafka rejects the options.
         """
         fixed = {"group.id": group, "enable.auto.commit": False, "isolation.level": isolation}
-        return self._create(self.kafka.Consumer, {**self._common(), **fixed, **(changes or {})})
+        return self._create(self.kafka.Consumer, {**self._common(), **fixed, **changes})
 
     def group(self, name: str) -> Any:
         """Return the metadata that identifies a consumer group in requests."""
@@ -101,7 +101,7 @@ class KafkaClients:
             PermissionError: If the brokers refuse the credentials, or the user lacks a right.
             ConnectionError: If no broker can be reached, or none answers before the timeout.
         """
-        silence, topic, codes = self._silence, self.address.topic, self.kafka.KafkaError
+        silence, topic = self._silence, self.address.topic
         admin, deadline = self._admin_client(), self.clock() + timeout
         missing = failure = None
         while self.clock() < deadline and not silence.all_down and not silence.is_refusal():
@@ -112,7 +112,7 @@ class KafkaClients:
             else:
                 if missing is None:
                     return
-                if missing.code() != codes.LEADER_NOT_AVAILABLE:
+                if missing.code() != self.kafka.KafkaError.LEADER_NOT_AVAILABLE:
                     break
             admin.poll(0.1)  # makes librdkafka report the state of the brokers
         if missing is not None:

@@ -87,7 +87,7 @@ class KafkaSink:
         try:
             self._check()
         except BaseException:
-            self._sender.close()
+            self.close()
             raise
 
     def resume(self, journal: str) -> None:
