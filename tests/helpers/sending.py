@@ -22,7 +22,7 @@ from monolith_keras_metrics.sinks import RejectedError
 from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 
 ATTEMPT = 1_700_000_000_000_000
-# A call waits for 2 s without progress, and may come to one further step: see `Transactions`.
+# A call waits for 2 s without progress, and may come to one further step: see `Producer`.
 LONGEST_CALL_SECONDS = 6.0
 
 

@@ -26,12 +26,11 @@ class TopicDestination(Destination):
     def __init__(self, rest: str) -> None:
         self._rest = rest
         self._address = uri.parse(rest)
-        self._brokers = sorted(self._address.brokers.split(","))
 
     @property
     def key(self) -> tuple[object, ...]:
         """The brokers and the topic."""
-        return ("kafka", *self._brokers, self._address.topic)
+        return ("kafka", self._address.identity)
 
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
         """Return a sink for the topic."""
@@ -42,7 +41,7 @@ class TopicDestination(Destination):
 
     def identity(self, journal: pathlib.Path) -> str:
         """Return the URI without options, with the brokers in sorted order."""
-        return f"kafka://{','.join(self._brokers)}/{self._address.topic}"
+        return self._address.identity
 
     @property
     def run_name(self) -> str:

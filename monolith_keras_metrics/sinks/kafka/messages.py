@@ -27,31 +27,36 @@ class Outgoing:
 
     Args:
         frame: Records of one journal.
-        first: The position of the first record, if the frame has no column `position`.
         rows: Most messages in a piece.
 
     Attributes:
+        frame: As passed.
         refused: The errors of messages that Kafka refuses for good, by the messages' index.
     """
 
-    def __init__(self, frame: pl.DataFrame, first: int, rows: int) -> None:
+    def __init__(self, frame: pl.DataFrame, rows: int) -> None:
+        self.frame = frame
+        self._positions: Any = None
         if "position" in frame.columns:
             frame = frame if frame["position"].is_sorted() else frame.sort("position")
-            self._positions: Any = frame["position"].to_list()
-        else:
-            self._positions = range(first, first + frame.height)
-        self._frame = frame
+            self._positions = frame["position"].to_list()
+        self._sorted = frame
         self._headers = {name: _headers(name) for name in frame["model_name"].unique()}
         self.refused: dict[int, Any] = {}
         starts = range(0, frame.height, rows)
         self._pieces = [(i, min(i + rows, frame.height)) for i in reversed(starts)]
 
-    def leave_out(self, position: int | None) -> None:
-        """Make the next piece begin at a position, or at the first message for None."""
-        start = 0 if position is None else bisect.bisect_left(self._positions, position)
+    def start_at(self, position: int) -> None:
+        """Make the next piece begin at a position.
+
+        If the frame has no column `position`, the first call gives that position to its first row.
+        """
+        if self._positions is None:
+            self._positions = range(position, position + self.frame.height)
+        start = bisect.bisect_left(self._positions, position)
         while self._pieces and self._pieces[-1][1] <= start:
             self._pieces.pop()
-        begins, stop = self._pieces[-1] if self._pieces else (self._frame.height,) * 2
+        begins, stop = self._pieces[-1] if self._pieces else (self.frame.height,) * 2
         if begins < start:
             self._pieces[-1] = (start, stop)
         elif start < begins:  # the brokers have lost messages that were committed
@@ -76,10 +81,6 @@ class Outgoing:
         """Return the position after the last message before `stop`."""
         return int(self._positions[stop - 1]) + 1
 
-    def sent(self) -> None:
-        """Note that the next piece is delivered."""
-        self._pieces.pop()
-
     def halve(self, least: int) -> None:
         """Halve the next piece, if it has more than `least` messages."""
         if self._pieces and (piece := self._pieces[-1])[1] - piece[0] > least:
@@ -87,7 +88,7 @@ class Outgoing:
             self._pieces[-1:] = [(middle, piece[1]), (piece[0], middle)]
 
     def _slice(self, start: int, stop: int) -> Iterable[Message]:
-        frame = self._frame[start:stop]
+        frame = self._sorted[start:stop]
         headers: Iterable[_Headers]
         if len(self._headers) == 1:
             (same,) = self._headers.values()

@@ -1,24 +1,18 @@
 """Find out how much of a journal is delivered, by reading the topic.
 
-Only needed if the brokers never settle the ledger: see `transaction`.
+Only needed if the brokers never settle the ledger: see `ledger`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
 from monolith_keras_metrics.sinks.kafka import errors as kafka_errors
-from monolith_keras_metrics.sinks.kafka.clients import (
-    ANSWER_SECONDS,
-    KafkaClients,
-    NoAnswerError,
-)
-from monolith_keras_metrics.sinks.kafka.uri import KafkaAddress, transactional_id
+from monolith_keras_metrics.sinks.kafka.clients import ANSWER_SECONDS, KafkaClients
 
 _MARGIN_SECONDS = 600  # largest difference between the clocks of trainers, senders and brokers
 _AT_ONCE = 1000  # messages
@@ -38,68 +32,63 @@ class TopicSearch:
     Used by one thread only.
 
     Args:
-        kafka: The module `confluent_kafka`.
-        address: The topic and its brokers.
-        journal: The journal's name.
+        clients: Creates the consumer that reads the topic.
+        group: A consumer group that the user may read.
         frame: The journal's next records.
-        position: The first position whose delivery is uncertain; None if all are.
-        clock: Returns monotonic seconds.
+        position: The first position whose delivery is uncertain.
 
     Attributes:
         messages: Number of messages read so far.
 
     Raises:
-        ConnectionError: If the records lack the columns that distinguish them from others.
+        ConnectionError: If the brokers do not answer, or the records lack the columns that
+            distinguish them from others.
+        PermissionError, FileNotFoundError: If the brokers refuse the credentials or the topic.
     """
 
     def __init__(
-        self,
-        kafka: Any,
-        address: KafkaAddress,
-        journal: str,
-        frame: pl.DataFrame,
-        position: int | None,
-        clock: Callable[[], float] = time.monotonic,
+        self, clients: KafkaClients, group: str, frame: pl.DataFrame, position: int
     ) -> None:
         if missing := [name for name in _NEEDED if name not in frame.columns]:
             raise ConnectionError(
-                f"{address!r}: the brokers never settled an earlier transaction of this journal. "
-                "The topic cannot be searched for what is delivered, because the records have no "
-                f"{' and no '.join(missing)}. They wait. To send all of them, possibly twice, use "
-                "a sink with another `journal`"
+                f"{clients.address!r}: the brokers never settled an earlier transaction of this "
+                "journal. The topic cannot be searched for what is delivered, because the records "
+                f"have no {' and no '.join(missing)}. They wait. To send all of them, possibly "
+                "twice, use a sink with another `journal`"
             )
         self.messages = 0
-        self._kafka = kafka
-        self._address = address
-        self._clients = KafkaClients(kafka, address)
-        self._group = transactional_id(address.topic, journal)
-        self._attempt, self._worker = frame.select("attempt", "worker").row(0)
-        self._sign = b'"attempt":%d' % self._attempt
-        self._from_ms = 1000 * from_time(frame, time.time())
-        self._first = position or 0
-        self._position = self._first
-        self._ends: dict[int, int] = {}  # ends of the partitions that are not fully read
-        self._consumer: Any = None
-        self._clock = clock
-        self._heard_at = clock()
+        self._clients = clients
+        self._writer = frame.select("attempt", "worker").row(0)
+        self._position = position
+        ends, starts = clients.offsets(), clients.offsets(1000 * from_time(frame, time.time()))
+        # The ends of the partitions that are not fully read.
+        self._ends = {id_: end for id_, end in ends.items() if starts.get(id_, end) < end}
+        changes = {
+            "auto.offset.reset": "earliest",  # messages deleted meanwhile can be skipped
+            "enable.partition.eof": True,
+            "queued.max.messages.kbytes": 16_384,
+        }
+        self._consumer = clients.consumer(group, "read_committed", changes)
+        self._consumer.assign([self._partition(id_, starts[id_]) for id_ in self._ends])
+        self._heard_at = clients.clock()
 
     def delivered_up_to(self) -> int:
         """Return the first position that is not delivered. Reads for at most `ANSWER_SECONDS`.
 
         Raises:
-            ConnectionError: If there is more to read, or the brokers do not answer. Call again.
-            PermissionError, FileNotFoundError: If they refuse the credentials or the topic.
+            ConnectionError: If there is more to read. Call again, unless the search is closed.
+            PermissionError, FileNotFoundError: If the brokers refuse the credentials or the topic.
+                The search is closed.
         """
-        deadline = self._clock() + ANSWER_SECONDS
-        if self._consumer is None:
-            self._begin()
+        clock, address = self._clients.clock, self._clients.address
+        deadline = clock() + ANSWER_SECONDS
         while self._ends:
-            now = self._clock()
+            now = clock()
             if now >= deadline:
                 if now - self._heard_at > _SILENCE_SECONDS:
                     self.close()
                 raise ConnectionError(
-                    f"{self._address!r}: the brokers never settled an earlier transaction of this "
+                    f"{address!r}: the brokers never settled an earlier transaction of this "
                     f"journal. Reading the topic to find what is delivered: {self.messages} "
                     "messages so far"
                 )
@@ -107,46 +96,26 @@ class TopicSearch:
                 self._read(message)
         return self._position
 
+    def is_closed(self) -> bool:
+        """Return True if the search has ended, with or without a result."""
+        return self._consumer is None
+
     def close(self) -> None:
-        """Disconnect. A later call of `delivered_up_to` restarts the search."""
+        """End the search, and disconnect."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close()
-        self._clients.disconnect()
-
-    def _begin(self) -> None:
-        try:
-            ends = self._clients.offsets()
-            starts = self._clients.offsets(self._from_ms)
-        except NoAnswerError as error:
-            self._clients.disconnect()
-            reason = kafka_errors.without_values(str(error), self._address)
-            raise ConnectionError(
-                f"{self._address!r} does not answer" + (f": {reason}" if reason else "")
-            ) from None
-        self._ends = {id_: end for id_, end in ends.items() if starts.get(id_, end) < end}
-        self._position, self.messages, self._heard_at = self._first, 0, self._clock()
-        changes = {
-            "auto.offset.reset": "earliest",  # messages deleted meanwhile can be skipped
-            "enable.partition.eof": True,
-            "queued.max.messages.kbytes": 16_384,
-        }
-        self._consumer = self._clients.consumer(self._group, "read_committed", changes)
-        topic = self._address.topic
-        self._consumer.assign(
-            [self._kafka.TopicPartition(topic, id_, starts[id_]) for id_ in self._ends]
-        )
 
     def _read(self, message: Any) -> None:
         reason = message.error()
-        is_end = reason is not None and reason.code() == self._kafka.KafkaError._PARTITION_EOF
+        is_end = reason is not None and reason.code() == type(reason)._PARTITION_EOF
         if reason is not None and not is_end:
-            error = kafka_errors.explained(reason, self._address)
+            error = kafka_errors.explained(reason, self._clients.address)
             if isinstance(error, ConnectionError):
                 return  # librdkafka retries
             self.close()
             raise error
-        self._heard_at = self._clock()
+        self._heard_at = self._clients.clock()
         id_, following = message.partition(), message.offset()
         if not is_end:
             following += 1
@@ -154,10 +123,10 @@ class TopicSearch:
             self._look_at(message.value())
         if following >= self._ends.get(id_, following + 1):
             del self._ends[id_]
-            self._consumer.pause([self._kafka.TopicPartition(self._address.topic, id_)])
+            self._consumer.pause([self._partition(id_)])
 
     def _look_at(self, value: bytes | None) -> None:
-        if value is None or self._sign not in value:
+        if value is None or b'"attempt":%d' % self._writer[0] not in value:
             return
         try:
             record = json.loads(value)
@@ -167,8 +136,11 @@ class TopicSearch:
             return
         position = record.get("position")
         writer = (record.get("attempt"), record.get("worker"))
-        if writer == (self._attempt, self._worker) and isinstance(position, int):
+        if writer == self._writer and isinstance(position, int):
             self._position = max(self._position, position + 1)
+
+    def _partition(self, id_: int, *offset: int) -> Any:
+        return self._clients.kafka.TopicPartition(self._clients.address.topic, id_, *offset)
 
 
 def from_time(frame: pl.DataFrame, now: float) -> int:
@@ -182,12 +154,15 @@ def from_time(frame: pl.DataFrame, now: float) -> int:
     Example:
         For `train_time` 5000 and 5060, and `now` 9000: 5000 - 600 = 4400.
     """
-    # A train_time of 0 means that it is unknown, so the attempt's time must serve.
-    made = frame.select(
-        pl.when(pl.col("train_time") > 0)
-        .then(pl.col("train_time"))
-        .otherwise(pl.col("attempt") // 1_000_000)
-    ).to_series()
+    made = times(frame)
     if made.is_empty() or made.max() > now:  # type: ignore[operator]
         return 0
     return max(0, int(made.min()) - _MARGIN_SECONDS)  # type: ignore[arg-type]
+
+
+def times(frame: pl.DataFrame) -> pl.Series:
+    """Return when each record was made, in Unix seconds by the trainer's clock."""
+    # A train_time of 0 means that it is unknown, so the attempt's time must serve.
+    attempt = pl.col("attempt") // 1_000_000 if "attempt" in frame.columns else pl.lit(0)
+    known = pl.col("train_time")
+    return frame.select(pl.when(known > 0).then(known).otherwise(attempt)).to_series()

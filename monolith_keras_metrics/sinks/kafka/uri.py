@@ -51,6 +51,11 @@ class KafkaAddress(NamedTuple):
     topic: str
     options: Mapping[str, str]
 
+    @property
+    def identity(self) -> str:
+        """The URI without options, with the brokers in sorted order."""
+        return f"kafka://{','.join(sorted(self.brokers.split(',')))}/{self.topic}"
+
     def __repr__(self) -> str:
         return f"kafka://{self.brokers}/{self.topic}"
 

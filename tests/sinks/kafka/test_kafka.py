@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import writing
+from ending_producer import note_producers
 from kafka_broker import Broker
 from kafka_examples import batch
 from kills import Killed
@@ -386,34 +387,15 @@ def test_a_broker_that_has_lost_what_it_acknowledged(
     assert {*range(100), *range(200, 400)} <= set(times)
 
 
-class Ending:
-    """A producer that ends as confluent-kafka's do: the call raises, after `error_cb`."""
-
-    def __init__(self, producer: Any, error: Exception) -> None:
-        self.producer, self.error = producer, error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.producer, name)
-
-    def __len__(self) -> int:
-        return len(self.producer)
-
-    def commit_transaction(self, timeout: float) -> None:
-        if self.committed:
-            self.producer.commit_transaction(timeout)
-        raise self.error
-
-    committed = False
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("committed", [False, True])
 def test_a_producer_that_ends_while_it_commits(
-    committed: bool, wrapped: bool, broker: Broker, topic: str
+    committed: bool, wrapped: bool, broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the commit took place tells the ledger: what it holds is not sent again."""
     from confluent_kafka import KafkaError, KafkaException
 
+    producers = note_producers(monkeypatch)
     client = DeepInsightClient(f"kafka://{broker.bootstrap}/{topic}")
     client.write(batch(0))
     assert client.flush(60)
@@ -423,13 +405,12 @@ def test_a_producer_that_ends_while_it_commits(
     if wrapped:
         error, cause = SystemError("returned a result with an exception set"), error
         error.__cause__ = cause
-    transactions = client._pipeline.outlet.deliveries[0].sink._transactions  # type: ignore[attr-defined]
-    transactions._producer = ending = Ending(transactions.producer, error)
-    ending.committed = committed
+    (ending,) = producers
+    ending.error, ending.committed = error, committed
     client.write(batch(100))
     assert client.flush(60)
     client.close()
-    assert transactions._producer is not ending
+    assert len(producers) == 2
     assert client.stats().written == 200
     assert req_times(broker, topic) == list(range(200))
 

@@ -15,17 +15,18 @@ from typing import Any
 
 import polars as pl
 import pytest
+from ending_producer import note_producers
 from kafka_broker import Broker
 from sending import LONGEST_CALL_SECONDS, deliver, deliver_all, frame, numbered
 from writing import ROWS
 
-from monolith_keras_metrics.sinks.kafka import clients as kafka_clients
+from monolith_keras_metrics.sinks.kafka import ledger as kafka_ledger
+from monolith_keras_metrics.sinks.kafka import sink as kafka_sink
 from monolith_keras_metrics.sinks.kafka import topic as kafka_topic
-from monolith_keras_metrics.sinks.kafka import transaction as kafka_transaction
+from monolith_keras_metrics.sinks.kafka.clients import KafkaClients
 from monolith_keras_metrics.sinks.kafka.messages import Outgoing
 from monolith_keras_metrics.sinks.kafka.sink import KafkaSink
 from monolith_keras_metrics.sinks.kafka.topic import TopicSearch, from_time
-from monolith_keras_metrics.sinks.kafka.transaction import Transactions
 from monolith_keras_metrics.sinks.kafka.uri import KafkaAddress, transactional_id
 
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
@@ -81,7 +82,7 @@ def open_transaction(broker: Broker, journal: str, records: pl.DataFrame, after:
     )
     producer.init_transactions(30)
     producer.begin_transaction()
-    for _, key, value, headers in Outgoing(records, 0, ROWS).messages(0, records.height):
+    for _, key, value, headers in Outgoing(records, ROWS).messages(0, records.height):
         producer.produce("t", value, key, headers=headers)
     group = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap, "group.id": name})
     producer.send_offsets_to_transaction(
@@ -128,8 +129,9 @@ def unsettled(
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_transaction, "_PENDING_SECONDS", 0.5)
-    monkeypatch.setattr(kafka_clients, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(kafka_sink, "_OPEN_SECONDS", 1.0)
+    monkeypatch.setattr(kafka_ledger, "_PENDING_SECONDS", 0.5)
+    monkeypatch.setattr(kafka_ledger, "ANSWER_SECONDS", 1.0)
 
 
 def positions(broker: Broker, journal: str) -> list[int]:
@@ -150,21 +152,10 @@ def assert_unsettled(broker: Broker, journal: str) -> None:
     assert ledger(broker, journal, "read_uncommitted") == _SETTLED * ROWS
 
 
-def interrupt_commit(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have the first commit end after its offset was sent; the next `open` aborts it."""
-    commit, interrupted = Transactions.commit, []
-
-    def commit_or_not(transactions: Transactions, position: int) -> None:
-        if interrupted or transactions._found is None:
-            return commit(transactions, position)
-        interrupted.append(position)
-        group = transactions._clients.group(transactions._name)
-        transactions.producer.send_offsets_to_transaction([Partition("t", 0, position)], group)
-        transactions._drop()
-        raise ConnectionError("interrupted")
-
-    monkeypatch.setattr(Transactions, "commit", commit_or_not)
-    return interrupted
+def ended() -> Exception:
+    """Return what a producer raises that another one has fenced."""
+    error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._FENCED, "fenced", fatal=True)
+    return confluent_kafka.KafkaException(error)
 
 
 @pytest.mark.slow
@@ -183,14 +174,14 @@ def test_the_topic_tells_what_a_ledger_does_not(
     assert_unsettled(unsettled, journal)
     assert positions(unsettled, journal) == numbered(there)
     attempt = _ATTEMPTS[journal]
+    producers = note_producers(monkeypatch, ended())
     sink = KafkaSink(unsettled.bootstrap, "t", journal=journal)
     # As the next process has them: portions may end elsewhere.
     records = pl.concat([frame(attempt, number) for number in range(1, 4)])
-    interrupted = interrupt_commit(monkeypatch)
     before = time.monotonic()
     rejected, longest = deliver(sink, records, 30)
     assert time.monotonic() - before < 15
-    assert interrupted == [there * ROWS]
+    assert [producer.offsets[:1] for producer in producers] == 2 * [[there * ROWS]]
     assert (rejected, longest < LONGEST_CALL_SECONDS) == (0, True)
     assert ledger(unsettled, journal, "read_committed") == 4 * ROWS
     assert deliver(sink, frame(attempt, 4))[0] == 0
@@ -218,10 +209,11 @@ def test_a_search_goes_on_where_it_was_and_waits_for_open_transactions(
 ) -> None:
     monkeypatch.setattr(kafka_topic, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(kafka_topic, "_AT_ONCE", 100)
-    attempt, address = _ATTEMPTS["committed"], KafkaAddress(unsettled.bootstrap, "t", {})
+    attempt, group = _ATTEMPTS["committed"], transactional_id("t", "committed")
+    clients = KafkaClients(KafkaAddress(unsettled.bootstrap, "t", {}))
     theirs = open_transaction(unsettled, "theirs", frame(7, 0), ROWS)
     theirs.flush(10)
-    search = TopicSearch(confluent_kafka, address, "committed", frame(attempt, 0), None)
+    search = TopicSearch(clients, group, frame(attempt, 0), 0)
     counts = []
     for _ in range(4):
         before = time.monotonic()
