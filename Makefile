@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# Three, since many tests wait for other processes; a worker takes a file, in the order of conftest.
+IN_PARALLEL := --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-fast lint docs benchmark clean
@@ -13,10 +15,10 @@ quickstart: $(INSTALLED)  ## train a model on the flights and print its measures
 	$(BIN)/python examples/quickstart.py
 
 test: $(INSTALLED)  ## run all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: $(INSTALLED)  ## run the quick ones, without Kafka and tests of whole processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m 'not slow and not kafka and not system'
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow and not kafka and not system'
 
 lint: $(INSTALLED)  ## check style, spelling, types, imports and documentation
 	$(BIN)/ruff check .

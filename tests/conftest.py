@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import subprocess
 import threading
@@ -31,16 +32,17 @@ SYSTEM = Path(__file__).parent / "system"
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what needs the Kafka broker and what is in `system`.
 
-    A worker of pytest-xdist runs a file, or all that share the Kafka broker.
+    In a worker of pytest-xdist, the files with most slow tests come first, so that no worker is
+    left with one at the end.
     """
     for item in items:
-        kafka = "kafka_jars" in getattr(item, "fixturenames", ())
-        if kafka:
+        if "kafka_jars" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
         if SYSTEM in item.path.parents:
             item.add_marker(pytest.mark.system)
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group("kafka" if kafka else item.path.name))
+    if hasattr(config, "workerinput"):
+        slow = collections.Counter(i.path for i in items if i.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)

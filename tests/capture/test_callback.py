@@ -24,6 +24,7 @@ from training import (
     frozen,
     labels,
     model,
+    predictions_of,
     read,
 )
 
@@ -37,7 +38,7 @@ def fit(net: keras.Model, data: Any, *callbacks: Any, **options: Any) -> keras.c
 
 def test_every_row_is_recorded_as_the_model_predicted_it(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model())
-    expected = net.predict(x["features"], verbose=0)
+    expected = predictions_of(net, x["features"])
     fit(net, dataset(x, y), callback(tmp_path, extra_fields=EXTRA))
     records = read(tmp_path)
     check_records(records, x, {"ctr": (y, expected)})
@@ -79,7 +80,7 @@ def test_columns_of_shape_batch_1_and_other_names(tmp_path: pathlib.Path) -> Non
     }
     recorder = callback(tmp_path, uid="user", req_time="when", sample_rate="rate")
     net = frozen(model())
-    expected = net.predict(x["features"], verbose=0)
+    expected = predictions_of(net, x["features"])
     fit(net, dataset(renamed, y[:, np.newaxis]), recorder)
     check_records(read(tmp_path), x, {"ctr": (y, expected)})
 
@@ -105,7 +106,7 @@ def test_several_outputs(kind: str, tmp_path: pathlib.Path) -> None:
     net = frozen(
         two_outputs(kind), loss=BY_OUTPUT if kind == "dict" else ["binary_crossentropy"] * 2
     )
-    predicted = net.predict(x["features"], verbose=0)
+    predicted = predictions_of(net, x["features"])
     if kind == "list":
         predicted = dict(zip(["click", "buy"], predicted, strict=True))
     y = (clicks, buys) if kind == "list" else {"buy": buys, "click": clicks}
@@ -122,7 +123,7 @@ def test_k_columns_are_k_named_targets(tmp_path: pathlib.Path) -> None:
     y = np.stack([labels(seed=s) for s in range(3)], axis=1)
     features = keras.Input((4,), name="features")
     net = frozen(keras.Model(features, keras.layers.Dense(3, "sigmoid", name="heads")(features)))
-    expected = net.predict(x["features"], verbose=0)
+    expected = predictions_of(net, x["features"])
     fit(net, dataset(x, y), callback(tmp_path / "list", targets=["x", "y", "z"]))
     fit(net, dataset(x, y), callback(tmp_path / "dict", targets={"heads": ["x", "y", "z"]}))
     for folder in ("list", "dict"):
@@ -172,7 +173,7 @@ def test_a_second_fit_does_not_trace_again(tmp_path: pathlib.Path) -> None:
 
 def test_sample_and_class_weights_leave_the_records_alone(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model())
-    expected = net.predict(x["features"], verbose=0)
+    expected = predictions_of(net, x["features"])
     weights = np.linspace(0, 1, ROWS)
     data = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(32)
     fit(net, data, callback(tmp_path / "sample"))
@@ -183,7 +184,7 @@ def test_sample_and_class_weights_leave_the_records_alone(tmp_path: pathlib.Path
 
 def test_numpy_input_shuffled(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model())
-    expected = net.predict(x["features"], verbose=0).ravel()
+    expected = predictions_of(net, x["features"]).ravel()
     del x["carrier"]  # Keras takes strings from tf.data only
     net.fit(x, y, batch_size=50, shuffle=True, verbose=0, callbacks=[callback(tmp_path)])
     records = read(tmp_path).sort("req_time")
@@ -202,7 +203,7 @@ def test_validation_is_recorded_only_where_asked_for(tmp_path: pathlib.Path) -> 
     assert read(tmp_path / "train")["mode"].to_list() == ["train"] * 2 * ROWS
     both = read(tmp_path / "both")
     assert both["mode"].to_list() == ["train"] * ROWS + ["test"] * 100
-    expected = net.predict(val_x["features"], verbose=0)
+    expected = predictions_of(net, val_x["features"])
     check_records(both.filter(mode="test"), val_x, {"ctr": (val_y, expected)})
 
 
@@ -246,9 +247,9 @@ def test_the_model_is_left_as_it_was(tmp_path: pathlib.Path) -> None:
     loaded = keras.models.load_model(tmp_path / "m.keras")
     clone = keras.models.clone_model(net)
     clone.set_weights(net.get_weights())
-    expected = net.predict(x["features"], verbose=0)
-    np.testing.assert_array_equal(loaded.predict(x["features"], verbose=0), expected)
-    np.testing.assert_array_equal(clone.predict(x["features"], verbose=0), expected)
+    expected = predictions_of(net, x["features"])
+    np.testing.assert_array_equal(predictions_of(loaded, x["features"]), expected)
+    np.testing.assert_array_equal(predictions_of(clone, x["features"]), expected)
     fit(net, dataset(x["features"], y))
     assert read(tmp_path / "run").height == 2 * ROWS
 
@@ -352,7 +353,7 @@ def test_float16_predictions(tmp_path: pathlib.Path) -> None:
         keras.config.set_dtype_policy("float32")
     frozen(net)
     x, y = columns(), labels()
-    expected = net.predict(x["features"], verbose=0)
+    expected = predictions_of(net, x["features"])
     fit(net, dataset(x, y), callback(tmp_path))
     check_records(read(tmp_path), x, {"ctr": (y, expected)}, tolerance=1e-3)
     assert read(tmp_path)["predict"].struct.field("ctr").dtype == pl.Float32

@@ -11,7 +11,17 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
-from training import FEATURES, ROWS, check_records, columns, dataset, frozen, labels, read
+from training import (
+    FEATURES,
+    ROWS,
+    check_records,
+    columns,
+    dataset,
+    frozen,
+    labels,
+    predictions_of,
+    read,
+)
 
 from monolith_keras_metrics import DeepInsightCallback, insight
 
@@ -47,15 +57,20 @@ def measured(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [((ROWS,), "int64"), ((ROWS, 1), "int32"), ((ROWS, 1), "float32")]
+    ("shape", "dtype", "options"),
+    [
+        ((ROWS,), "int64", {}),
+        ((ROWS, 1), "int32", {"steps_per_execution": 2}),
+        ((ROWS, 1), "float32", {}),
+        ((ROWS, 1), "float32", {"jit_compile": True}),
+    ],
 )
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"steps_per_execution": 2}])
 def test_many_classes_are_recorded_as_whether_the_likeliest_is_right(
     shape: tuple[int, ...], dtype: str, options: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     x, y = columns(), indices(5).reshape(shape).astype(dtype)
     model = frozen(softmax(5), loss=SPARSE, metrics=["accuracy"], **options)
-    predicted = model.predict(x["features"], verbose=0)
+    predicted = predictions_of(model, x["features"])
     records = recorded(model, x, y, tmp_path, extra_fields=["price"])
     is_right = predicted.argmax(axis=1) == y.ravel()
     check_records(records, x, {"kind": (is_right, predicted.max(axis=1))})
@@ -73,7 +88,7 @@ def test_named_classes_are_targets_of_their_own(one_hot: bool, tmp_path: pathlib
     names, truth = ["bike", "car", "train"], np.eye(3, dtype=np.float32)[y]
     loss = "categorical_crossentropy" if one_hot else SPARSE
     model = frozen(softmax(3), loss=loss)
-    predicted = model.predict(x["features"], verbose=0)
+    predicted = predictions_of(model, x["features"])
     records = recorded(model, x, truth if one_hot else y, tmp_path, targets=names)
     check_records(records, x, {n: (truth[:, i], predicted[:, i]) for i, n in enumerate(names)})
     assert "extra_int" not in records.columns
@@ -86,7 +101,7 @@ def test_two_classes_are_one_target(one_hot: bool, targets: Any, tmp_path: pathl
     x, y = columns(), indices(2)
     loss = "categorical_crossentropy" if one_hot else SPARSE
     model = frozen(softmax(2), loss=loss)
-    predicted = model.predict(x["features"], verbose=0)
+    predicted = predictions_of(model, x["features"])
     given = np.eye(2, dtype=np.float32)[y] if one_hot else y
     records = recorded(model, x, given, tmp_path, targets=targets)
     check_records(records, x, {"bought" if targets else "kind": (y, predicted[:, 1])})
@@ -99,7 +114,7 @@ def test_one_hot_classes_without_names_are_recorded_like_indices(tmp_path: pathl
     x, y = columns(), indices(4)
     truth = np.eye(4, dtype=np.float32)[y]
     model = frozen(softmax(4), loss=keras.losses.CategoricalCrossentropy())
-    predicted = model.predict(x["features"], verbose=0)
+    predicted = predictions_of(model, x["features"])
     records = recorded(model, x, truth, tmp_path)
     is_right = predicted.argmax(axis=1) == y
     check_records(records, x, {"kind": (is_right, predicted.max(axis=1))})
@@ -138,7 +153,7 @@ def test_a_class_that_the_loss_ignores_is_no_label(tmp_path: pathlib.Path) -> No
     y[::3] = -1
     loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
     model = frozen(softmax(4), loss=loss)
-    predicted = model.predict(x["features"], verbose=0)
+    predicted = predictions_of(model, x["features"])
     records = recorded(model, x, y, tmp_path)
     found = records["label"].struct.field("kind").to_list()
     expected = [
@@ -234,7 +249,7 @@ def test_logits_are_recorded_as_probabilities(
     model = frozen(
         keras.Model(features, heads), loss={"ctr": logits, "cvr": "binary_crossentropy"}, **options
     )
-    predicted = model.predict(x["features"], verbose=0)
+    predicted = predictions_of(model, x["features"])
     probability = tf.sigmoid(predicted["ctr"]).numpy()
     records = recorded(model, x, {"ctr": ctr, "cvr": cvr}, tmp_path)
     check_records(records, x, {"ctr": (ctr, probability), "cvr": (cvr, predicted["cvr"])})
@@ -253,7 +268,7 @@ def test_logits_of_classes_go_through_softmax(classes: int, tmp_path: pathlib.Pa
     x, y = columns(), indices(classes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model = frozen(softmax(classes, None), loss=loss)
-    predicted = tf.nn.softmax(model.predict(x["features"], verbose=0)).numpy()
+    predicted = tf.nn.softmax(predictions_of(model, x["features"])).numpy()
     records = recorded(model, x, y, tmp_path)
     expected = (y, predicted[:, 1])
     if classes > 2:

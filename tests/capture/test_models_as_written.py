@@ -22,6 +22,7 @@ from training import (
     dataset,
     frozen,
     labels,
+    predictions_of,
     read,
 )
 from training import model as functional_model
@@ -40,7 +41,7 @@ def check_fit(
     frozen(net, **(options or {}))
     recorder = callback_with_extra(folder, **{"targets": ["ctr"], **recorded})
     net.fit(dataset(x, Y), callbacks=[recorder], verbose=0)
-    predicted = net.predict(x["features"], verbose=0)
+    predicted = predictions_of(net, x["features"])
     check_records(read(folder), x, {"ctr": (Y, predicted)}, 1e-5)
 
 
@@ -202,7 +203,7 @@ def test_the_target_of_sequential_is_its_last_layers_name(
     """Not the name that Keras makes up, which counts the layers of the process."""
     net = frozen(keras.Sequential([last()]))
     net.fit(dataset(X, Y), callbacks=[callback_with_extra(tmp_path)], verbose=0)
-    check_records(read(tmp_path), X, {target: (Y, net.predict(X["features"], verbose=0))}, 1e-5)
+    check_records(read(tmp_path), X, {target: (Y, predictions_of(net, X["features"]))}, 1e-5)
 
 
 @pytest.mark.slow
@@ -240,7 +241,7 @@ def test_a_model_of_an_unnamed_input(tmp_path: pathlib.Path) -> None:
     assert "\nGive each input its column's name, as in keras.Input(…, name='features')" in message
     net = frozen(make(name="features"))
     net.fit(dataset(MORE, Y), callbacks=[callback_with_extra(tmp_path / "named")], verbose=0)
-    expected = net.predict(MORE["features"], verbose=0)
+    expected = predictions_of(net, MORE["features"])
     check_records(read(tmp_path / "named"), MORE, {"ctr": (Y, expected)})
 
 
@@ -260,7 +261,7 @@ def test_one_head_used_twice(other: str, tmp_path: pathlib.Path) -> None:
     names = records["label"].struct.fields
     assert len(set(names)) == 3
     assert (names[0], names[2]) == ("head", other)
-    predicted = net.predict([x["a"], x["b"]], verbose=0)
+    predicted = predictions_of(net, [x["a"], x["b"]])
     check_records(records, x, dict(zip(names, zip(y, predicted, strict=True), strict=True)))
 
 
@@ -280,7 +281,7 @@ def test_an_array_as_x(tmp_path: pathlib.Path) -> None:
         shuffle=False,
         verbose=0,
     )
-    expected = net.predict(x, verbose=0)
+    expected = predictions_of(net, x)
     check_records(read(tmp_path / "dict"), BARE, {"ctr": (y, expected)})
 
 
@@ -304,7 +305,7 @@ def test_a_data_frame_as_x(tmp_path: pathlib.Path) -> None:
         shuffle=False,
         verbose=0,
     )
-    expected = net.predict({"age": age, "price": price}, verbose=0)
+    expected = predictions_of(net, {"age": age, "price": price})
     check_records(read(tmp_path / "dict"), BARE, {"ctr": (Y, expected)})
 
 
@@ -323,5 +324,5 @@ def test_a_list_as_x(tmp_path: pathlib.Path) -> None:
         shuffle=False,
         verbose=0,
     )
-    expected = net.predict(arrays, verbose=0)
+    expected = predictions_of(net, arrays)
     check_records(read(tmp_path / "dict"), BARE, {"ctr": (Y, expected)})

@@ -20,6 +20,7 @@ from training import (
     dataset,
     frozen,
     labels,
+    predictions_of,
     read,
 )
 
@@ -60,7 +61,7 @@ def test_compute_loss_without_compute_metrics(
     net.looks = looks
     frozen(net, metrics=["mae"], **options)
     net.fit(dataset(x, y), callbacks=[callback(tmp_path)], verbose=0)
-    check_records(read(tmp_path), x, {"ctr": (y, net.predict(x["features"], verbose=0))}, 1e-5)
+    check_records(read(tmp_path), x, {"ctr": (y, predictions_of(net, x["features"]))}, 1e-5)
     assert not {"compute_metrics", "compute_loss", "call"} & set(vars(net))
 
 
@@ -142,7 +143,7 @@ def test_bare_dicts_of_a_functional_model(tmp_path: pathlib.Path) -> None:
     net = frozen(FunctionalBareDicts({"features": features}, outputs))
     recorder = callback(tmp_path, extra_fields=["price", "carrier"])
     net.fit(bare(x, y), callbacks=[recorder], verbose=0)
-    expected = net.predict({"features": x["features"]}, verbose=0)
+    expected = predictions_of(net, {"features": x["features"]})
     check_records(read(tmp_path), x, {"ctr": (y, expected)})
 
 
@@ -213,20 +214,21 @@ LOOKS: dict[str, Callable[[Any, Any], Any]] = {
     # All of `x`, which Keras would pair with a dict of inputs by position.
     "both": lambda model, x: model(x) * x["one"] + 0 * x["price"][:, None],
 }
+LOOKS_OF_KINDS = [
+    *(("array", look) for look in ("all", "column")),
+    *((kind, look) for kind in ("one", "list", "sequential", "dict") for look in LOOKS),
+]
+XLA = {"jit_compile": True, "steps_per_execution": 2}
 ONES = {**columns(), "one": np.ones((ROWS, 1), np.float32)}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:[^$]*The structure of `inputs` doesn't match")
 @pytest.mark.parametrize(
-    "options", [{}, {"jit_compile": True, "steps_per_execution": 2}, {"run_eagerly": True}]
-)
-@pytest.mark.parametrize(
-    ("kind", "look"),
-    [
-        *(("array", look) for look in ("all", "column")),
-        *((kind, look) for kind in ("one", "list", "sequential", "dict") for look in LOOKS),
-    ],
+    ("kind", "look", "options"),
+    [(*case, options) for options in ({}, {"run_eagerly": True}) for case in LOOKS_OF_KINDS]
+    # Not all of them, since XLA takes long to compile.
+    + [(*case, XLA) for case in (("array", "all"), ("list", "column"), ("dict", "both"))],
 )
 def test_what_a_step_reads_of_x(
     kind: str, look: str, options: dict[str, Any], tmp_path: pathlib.Path
@@ -242,7 +244,7 @@ def test_what_a_step_reads_of_x(
     y = labels()[:, None]
     recorder = callback(tmp_path, targets=["ctr"], modes=("train", "test"), extra_fields=extra)
     net.fit(dataset(x, y), validation_data=dataset(x, y), callbacks=[recorder], verbose=0)
-    predicted = net.predict(x["features"], verbose=0)
+    predicted = predictions_of(net, x["features"])
     records = read(tmp_path)
     for mode in ("train", "test"):
         check_records(records.filter(mode=mode), x, {"ctr": (y, predicted)}, 1e-5)

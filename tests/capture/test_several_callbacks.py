@@ -20,6 +20,7 @@ from training import (
     frozen,
     labels,
     model,
+    predictions_of,
     read,
 )
 
@@ -39,9 +40,14 @@ def check_as_it_was(net: keras.Model) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, {"jit_compile": True, "steps_per_execution": 3}, {"run_eagerly": True}]
+    ("options", "reverse"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"jit_compile": True, "steps_per_execution": 3}, True),
+        ({"run_eagerly": True}, False),
+    ],
 )
 def test_three_callbacks_in_one_fit(
     options: dict[str, Any], reverse: bool, tmp_path: pathlib.Path
@@ -50,7 +56,7 @@ def test_three_callbacks_in_one_fit(
     x, clicks, buys = columns(), labels(seed=1), labels(seed=2)
     x["user"] = x["uid"][::-1].copy()
     net = frozen(two_outputs(), loss=dict.fromkeys(("click", "buy"), "mse"), **options)
-    predicted = net.predict(x["features"], verbose=0)
+    predicted = predictions_of(net, x["features"])
     data = dataset(x, {"click": clicks, "buy": buys})
     recorders = [
         callback(tmp_path / "all", extra_fields=EXTRA),
@@ -123,8 +129,8 @@ def test_a_fit_within_a_fit(tmp_path: pathlib.Path) -> None:
 
     net.fit(dataset(x, y), callbacks=[outer, At(nested)], verbose=0)
     check_as_it_was(net)
-    check_records(read(tmp_path / "outer"), x, {"ctr": (y, net.predict(x["features"], verbose=0))})
-    expected = net.predict(inner_x["features"], verbose=0)
+    check_records(read(tmp_path / "outer"), x, {"ctr": (y, predictions_of(net, x["features"]))})
+    expected = predictions_of(net, inner_x["features"])
     check_records(read(tmp_path / "inner"), inner_x, {"ctr": (inner_y, expected)})
 
 

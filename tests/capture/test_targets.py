@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from training import check_records, columns, dataset, frozen, labels, read
+from training import check_records, columns, dataset, frozen, labels, predictions_of, read
 
 from monolith_keras_metrics import DeepInsightCallback
 from monolith_keras_metrics.capture.outputs import outputs_of
@@ -183,7 +183,7 @@ def test_a_list_of_labels_goes_with_the_sorted_names_of_outputs(
     x, buys, clicks = columns(), labels(seed=1), labels(seed=2)
     loss = {"click": "binary_crossentropy", "buy": "binary_crossentropy"}
     model = frozen(two_heads("click", "buy"), loss=loss)
-    predicted = model.predict(x["features"], verbose=0)
+    predicted = predictions_of(model, x["features"])
     data = dataset(x, (buys, clicks))  # in the order of the sorted names
     if not as_tuple:
         # A list would become one tensor if it were handed to tf.data.
@@ -204,7 +204,7 @@ def test_outputs_without_a_label_are_left_out(tmp_path: pathlib.Path) -> None:
         keras.Model(features, {"embedding": embedding, "ctr": ctr}),
         loss={"ctr": "binary_crossentropy"},
     )
-    expected = model.predict(x["features"], verbose=0)["ctr"]
+    expected = predictions_of(model, x["features"])["ctr"]
     recorder = DeepInsightCallback(tmp_path, model_name="m", sample_ratio=1.0)
     model.fit(dataset(x, {"ctr": y}), callbacks=[recorder], verbose=0)
     check_records(read(tmp_path), x, {"ctr": (y, expected)})

@@ -19,6 +19,7 @@ from training import (
     frozen,
     labels,
     model,
+    predictions_of,
     read,
 )
 
@@ -30,7 +31,7 @@ def check_fit(
 ) -> None:
     """Fits a frozen model, and checks records against what `predict` says."""
     x, y = columns(), labels()
-    expected = net.predict(x["features"], verbose=0)
+    expected = predictions_of(net, x["features"])
     net.fit(dataset(x, y), callbacks=[callback_with_extra(folder)], verbose=0, **options)
     check_records(read(folder), x, {"ctr": (y, expected)}, tolerance)
 
@@ -115,7 +116,7 @@ def test_early_stopping(tmp_path: pathlib.Path) -> None:
 
 def test_callback_list_by_hand_with_train_on_batch(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model())
-    expected = net.predict(x["features"], verbose=0)
+    expected = predictions_of(net, x["features"])
     callbacks = keras.callbacks.CallbackList([callback_with_extra(tmp_path)], model=net)
     callbacks.on_train_begin()
     for start in range(0, ROWS, 50):
@@ -178,7 +179,7 @@ class OwnStep(keras.Model):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_own_train_step(jit_compile: bool, tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), OwnStep()
-    expected = net.predict({"features": x["features"]}, verbose=0)
+    expected = predictions_of(net, {"features": x["features"]})
     frozen(net, jit_compile=jit_compile)
     if jit_compile:  # a subclassed model gets the whole dict, and XLA takes no strings
         del x["carrier"]
@@ -189,7 +190,7 @@ def test_own_train_step(jit_compile: bool, tmp_path: pathlib.Path) -> None:
 
 def test_own_train_step_in_pieces(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), OwnStep(pieces=3)
-    expected = net.predict({"features": x["features"]}, verbose=0)
+    expected = predictions_of(net, {"features": x["features"]})
     frozen(net)
     net.fit(
         dataset(x, y, ROWS), callbacks=[callback_with_extra(tmp_path, targets=["ctr"])], verbose=0

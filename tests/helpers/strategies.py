@@ -1,9 +1,10 @@
 """Trainings under a `tf.distribute` strategy, in processes of their own.
 
-    python strategies.py mirrored|multi_worker|parameter_server FOLDER STEPS_PER_EXECUTION
+    python strategies.py mirrored|multi_worker|parameter_server FOLDER [STEPS_PER_EXECUTION ...]
 
-Devices and clusters are set up once in a process's life, so each has its own. `TF_CONFIG` tells
-a process of a cluster who it is.
+Each number of steps is a training of its own, whose records are in the folder of that name in
+FOLDER. Devices and clusters are set up once in a process's life, so each strategy has its own
+process. `TF_CONFIG` tells a process of a cluster who it is.
 """
 
 from __future__ import annotations
@@ -71,18 +72,23 @@ def refused(strategy: tf.distribute.Strategy, folder: str) -> None:
 
 
 def main() -> None:
-    name, folder, steps = sys.argv[1:]
+    name, folder, *steps = sys.argv[1:]
     strategy = make_strategy(name)
     if name == "parameter_server":
         refused(strategy, folder)
-        return
+    for number in steps:
+        train(strategy, f"{folder}/{number}", int(number))
+
+
+def train(strategy: tf.distribute.Strategy, folder: str, steps: int) -> None:
+    """Train a model of known weights, with so many steps in each execution."""
     x, y = columns(), labels()
     # Under a strategy Keras averages the first batch over replicas, to know its shapes: no strings.
     del x["carrier"]
     with strategy.scope():
         net = model()
         net.set_weights([np.linspace(-1, 1, 4)[:, np.newaxis], np.array([-1.0])])
-        frozen(net, steps_per_execution=int(steps), jit_compile=False)
+        frozen(net, steps_per_execution=steps, jit_compile=False)
     recorder = DeepInsightCallback(
         folder, model_name="m", sample_ratio=1.0, extra_fields=("price", "hour")
     )

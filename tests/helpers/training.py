@@ -55,6 +55,14 @@ def frozen(model: keras.Model, **options: Any) -> keras.Model:
     return model
 
 
+def predictions_of(model: keras.Model, x: Any) -> Any:
+    """Return what a model predicts for `x`: an array of shape (rows, columns) for each output.
+
+    `Model.predict` returns the same, but takes longer: it traces and compiles a function.
+    """
+    return tf.nest.map_structure(np.asarray, model(x, training=False))
+
+
 def callback(folder: Any, **options: Any) -> DeepInsightCallback:
     """One that records every example."""
     return DeepInsightCallback(folder, **{"model_name": "m", "sample_ratio": 1.0, **options})

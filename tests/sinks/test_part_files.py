@@ -296,9 +296,9 @@ def test_two_processes_write_the_same_records(scheme: str, tmp_path: pathlib.Pat
     assert names(tmp_path / "run") == [path_of(tmp_path, n, scheme).name for n in range(0, 80, 20)]
 
 
-def splits(count: int) -> st.SearchStrategy[list[tuple[int, int]]]:
-    """Any way to cut `count` records into portions."""
-    return st.sets(st.integers(1, max(1, count - 1)), max_size=6).map(
+def splits(count: int, cuts: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    """Any way to cut `count` records into portions, with at most so many cuts."""
+    return st.sets(st.integers(1, max(1, count - 1)), max_size=cuts).map(
         lambda cuts: list(
             zip(
                 (ends := [0, *sorted(cut for cut in cuts if cut < count), count]),
@@ -310,15 +310,15 @@ def splits(count: int) -> st.SearchStrategy[list[tuple[int, int]]]:
 
 
 @st.composite
-def situations(draw: st.DrawFn):
-    """What is there (each file whole, torn or missing), garbage, and what is handed over."""
+def situations(draw: st.DrawFn, cuts: int = 6):
+    """Files that are there (each complete, torn or missing), garbage, and records to write."""
     count = draw(st.integers(1, 40))
     there = [
         (start, stop, draw(st.sampled_from([None, 0.0, 0.3, 0.7, 0.99, 1.0, 1.0])))
-        for start, stop in draw(splits(count))
+        for start, stop in draw(splits(count, cuts))
     ]
     garbage = draw(st.sets(st.integers(0, count + 1), max_size=4))
-    return count, there, garbage, draw(splits(count)), draw(splits(count))
+    return count, there, garbage, draw(splits(count, cuts)), draw(splits(count, cuts))
 
 
 def check_situation(scheme: str, situation) -> None:
@@ -348,8 +348,8 @@ def test_each_record_is_there_once_whatever_is_there_before(scheme: str, situati
     check_situation(scheme, situation)
 
 
-@settings(max_examples=4)
-@given(situations())
+@settings(max_examples=int(os.environ.get("PARQUET_EXAMPLES", "4")))
+@given(situations(cuts=2))
 def test_each_record_is_there_once_in_parquet(situation) -> None:
-    """Fewer cases: another process reads each file."""
+    """Fewer and smaller cases: another process reads each file."""
     check_situation("parquet", situation)

@@ -50,16 +50,31 @@ class Disk:
                 self._contents[status.st_ino] = path.read_bytes()
             self.stops.append((self.promised, dict(self._contents), dict(self._names)))
 
-    def restore(self, number: int, run: pathlib.Path) -> int:
-        """Puts `run` into the state after a stop at a sync; returns what was promised by then."""
-        promised, contents, names = self.stops[number]
-        shutil.rmtree(run, ignore_errors=True)
-        run.mkdir()
-        for folder in (run, run / ".spool"):
-            for name, inode in names.get(str(folder), {}).items():
-                folder.mkdir(exist_ok=True)
-                (folder / name).write_bytes(contents.get(inode, b""))
-        return promised
+    def states(self, run: pathlib.Path) -> list[tuple[int, dict[pathlib.Path, bytes]]]:
+        """Return the files of `run` after each stop, with the number of records promised by then.
+
+        Of stops in a row that leave the same files, only the last is there: it promised most.
+        """
+        found: list[tuple[int, dict[pathlib.Path, bytes]]] = []
+        for promised, contents, names in self.stops:
+            files = {
+                folder / name: contents.get(inode, b"")
+                for folder in (run, run / ".spool")
+                for name, inode in names.get(str(folder), {}).items()
+            }
+            if found and found[-1][1] == files:
+                found.pop()
+            found.append((promised, files))
+        return found
+
+
+def restore(files: dict[pathlib.Path, bytes], run: pathlib.Path) -> None:
+    """Make `run` a folder that has these files and no others."""
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    for path, contents in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(contents)
 
 
 @pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="tells paths from descriptors")
@@ -83,8 +98,8 @@ def test_a_machine_that_stops(
     client.close()
     assert client.stats().written == STEPS * ROWS
     monkeypatch.undo()
-    for number in range(len(disk.stops)):
-        promised = disk.restore(number, run)
+    for number, (promised, files) in enumerate(disk.states(run)):
+        restore(files, run)
         result = recovery.recover(run, [f"{scheme}:{run}"])
         assert (result.left, result.lost) == (0, 0)
         if promised == 0 and not any(run.glob("*.*")):

@@ -56,17 +56,18 @@ def check_every_row_once(records: pl.DataFrame) -> None:
     assert records["extra_int"].struct.field("hour").to_list() == x["hour"].tolist()
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_mirrored_strategy_over_two_cpus(steps: int, tmp_path: pathlib.Path) -> None:
-    finished(start("strategies.py", "mirrored", tmp_path, steps))
-    records = read(tmp_path)
-    check_every_row_once(records)
-    assert records["position"].to_list() == list(range(ROWS))
-    # The model has known weights, so what it predicts is known too.
-    x = columns()["features"]
-    expected = 1 / (1 + np.exp(-(x @ np.linspace(-1, 1, 4) - 1)))
-    predicted = records.sort("req_time")["predict"].struct.field("ctr")
-    np.testing.assert_allclose(predicted, expected, atol=1e-5)
+def test_mirrored_strategy_over_two_cpus(tmp_path: pathlib.Path) -> None:
+    """With one step in an execution, and with two."""
+    finished(start("strategies.py", "mirrored", tmp_path, 1, 2))
+    for steps in (1, 2):
+        records = read(tmp_path / str(steps))
+        check_every_row_once(records)
+        assert records["position"].to_list() == list(range(ROWS))
+        # The model has known weights, so what it predicts is known too.
+        x = columns()["features"]
+        expected = 1 / (1 + np.exp(-(x @ np.linspace(-1, 1, 4) - 1)))
+        predicted = records.sort("req_time")["predict"].struct.field("ctr")
+        np.testing.assert_allclose(predicted, expected, atol=1e-5)
 
 
 def test_two_workers_write_their_own_parts(tmp_path: pathlib.Path) -> None:
@@ -94,9 +95,9 @@ def cluster(**jobs: int) -> Iterator[dict[str, str]]:
 def test_parameter_servers_are_refused(tmp_path: pathlib.Path) -> None:
     """Keras 3 cannot `fit` there itself; the operations and the callback say what to do."""
     chief, *others = cluster(chief=1, worker=1, ps=1)
-    servers = [start("strategies.py", "parameter_server", tmp_path, 1, **env) for env in others]
+    servers = [start("strategies.py", "parameter_server", tmp_path, **env) for env in others]
     try:
-        output = finished(start("strategies.py", "parameter_server", tmp_path, 1, **chief))
+        output = finished(start("strategies.py", "parameter_server", tmp_path, **chief))
     finally:
         for server in servers:
             server.kill()
