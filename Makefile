@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 IN_PARALLEL := --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast lint docs benchmark clean
+.PHONY: help quickstart test test-fast coverage lint docs benchmark clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,13 @@ test: $(INSTALLED)  ## run all tests
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: $(INSTALLED)  ## run the quick ones, without Kafka and tests of whole processes
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow and not kafka and not system'
+	$(BIN)/python -m pytest $(IN_PARALLEL) --numprocesses 2 -m 'not slow and not kafka and not system'
+
+coverage: $(INSTALLED)  ## run all tests, and check that they reach enough of the package
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(IN_PARALLEL)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(INSTALLED)  ## check style, spelling, types, imports and documentation
 	$(BIN)/ruff check .
@@ -44,4 +50,4 @@ $(INSTALLED): setup.cfg pyproject.toml
 	touch $(INSTALLED)
 
 clean:  ## remove everything that was built
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .tox build runs *.egg-info
+	rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .tox build runs *.egg-info

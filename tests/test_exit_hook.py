@@ -277,6 +277,7 @@ def test_last_words_are_spoken_before_a_later_signal_ends_the_process(run: Run) 
     assert ended == (1, ["last words"], "", [])
 
 
+@pytest.mark.slow
 def test_last_words_that_hang_are_cut_short(run: Run) -> None:
     """By the time, though the main thread holds the lock that they wait for."""
     ended = run(
@@ -321,6 +322,7 @@ def test_last_words_while_python_shuts_down(run: Run) -> None:
     assert (ended.status, ended.lines) == (15, ["last words"])
 
 
+@pytest.mark.slow
 def test_a_forked_child_speaks_no_last_words(run: Run) -> None:
     """They are about what its parent has; the child ends at once."""
     ended = run(

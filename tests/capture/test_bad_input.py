@@ -225,6 +225,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
         frozen(model()).fit(dataset(columns(), labels()), callbacks=[recorder], verbose=0)
 
 
+@pytest.mark.slow
 def test_nan_and_inf_and_broken_text_are_recorded(tmp_path: pathlib.Path) -> None:
     x = columns(4)
     x["features"][0] = np.nan

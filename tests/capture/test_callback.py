@@ -145,6 +145,7 @@ def test_targets_select_and_rename_outputs(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path / "renamed")["label"].struct.fields == ["ctr"]
 
 
+@pytest.mark.slow
 def test_second_fit_and_new_compile_record_further_attempts(tmp_path: pathlib.Path) -> None:
     x, y, net = columns(), labels(), frozen(model())
     recorder = callback(tmp_path)
@@ -345,6 +346,7 @@ def test_a_batch_of_no_rows_is_passed_over(tmp_path: pathlib.Path) -> None:
     assert recorder.stats.accepted == 64
 
 
+@pytest.mark.slow
 def test_float16_predictions(tmp_path: pathlib.Path) -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -148,6 +148,7 @@ def test_names_that_do_not_fit_the_classes(
         )
 
 
+@pytest.mark.slow
 def test_a_class_that_the_loss_ignores_is_no_label(tmp_path: pathlib.Path) -> None:
     x, y = columns(), indices(4)
     y[::3] = -1

@@ -84,6 +84,7 @@ def test_three_callbacks_in_one_fit(
     assert recorders[1].stats.written == (x["user"] % 1000 < 300).sum() > 0
 
 
+@pytest.mark.slow
 def test_the_same_two_callbacks_again_trace_nothing(tmp_path: pathlib.Path) -> None:
     net, traces = model(), []
     original = net.train_step

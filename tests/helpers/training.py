@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from typing import Any
 
 import keras
@@ -60,7 +61,9 @@ def predictions_of(model: keras.Model, x: Any) -> Any:
 
     `Model.predict` returns the same, but takes longer: it traces and compiles a function.
     """
-    return tf.nest.map_structure(np.asarray, model(x, training=False))
+    with warnings.catch_warnings():  # an array may stand for a list of one
+        warnings.filterwarnings("ignore", "[^$]*The structure of `inputs` doesn't match")
+        return tf.nest.map_structure(np.asarray, model(x, training=False))
 
 
 def callback(folder: Any, **options: Any) -> DeepInsightCallback:

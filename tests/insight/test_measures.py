@@ -292,6 +292,7 @@ class TestTargetsAndGroups:
         result = summary(frame, "mode").select("mode", *COUNTS)
         assert result.rows() == [("test", 0, 0, 1, 0, 0), ("train", 1, 0, 0, 0, 1)]
 
+    @pytest.mark.slow
     @settings(deadline=None)
     @given(
         st.lists(

@@ -59,6 +59,7 @@ def entries(chance: random.Random) -> Iterator[bytes]:
             yield entry
 
 
+@pytest.mark.slow
 def test_changed_journals(tmp_path: pathlib.Path, decoder: Decoder) -> None:
     """In a child process, which may die of it; this one does not."""
     results: collections.Counter[str] = collections.Counter()

@@ -55,6 +55,7 @@ def test_a_torn_end_is_cut_at_the_last_whole_entry(tmp_path: pathlib.Path) -> No
         assert contents.unreadable == 0
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_damaged_files_give_whole_entries_and_nothing_else(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -124,6 +125,7 @@ def test_a_frame_that_holds_no_records(
         decoder.read(place)
 
 
+@pytest.mark.slow
 def test_recover_delivers_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names of files follow from the records: what was written before the kill is left alone."""
     path = left_by_a_killed_process(tmp_path, FRAMES)

@@ -200,6 +200,7 @@ def test_a_sink_that_fails_at_every_third_call_loses_nothing(warnings_logged: li
     assert any("no room" in line for line in warnings_logged)
 
 
+@pytest.mark.slow
 def test_a_sink_that_stays_down_is_counted_and_logged_once(warnings_logged: list[str]) -> None:
     def fail(_: int) -> None:
         raise OSError("no room")
@@ -321,6 +322,7 @@ def test_a_frame_is_encoded_once_however_long_it_waits(
     assert sink.uids() == list(range(20))
 
 
+@pytest.mark.slow
 def test_a_journal_that_hangs_does_not_stop_training(
     gate: threading.Event, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
     warnings_logged: list[str],

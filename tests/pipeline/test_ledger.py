@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -97,10 +98,11 @@ class Interleaving(RuleBasedStateMachine):
         assert fates.journaled == sum(rows for rows, journaled in self.pending if journaled)
 
 
-TestInterleaving = Interleaving.TestCase
+TestInterleaving = pytest.mark.slow(Interleaving.TestCase)
 TestInterleaving.settings = settings(max_examples=100, stateful_step_count=30)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from(["accept", "refuse", "adopt"]), min_size=2, max_size=4))
 def test_threads_lose_no_count(kinds: list[str]) -> None:

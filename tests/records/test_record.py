@@ -252,6 +252,7 @@ def test_batches_together_are_what_they_are_one_by_one(case: Case) -> None:
     assert_frame_equal(to_frame(found, **options, positions=positions), pl.concat(alone))
 
 
+@pytest.mark.slow
 @given(hnp.arrays(np.uint64, 200))
 def test_a_float64_field_keeps_its_value_in_the_shortest_text(bits: np.ndarray) -> None:
     """An id that pandas made a float, say: not rounded to a float32."""
