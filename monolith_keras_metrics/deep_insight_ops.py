@@ -264,24 +264,19 @@ def write_deep_insight_v2(
         "predictions": floats("preds", preds, *by_target),
         "sample_rates": floats("sample_rates", sample_rates, *by_target),
     }
-    extras = {}
+    extras = []
     for key, value in zip(keys, values, strict=True):
         name = f"extra_fields_values[{key!r}]"
         if key == "uid":
             columns["uid"] = ids(name, value)
         else:
-            extras[key] = extra_field(name, value)
+            extras.append(extra_field(name, value))
     columns |= _optional(example_ids, epoch)
     layout = Layout(
         model_name, tuple(targets), tuple(key for key in keys if key != "uid"), sample_ratio
     )
     return write_examples(
-        deep_insight_client_tensor,
-        layout,
-        columns,
-        [*extras.values()],
-        return_msgs,
-        use_zero_train_time,
+        deep_insight_client_tensor, layout, columns, extras, return_msgs, use_zero_train_time
     )
 
 

@@ -105,12 +105,14 @@ def write_examples(
     def run(handle: Any, *tensors: Any) -> Any:
         rows = _check_shapes(arguments, tensors, num_targets) or 0
         values = [tensor.numpy() for tensor in tensors]
+        given: dict[str, Any] = dict(zip(columns, values, strict=False))
+        for name in ("labels", "predictions", "sample_rates"):
+            given[name] = [given[name].T]
+        if "epoch" in given:
+            given["epoch"] = int(given["epoch"])
+        given["train_time"] = 0 if use_zero_train_time else int(time.time())
         client = open_client(int(handle))
-        train_time = 0 if use_zero_train_time else int(time.time())
-        given = dict(zip(columns, values, strict=False))
-        written = client.accept(
-            _make_batch(layout, rows, train_time, given, values[len(columns) :])
-        )
+        written = client.accept(Batch(layout, rows, **given, extras=values[len(columns) :]))
         return client.messages(written) if return_msgs else None
 
     inputs = [handle, *(one.tensor for one in arguments)]
@@ -130,27 +132,6 @@ def write_examples(
         msgs = tf.fill([rows], "")
     msgs.set_shape([batch])
     return msgs
-
-
-def _make_batch(
-    layout: Layout, rows: int, train_time: int, columns: dict[str, Any], extras: list[Any]
-) -> Batch:
-    labels, predictions, sample_rates = (
-        [columns[name].T] for name in ("labels", "predictions", "sample_rates")
-    )
-    return Batch(
-        layout,
-        rows,
-        columns["uid"],
-        columns["req_time"],
-        train_time,
-        labels,
-        predictions,
-        sample_rates,
-        extras,
-        int(columns["epoch"]) if "epoch" in columns else None,
-        columns.get("example_id"),
-    )
 
 
 def _converted(
