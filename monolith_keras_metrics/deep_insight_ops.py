@@ -28,11 +28,10 @@ from monolith_keras_metrics.ops.arguments import (
     floats,
     ids,
     integers,
-    scalar,
     write_examples,
 )
 from monolith_keras_metrics.pipeline.client import DeepInsightClient, open_client
-from monolith_keras_metrics.records.batch import Batch, Layout
+from monolith_keras_metrics.records.batch import Layout
 from monolith_keras_metrics.sinks import Sinks, parse_all
 from monolith_keras_metrics.sinks.tfrecord import TFRecordDump
 
@@ -178,32 +177,17 @@ def write_deep_insight(
     >>> [len(msg) > 0 for msg in msgs.numpy()]  # uid 19 is in bucket 19, and 1% reaches to 9
     [True, False, True]
     """
-    arguments = {
-        "uids": ids("uids", uids),
-        "req_times": integers("req_times", req_times),
+    columns = {
+        "uid": ids("uids", uids),
+        "req_time": integers("req_times", req_times),
         "labels": floats("labels", labels),
-        "preds": floats("preds", preds),
+        "predictions": floats("preds", preds),
         "sample_rates": floats("sample_rates", sample_rates),
         **_optional(example_ids, epoch),
     }
     layout = Layout(model_name, (target,), (), sample_ratio)
-
-    def make_batch(values: Mapping[str, Any], rows: int, train_time: int) -> Batch:
-        return Batch(
-            layout,
-            rows,
-            values["uids"],
-            values["req_times"],
-            train_time,
-            labels=[values["labels"]],
-            predictions=[values["preds"]],
-            sample_rates=[values["sample_rates"]],
-            epoch=_epoch(values),
-            example_id=values.get("example_ids"),
-        )
-
     return write_examples(
-        deep_insight_client_tensor, arguments, make_batch, 1, return_msgs, use_zero_train_time
+        deep_insight_client_tensor, layout, columns, (), return_msgs, use_zero_train_time
     )
 
 
@@ -273,54 +257,37 @@ def write_deep_insight_v2(
         )
     if keys.count("uid") != 1:
         raise ValueError(f"`extra_fields_keys` must contain 'uid' once. Received: {keys}")
-    names = {key: f"extra_fields_values[{key!r}]" for key in keys}
     by_target = ("num_targets", "batch")
-    arguments = {
-        "req_times": integers("req_times", req_times),
+    columns = {
+        "req_time": integers("req_times", req_times),
         "labels": floats("labels", labels, *by_target),
-        "preds": floats("preds", preds, *by_target),
+        "predictions": floats("preds", preds, *by_target),
         "sample_rates": floats("sample_rates", sample_rates, *by_target),
     }
+    extras = []
     for key, value in zip(keys, values, strict=True):
-        make_argument = ids if key == "uid" else extra_field
-        arguments[names[key]] = make_argument(names[key], value)
-    arguments |= _optional(example_ids, epoch)
-    extra_keys = tuple(key for key in keys if key != "uid")
-    layout = Layout(model_name, tuple(targets), extra_keys, sample_ratio)
-
-    def make_batch(values: Mapping[str, Any], rows: int, train_time: int) -> Batch:
-        return Batch(
-            layout,
-            rows,
-            values[names["uid"]],
-            values["req_times"],
-            train_time,
-            labels=[values["labels"].T],
-            predictions=[values["preds"].T],
-            sample_rates=[values["sample_rates"].T],
-            extras=[values[names[key]] for key in extra_keys],
-            epoch=_epoch(values),
-            example_id=values.get("example_ids"),
-        )
-
+        name = f"extra_fields_values[{key!r}]"
+        if key == "uid":
+            columns["uid"] = ids(name, value)
+        else:
+            extras.append(extra_field(name, value))
+    columns |= _optional(example_ids, epoch)
+    layout = Layout(
+        model_name, tuple(targets), tuple(key for key in keys if key != "uid"), sample_ratio
+    )
     return write_examples(
-        deep_insight_client_tensor,
-        arguments,
-        make_batch,
-        len(targets),
-        return_msgs,
-        use_zero_train_time,
+        deep_insight_client_tensor, layout, columns, extras, return_msgs, use_zero_train_time
     )
 
 
 def _optional(example_ids: Any, epoch: Any) -> dict[str, Argument]:
     """Return the given arguments that Monolith's operations do not have."""
-    found = {} if example_ids is None else {"example_ids": ids("example_ids", example_ids)}
-    return found if epoch is None else {**found, "epoch": scalar("epoch", epoch)}
-
-
-def _epoch(values: Mapping[str, Any]) -> int | None:
-    return int(values["epoch"]) if "epoch" in values else None
+    found = {}
+    if example_ids is not None:
+        found["example_id"] = ids("example_ids", example_ids)
+    if epoch is not None:
+        found["epoch"] = integers("epoch", epoch, is_scalar=True)
+    return found
 
 
 def _names(argument: str, names: Any) -> list[str]:
@@ -398,16 +365,14 @@ def write_deep_insight_from_features(
             logging.INFO, "Deep insight is off: `features` does not contain 'req_time'", 1
         )
         return tf.no_op()
-    needed = ["uid", *extra_fields_keys]
-    if targets is None or not sample_rates_list:
-        needed.append("sample_rate")
-    if missing := [name for name in needed if name not in features]:
-        raise ValueError(f"`features` must contain {missing}. Received: {sorted(features)}")
     is_fake = enable_kafka_metrics or bool(dump_filename)
-    if deep_insight_client_tensor is None:
-        deep_insight_client_tensor = deep_insight_client(
-            enable_deep_insight_metrics, is_fake, dump_filename
-        )
+    needed = ["req_time", "uid", *extra_fields_keys]
+    if not (targets and sample_rates_list):
+        needed.append("sample_rate")
+    flat = _flat_columns(features, needed)
+    client = deep_insight_client_tensor
+    if client is None:
+        client = deep_insight_client(enable_deep_insight_metrics, is_fake, dump_filename)
     rest: dict[str, Any] = {
         "model_name": model_name,
         "sample_ratio": sample_ratio,
@@ -416,31 +381,28 @@ def write_deep_insight_from_features(
         "example_ids": None if example_ids is None else tf.reshape(example_ids, [-1]),
         "epoch": epoch,
     }
-    flat = {name: tf.reshape(features[name], [-1]) for name in ["req_time", *needed]}
     if not targets:
-        return write_deep_insight(
-            deep_insight_client_tensor,
-            uids=flat["uid"],
-            req_times=flat["req_time"],
-            labels=labels,
-            preds=preds,
-            sample_rates=flat["sample_rate"],
-            target=target or "ctr_head",
-            **rest,
-        )
-
-    def stacked(values: Sequence[Any]) -> tf.Tensor:
-        return tf.stack([tf.reshape(value, [-1]) for value in values if value is not None])
-
+        columns = flat["uid"], flat["req_time"], labels, preds, flat["sample_rate"]
+        return write_deep_insight(client, *columns, target=target or "ctr_head", **rest)
     keys = [*dict.fromkeys([*extra_fields_keys, "uid"])]
     return write_deep_insight_v2(
-        deep_insight_client_tensor,
+        client,
         req_times=flat["req_time"],
-        labels=stacked(labels_list or ()),
-        preds=stacked(preds_list or ()),
-        sample_rates=stacked(sample_rates_list or [flat["sample_rate"]] * len(targets)),
+        labels=_stacked(labels_list),
+        preds=_stacked(preds_list),
+        sample_rates=_stacked(sample_rates_list or [flat["sample_rate"]] * len(targets)),
         extra_fields_values=[flat[key] for key in keys],
         extra_fields_keys=keys,
         targets=targets,
         **rest,
     )
+
+
+def _flat_columns(features: Mapping[str, Any], names: Sequence[str]) -> dict[str, tf.Tensor]:
+    if missing := [name for name in names if name not in features]:
+        raise ValueError(f"`features` must contain {missing}. Received: {sorted(features)}")
+    return {name: tf.reshape(features[name], [-1]) for name in names}
+
+
+def _stacked(columns: Sequence[Any] | None) -> tf.Tensor:
+    return tf.stack([tf.reshape(one, [-1]) for one in columns or () if one is not None])

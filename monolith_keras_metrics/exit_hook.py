@@ -70,7 +70,6 @@ _ending = False  # the last words are being called
 _installs: list[_Install] = []
 _pid = os.getpid()  # the process that installed
 _earlier: dict[int, _Handler] = {}  # the handlers that ours replaced
-_warned_off_main_thread = False
 
 
 def sig_handler(signo: int, frame: FrameType | None) -> None:
@@ -165,7 +164,12 @@ def install(over: _Over | None = None, last_words: Words | None = None) -> bool:
     """
     global _asked_at, _pid
     if not _is_main_thread():
-        _warn_off_main_thread()
+        logging.log_first_n(
+            logging.WARNING,
+            "Training does not run on the main thread, so signals are not handled: a signal may "
+            "end the process before everything is written. Close the client in the main thread.",
+            1,
+        )
         return False
     if _pid != os.getpid():
         _pid = os.getpid()  # forked during a training of the parent process
@@ -246,26 +250,13 @@ def _restore() -> None:
 
 def _signals() -> list[int]:
     """Return the signals to handle on this platform, in this kind of session."""
-    names = ["SIGHUP", "SIGTERM"] if _is_interactive() else ["SIGHUP", "SIGINT", "SIGTERM"]
+    # Notebooks, IPython and an interactive `python` handle SIGINT.
+    has_prompt = hasattr(builtins, "get_ipython") or hasattr(sys, "ps1")
+    is_interactive = has_prompt or bool(sys.flags.interactive)
+    names = ["SIGHUP", "SIGTERM"] if is_interactive else ["SIGHUP", "SIGINT", "SIGTERM"]
     return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows: no SIGHUP
-
-
-def _is_interactive() -> bool:
-    """Return True in a notebook, IPython or an interactive `python`, which handle SIGINT."""
-    return hasattr(builtins, "get_ipython") or hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
 def _is_main_thread() -> bool:
     """Return True on the main thread, where Python allows handlers to be set."""
     return threading.current_thread() is threading.main_thread()
-
-
-def _warn_off_main_thread() -> None:
-    """Log one warning per process."""
-    global _warned_off_main_thread
-    if not _warned_off_main_thread:
-        _warned_off_main_thread = True
-        logging.warning(
-            "Training does not run on the main thread, so signals are not handled: a signal may "
-            "end the process before everything is written. Close the client in the main thread."
-        )

@@ -11,6 +11,7 @@ predictions are recorded unchanged.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,7 +64,8 @@ def block_of(output: Output, names: Sequence[str], missing_label: float | None) 
     prediction = output.prediction
     classes = number_of_classes(output)
     if losses.is_from_logits(output.loss):
-        to_probabilities = tf.nn.softmax if _is_softmax(output, classes) else tf.sigmoid
+        is_softmax = classes or losses.classes_of(output.loss) is not None
+        to_probabilities = tf.nn.softmax if is_softmax else tf.sigmoid
         prediction = to_probabilities(tf.cast(prediction, tf.float32))
     mask = _label_mask(output, missing_label)
     if not classes or (len(names) == classes and not _is_index(output)):
@@ -118,22 +120,16 @@ def _is_index(output: Output) -> bool:
     return width(output.name, output.label) != width(output.name, output.prediction)
 
 
-def _is_softmax(output: Output, classes: int) -> bool:
-    return bool(classes) or losses.classes_of(output.loss) is not None
-
-
 def _label_mask(output: Output, missing_label: float | None) -> Any:
     """Return the mask of valid labels, `(rows, 1)` or `(rows, k)`; None if all are valid."""
-    mask = None
-    ignored = losses.ignored_class(output.loss)
-    for missing in (missing_label, ignored):
-        if missing is not None:
-            one = tf.not_equal(tf.cast(_rows(output.label), tf.float32), float(missing))
-            mask = one if mask is None else mask & one
+    masks = [
+        tf.not_equal(tf.cast(_rows(output.label), tf.float32), float(missing))
+        for missing in (missing_label, losses.ignored_class(output.loss))
+        if missing is not None
+    ]
     if output.weight is not None:
-        one = tf.not_equal(_rows(output.weight), 0)
-        mask = one if mask is None else mask & one
-    return mask
+        masks.append(tf.not_equal(_rows(output.weight), 0))
+    return functools.reduce(tf.logical_and, masks) if masks else None
 
 
 def _rows(tensor: Any) -> Any:

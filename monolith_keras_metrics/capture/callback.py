@@ -7,28 +7,24 @@ restores Keras's function afterwards, and changes nothing else in the model.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import numbers
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from monolith_keras_metrics.capture.compat import check_keras, is_legacy, keras
-from monolith_keras_metrics.capture.fit_scope import FitScope
+from monolith_keras_metrics.capture.compat import check_backend, check_keras, keras
 from monolith_keras_metrics.capture.input_columns import InputColumns
 from monolith_keras_metrics.capture.model_inputs import ModelInputs
-from monolith_keras_metrics.capture.targets import Pairs, TargetNames, check_target_names
-from monolith_keras_metrics.capture.train_function import Recorder, Recording, RecordingFunction
-from monolith_keras_metrics.ops.strategy import check_strategy
-from monolith_keras_metrics.pipeline.client import DeepInsightClient
+from monolith_keras_metrics.capture.recording import Recording
+from monolith_keras_metrics.capture.session import Session
+from monolith_keras_metrics.capture.targets import TargetNames
+from monolith_keras_metrics.capture.train_function import Recorder, stop_all_on_error
 from monolith_keras_metrics.pipeline.ledger import Stats
 from monolith_keras_metrics.pipeline.options import (
     OptionValues,
     make_options,
     signature_with_options,
 )
-from monolith_keras_metrics.sinks import Destination, Sinks, parse_all
+from monolith_keras_metrics.sinks import Sinks, parse_all
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -109,21 +105,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         **options: Unpack[OptionValues],
     ) -> None:
         super().__init__()
-        if keras.backend.backend() != "tensorflow":
-            raise RuntimeError(
-                "DeepInsightCallback needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow). "
-                f"Received: {keras.backend.backend()!r}"
-            )
-        check_target_names(targets)
-        if isinstance(extra_fields, str):
-            raise TypeError(
-                f"`extra_fields` must be a list of names. Received: extra_fields={extra_fields!r}"
-            )
-        if missing_label is not None and not _is_number(missing_label):
-            raise TypeError(
-                "`missing_label` must be the number that marks a missing label, or None. "
-                f"Received: missing_label={missing_label!r}"
-            )
+        check_backend()
         if isinstance(modes, str) or not modes or not set(modes) <= set(_MODES):
             raise ValueError(
                 f"`modes` must be a list with one or more of {_MODES}. Received: modes={modes!r}"
@@ -133,39 +115,33 @@ class DeepInsightCallback(keras.callbacks.Callback):
         names = [one.name for one in own if one.kind is one.KEYWORD_ONLY]
         self._options = make_options(None, names, **options)
         self._destinations = parse_all(sink)
-        inputs = InputColumns(uid, req_time, sample_rate, tuple(extra_fields), example_id)
         self._epoch: int | None = None
         self._recording = Recording(
-            inputs,
+            InputColumns(uid, req_time, sample_rate, extra_fields, example_id),
             model_name,
             sample_ratio,
             targets,
             labels,
-            None if missing_label is None else float(missing_label),
-            self._running_epoch,
+            missing_label,
+            lambda: self._epoch,
         )
-        self._recording.layout(Pairs(("any",)))  # raises if these arguments are invalid
-        self._modes = frozenset(modes)
-        self._functions: dict[str, RecordingFunction] = {}
         self._recorders = {
             mode: Recorder(self._recording, mode, recorded=mode in modes, on_exception=self._abort)
             for mode in _MODES
         }
-        self._client: DeepInsightClient | None = None
-        self._opened_for: str | None = None
-        self._scope: FitScope | None = None
-        self._training = False
+        self._session: Session | None = None
         self._last_stats: Stats | None = None
 
     @property
     def stats(self) -> Stats | None:
         """Return the counts of the running training, or of the last one; None before the first."""
-        return self._client.stats() if self._client is not None else self._last_stats
+        session = self._session
+        return self._last_stats if session is None else session.client.stats()
 
     def flush(self) -> None:
         """Block until all records so far are durable."""
-        if self._client is not None:
-            self._client.flush()
+        if self._session is not None:
+            self._session.client.flush()
 
     def model_inputs(self, model: Any) -> Callable[..., Any]:
         """Return a function that removes columns that are not inputs of the model.
@@ -192,32 +168,32 @@ class DeepInsightCallback(keras.callbacks.Callback):
         ```
         """
         check_keras(model)
-        return ModelInputs(model).function(self._recording.inputs.names)
+        return ModelInputs(model, self._recording.inputs.names).function()
 
     def set_model(self, model: Any) -> None:
         """Set the model, after checking that it was built with `tf.keras`."""
         check_keras(model)
         super().set_model(model)
-        self._install_early()
+        self._recorders["test"].install_early(model)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Open the sink and start recording."""
-        self._check_not_nested()
-        with self._stop_others_on_error():
-            self._epoch = None
+        fit = self._training()
+        if fit is not None and not fit.is_over():
+            raise RuntimeError(
+                "A DeepInsightCallback cannot record a call of fit inside another call of fit. "
+                "Received: an object that still records the outer call. Create one "
+                "DeepInsightCallback per call"
+            )
+        with stop_all_on_error(self.model):
             self._open("train")
-            self._training = True
-            self._install_early()
+            self._recorders["test"].install_early(self.model)
             self._begin("train")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Write pending records, and restore the model's functions."""
-        with self._stop_others_on_error():
-            self._training = False
-            self._epoch = None
-            for mode in _MODES:
-                self._end(mode)
-            self._close("train")
+        with stop_all_on_error(self.model):
+            self._end()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Set the epoch of the records that follow, validation included."""
@@ -225,138 +201,56 @@ class DeepInsightCallback(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Start removing columns, and start recording if `modes` has `"test"`."""
-        with self._stop_others_on_error():
-            if self._training and self._scope is not None and self._scope.is_over():
+        with stop_all_on_error(self.model):
+            fit = self._training()
+            if fit is not None and fit.is_over():
                 self._abort()  # an exception ended that training, so this is a new call
-            if self._client is None and "test" in self._modes:
+            if self._session is None and self._recorders["test"].recorded:
                 self._open("test")
             self._begin("test")
 
     def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Restore the model's test function."""
-        with self._stop_others_on_error():
-            self._end("test")
-            self._close("test")
+        with stop_all_on_error(self.model):
+            # In legacy Keras, the next validation reads the test function before `on_test_begin`.
+            is_training = self._training() is not None
+            self._recorders["test"].end(hold=is_training)
+            if not is_training:
+                self._close()
 
-    def _check_not_nested(self) -> None:
-        """Raise if `fit` was called within a `fit` that this callback records."""
-        if self._training and self._scope is not None and not self._scope.is_over():
-            raise RuntimeError(
-                "A DeepInsightCallback cannot record a call of fit inside another call of fit. "
-                "Received: an object that still records the outer call. Create one "
-                "DeepInsightCallback per call"
-            )
-
-    @contextlib.contextmanager
-    def _stop_others_on_error(self) -> Iterator[None]:
-        """Stop other callbacks' recorders if this call fails: Keras does not notify them."""
-        try:
-            yield
-        except BaseException:
-            for mode in _MODES:
-                function = getattr(self.model, f"{mode}_function", None)
-                if isinstance(function, RecordingFunction):
-                    function.end_call()
-            raise
+    def _training(self) -> Session | None:
+        """Return the session that a call of `fit` opened, if it is open."""
+        session = self._session
+        return session if session is not None and session.mode == "train" else None
 
     def _open(self, mode: str) -> None:
         self._abort()  # an earlier training may have ended with an exception
-        self._client = DeepInsightClient(self._destinations, self._options)
-        self._opened_for = mode
-        # Keras does not notify callbacks if `fit` raises outside a step.
-        self._scope = FitScope(self.model)
-        self._client.handle_signals(self._scope.is_over)
-        self._client.close_when(self._scope.is_over)
+        self._session = Session(self.model, mode, self._destinations, self._options)
 
-    def _close(self, mode: str, *, raising: bool = True) -> None:
-        if self._client is None or self._opened_for != mode:
-            return
-        client, self._client, self._opened_for = self._client, None, None
-        try:
-            client.close(raising=raising)
-        finally:
-            if self._scope is not None:
-                self._scope.end()
-            self._scope = None
-            self._last_stats = client.stats()
-            if (getattr(self, "params", None) or {}).get("verbose", 1):
-                print(_summary(self._last_stats, self._destinations, client.spool_folder))
-
-    def _running_epoch(self) -> int | None:
-        return self._epoch
+    def _begin(self, mode: str) -> None:
+        session = self._session
+        self._recorders[mode].begin(self.model, None if session is None else session.client)
 
     def _abort(self) -> None:
         """Stop recording and restore the model, after training raised an exception."""
-        self._training = False
+        self._end(raising=False)
+
+    def _end(self, *, raising: bool = True) -> None:
         self._epoch = None
-        for mode in _MODES:
-            self._end(mode)
-        if self._opened_for is not None:
-            self._close(self._opened_for, raising=False)
+        for recorder in self._recorders.values():
+            recorder.end()
+        self._close(raising=raising)
 
-    def _begin(self, mode: str) -> None:
-        check_strategy(self.model.distribute_strategy)
-        self._install(mode).attach(self._recorders[mode], self._client, FitScope(self.model))
-
-    def _install_early(self) -> None:
-        """Install the test function for legacy Keras, which reads it before `on_test_begin`."""
-        if is_legacy(self.model):
-            self.model.make_test_function()
-            self._install("test").hold(self._recorders["test"])
-
-    def _install(self, mode: str) -> RecordingFunction:
-        """Replace the model's function with one that records, and return that one."""
-        attribute = f"{mode}_function"
-        current = getattr(self.model, attribute)
-        if isinstance(current, RecordingFunction):  # another callback's, or left by an exception
-            function: RecordingFunction | None = current
-        else:
-            function = self._functions.get(mode)
-            # Keras creates a new plain function only when the model is compiled.
-            if (
-                function is None
-                or function.plain is not current
-                or function.model is not self.model
-            ):
-                function = RecordingFunction(self.model, mode, current)
-            setattr(self.model, attribute, function)
-        assert function is not None
-        self._functions[mode] = function
-        return function
-
-    def _end(self, mode: str) -> None:
-        function = self._functions.get(mode)
-        if function is None:
+    def _close(self, *, raising: bool = True) -> None:
+        session, self._session = self._session, None
+        if session is None:
             return
-        function.detach(self._recorders[mode])
-        # In legacy Keras, the next validation reads the test function before `on_test_begin`.
-        if mode != "test" or not self._training:
-            function.release(self._recorders[mode])
+        try:
+            session.close(raising=raising)
+        finally:
+            self._last_stats = session.client.stats()
+            if (getattr(self, "params", None) or {}).get("verbose", 1):
+                print(session.summary())
 
 
 DeepInsightCallback.__signature__ = signature_with_options(DeepInsightCallback)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _summary(
-    stats: Stats, destinations: Sequence[Destination], spool: os.PathLike[str] | None
-) -> str:
-    text = f"Deep insight: {stats.written:,} of {stats.accepted:,} examples written"
-    if destinations:
-        text += f" to {', '.join(map(str, destinations))}"
-    if stats.recovered:
-        text += f", and {stats.recovered:,} recovered from earlier runs"
-    if stats.spooled:
-        text += f"; {stats.spooled:,} in {spool} for the next run to deliver"
-    late = stats.waiting - stats.spooled
-    if lost := stats.failed + stats.dropped + late:
-        text += (
-            f"; {lost:,} LOST ({stats.failed:,} failed, {stats.dropped:,} dropped, {late:,} not "
-            "delivered in time)"
-        )
-    if stats.recovered_failed:
-        text += f"; {stats.recovered_failed:,} from earlier runs LOST"
-    return text

@@ -45,14 +45,13 @@ class Captured(threading.local):
     """The calls of the model's methods in one step, kept apart for each replica's thread."""
 
     def __init__(self) -> None:
-        self.metrics: list[StepCall] = []
-        self.losses: list[StepCall] = []
-        self.outputs: list[Any] = []
-        self._depth = 0
+        self.begin()
 
     def begin(self) -> None:
         """Discard what an earlier step passed."""
-        self.metrics, self.losses, self.outputs, self._depth = [], [], [], 0
+        self.calls: dict[str, list[StepCall]] = {"compute_metrics": [], "compute_loss": []}
+        self.outputs: list[Any] = []
+        self.depth = 0  # of the calls of the model that are running
 
     def paired(self, pair_targets: PairTargets, x: Any) -> Blocks:
         """Return the labels and predictions of the captured calls.
@@ -64,7 +63,7 @@ class Captured(threading.local):
         Returns:
             A block for each recorder.
         """
-        calls = self.metrics or _of_different_labels(self.losses)
+        calls = self.calls["compute_metrics"] or _of_different_labels(self.calls["compute_loss"])
         # Keras first calls an unbuilt model in a separate graph.
         outputs = [one for one in self.outputs if all(map(_is_reachable, tf.nest.flatten(one)))]
         if not calls and len(outputs) == 1:
@@ -81,23 +80,17 @@ class Captured(threading.local):
             )
         pairs = [pair_targets(call) for call in calls]
         for tensor in tf.nest.flatten([one.block for of_call in pairs for one in of_call]):
-            _check_reachable(tensor)
+            if isinstance(tensor, tf.Tensor) and not _is_reachable(tensor):
+                raise ValueError(
+                    "compute_metrics must be called outside of loops and branches of the graph, "
+                    "because labels and predictions cannot leave them. Received: a call inside a "
+                    "loop or branch. Move the call out of it, or record inside it with "
+                    "write_deep_insight_v2"
+                )
         # A step that splits its batch calls compute_metrics for each part.
         return tuple(
             _rows_joined([one.block for one in parts]) for parts in zip(*pairs, strict=True)
         )
-
-    @contextlib.contextmanager
-    def output(self) -> Iterator[list[Any]]:
-        """Collect the outputs appended to the list, unless the model's call is a nested one."""
-        self._depth += 1
-        noted: list[Any] = []
-        try:
-            yield noted
-        finally:
-            self._depth -= 1
-        if self._depth == 0:
-            self.outputs += noted
 
 
 @contextlib.contextmanager
@@ -132,7 +125,7 @@ def _capture_arguments(
             given = signature.bind(*args, **kwargs).arguments
             if given.get("y_pred") is not None:
                 call = StepCall(*(given.get(field) for field in StepCall._fields))
-                (captured.metrics if name == "compute_metrics" else captured.losses).append(call)
+                captured.calls[name].append(call)
         return original(*args, **kwargs)
 
     return method
@@ -143,9 +136,14 @@ def _capture_output(captured: Captured, original: Callable[..., Any]) -> Callabl
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with captured.output() as noted:
-            noted.append(original(*args, **kwargs))
-        return noted[0]
+        captured.depth += 1
+        try:
+            output = original(*args, **kwargs)
+        finally:
+            captured.depth -= 1
+        if captured.depth == 0:  # not a call inside the model's call
+            captured.outputs.append(output)
+        return output
 
     return call
 
@@ -183,15 +181,6 @@ def _rows_joined(blocks: list[Block]) -> Block:
         return blocks[0]
     joined: Block = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *blocks)
     return joined
-
-
-def _check_reachable(tensor: Any) -> None:
-    if isinstance(tensor, tf.Tensor) and not _is_reachable(tensor):
-        raise ValueError(
-            "compute_metrics must be called outside of loops and branches of the graph, because "
-            "labels and predictions cannot leave them. Received: a call inside a loop or branch. "
-            "Move the call out of it, or record inside it with write_deep_insight_v2"
-        )
 
 
 def _is_reachable(tensor: Any) -> bool:

@@ -38,6 +38,15 @@ if hasattr(keras, "__version__"):  # legacy Keras follows TensorFlow's version, 
     check_version("Keras", keras.__version__)
 
 
+def check_backend() -> None:
+    """Raise a RuntimeError if Keras does not use TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "DeepInsightCallback needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow). "
+            f"Received: {keras.backend.backend()!r}"
+        )
+
+
 def is_legacy(model: Any) -> bool:
     """Return True if the model is a legacy Keras model."""
     return hasattr(model, "_test_counter")

@@ -1,8 +1,8 @@
-"""`FitScope`: has a call of Keras's `fit` or `evaluate` ended?
+"""`FitScope`: detects that a call of Keras's `fit` or `evaluate` has ended.
 
 Keras calls no callback if `fit` ends with an exception. The ways to learn that a call has ended:
 
-1. `end` says so: from `on_train_end`, or from the exception of a step.
+1. `end` is called: from `on_train_end`, or after the exception of a step.
 2. Its frame is no longer among the functions that its thread is running. Any thread can look.
 3. If no frame was found: the model has a new history, since another call of `fit` began.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -23,26 +22,19 @@ class FitScope:
     """The innermost call of Keras that the current thread is in.
 
     Args:
-        model: The model. None: nothing but a frame, or `end`, shows the end.
-        functions: Names of functions that may be the call.
-        packages: Packages that contain these.
+        model: The model.
 
     Example:
-    >>> def fit():
-    ...     return FitScope(packages=["monolith_keras_metrics"])
-    >>> fit().is_over()
-    True
-    >>> FitScope().is_over()  # no call was found
+    >>> scope = FitScope(model=None)  # outside of a call: nothing but `end` shows the end
+    >>> scope.is_over()
     False
+    >>> scope.end()
+    >>> scope.is_over()
+    True
     """
 
-    def __init__(
-        self,
-        model: Any = None,
-        functions: Sequence[str] = _FUNCTIONS,
-        packages: Sequence[str] = _PACKAGES,
-    ) -> None:
-        frame = innermost_call(functions, packages)
+    def __init__(self, model: Any) -> None:
+        frame = innermost_call()
         self._thread = threading.get_ident()
         self._ended = False
         # Released at the end: it keeps the caller's variables alive.
@@ -86,22 +78,12 @@ class FitScope:
         return False
 
 
-def innermost_call(
-    functions: Sequence[str] = _FUNCTIONS, packages: Sequence[str] = _PACKAGES
-) -> FrameType | None:
-    """Return the frame of the Keras call that we are in, the innermost of several.
-
-    Args:
-        functions: Names of functions that may be the call.
-        packages: Packages that contain these.
-
-    Returns:
-        The frame; None if no such function has called us.
-    """
+def innermost_call() -> FrameType | None:
+    """Return the frame of the Keras call that we are in, the innermost of several; or None."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not (
-        frame.f_code.co_name in functions
-        and str(frame.f_globals.get("__name__")).partition(".")[0] in packages
+        frame.f_code.co_name in _FUNCTIONS
+        and str(frame.f_globals.get("__name__")).partition(".")[0] in _PACKAGES
     ):
         frame = frame.f_back
     return frame

@@ -16,7 +16,7 @@ end of the data ends the call.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from monolith_keras_metrics.capture.captured import Blocks, PairTargets, captured_calls
 from monolith_keras_metrics.capture.compat import steps_per_execution
+from monolith_keras_metrics.capture.input_columns import x_of
 
 TakeColumns = Callable[[Any], dict[str, Any]]
 Step = Callable[[Any], Any]
@@ -44,7 +45,7 @@ class Columns(NamedTuple):
 
 def make_step_function(
     model: Any,
-    step: Callable[[Any], Any],
+    step: Step,
     take_columns: TakeColumns,
     run_step: RunStep,
     pair_targets: PairTargets | None,
@@ -70,25 +71,7 @@ def make_step_function(
     """
     strategy = model.distribute_strategy
     steps = steps_per_execution(model)
-
-    @tf.autograph.experimental.do_not_convert
-    def inner_step(data: Any) -> Any:
-        if pair_targets is None:
-
-            def plain_step(data: Any) -> Any:
-                return step(_copy_dicts(data))
-
-            return _mean(strategy, strategy.run(plain_step, args=(data,))), ()
-        with captured_calls(model, outputs=outputs) as captured:
-
-            def replica_step(data: Any) -> Any:
-                captured.begin()
-                logs = step(_copy_dicts(data))
-                x = data[0] if isinstance(data, (tuple, list)) else data
-                return logs, captured.paired(pair_targets, x)
-
-            logs, blocks = strategy.run(replica_step, args=(data,))
-        return _mean(strategy, logs), _joined(strategy, blocks)
+    inner_step = _on_replicas(model, step, pair_targets, outputs)
 
     def make_inner_step() -> Step:
         made: Step = inner_step
@@ -131,6 +114,29 @@ def make_step_function(
                 yield one_step(tf.nest.map_structure(_copy_array, data))
 
     return function
+
+
+def _on_replicas(model: Any, step: Step, pair_targets: PairTargets | None, outputs: bool) -> Step:
+    """Return a function that runs a step on all replicas and returns logs and blocks."""
+    strategy = model.distribute_strategy
+
+    @tf.autograph.experimental.do_not_convert
+    def inner_step(data: Any) -> Any:
+        if pair_targets is None:
+            logs = strategy.run(lambda data: step(_copied(data)), args=(data,))
+            return _mean(strategy, logs), ()
+        with captured_calls(model, outputs=outputs) as captured:
+
+            def replica_step(data: Any) -> Any:
+                captured.begin()
+                logs = step(_copied(data))
+                return logs, captured.paired(pair_targets, x_of(data))
+
+            logs, blocks = strategy.run(replica_step, args=(data,))
+        return _mean(strategy, logs), _joined(strategy, blocks)
+
+    unconverted: Step = inner_step
+    return unconverted
 
 
 def _more_steps(
@@ -185,24 +191,16 @@ def _more_steps(
     return logs, tf.nest.pack_sequence_as(columns, [array.concat() for array in arrays])
 
 
-def _copy_dicts(data: Any) -> Any:
-    """Copy the dicts in a batch, because the step may `pop` labels from them."""
-    if isinstance(data, dict):
-        return dict(data)
-    if isinstance(data, (tuple, list)) and not hasattr(data, "_fields"):
-        return type(data)(map(_copy_dicts, data))
-    return data
+def _copied(data: Any) -> Any:
+    """Copy the dicts and lists in a batch, because the step may `pop` labels from them."""
+    return tf.nest.map_structure(lambda value: value, data)
 
 
 def _without_optionals(data: Any) -> Any:
     """Replace empty optionals with None, which Keras passes through `tf.data` in this form."""
-    if isinstance(data, tf.experimental.Optional):
-        return None
-    if isinstance(data, Mapping):
-        return {key: _without_optionals(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)) and not hasattr(data, "_fields"):
-        return type(data)(_without_optionals(value) for value in data)
-    return data
+    return tf.nest.map_structure(
+        lambda value: None if isinstance(value, tf.experimental.Optional) else value, data
+    )
 
 
 def _mean(strategy: Any, logs: Any) -> Any:

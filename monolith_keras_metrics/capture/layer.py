@@ -11,11 +11,13 @@ import tensorflow as tf
 from absl import logging
 
 from monolith_keras_metrics.capture.compat import keras
+from monolith_keras_metrics.capture.input_columns import check_column
 from monolith_keras_metrics.deep_insight_ops import write_deep_insight_v2
 from monolith_keras_metrics.pipeline import lifecycle
 from monolith_keras_metrics.pipeline.client import DeepInsightClient
 from monolith_keras_metrics.pipeline.options import Options, make_options
 from monolith_keras_metrics.records.batch import Layout
+from monolith_keras_metrics.records.columns import EXTRA, ID, NUMBER, TIME, Kind
 from monolith_keras_metrics.sinks import Destination, parse_all
 
 
@@ -80,9 +82,8 @@ class DeepInsightLayer(keras.layers.Layer):
                 "arguments are saved with the model. Hash uids with DeepInsightCallback, or with "
                 "deep_insight_client(uid_hash_key=…) and the write operations"
             )
-        self._clients = _Clients(parse_all(sink), make_options(**self.client_options))
-        # `sink` and `client_options` stay unresolved: a saved model may be loaded elsewhere.
-        self._sink = _as_given(sink)
+        self._clients = _Clients(make_options(**self.client_options))
+        self.sink = sink
         self._has_warned = False
         self.built = True
         self._before = self._clients.totals()
@@ -98,7 +99,8 @@ class DeepInsightLayer(keras.layers.Layer):
         destinations = parse_all(sink)
         self._clients.close()
         self._clients.destinations = destinations
-        self._sink = _as_given(sink)
+        # `sink` and `client_options` stay unresolved: a saved model may be loaded elsewhere.
+        self._sink = os.fspath(sink) if isinstance(sink, os.PathLike) else sink
 
     def call(
         self,
@@ -131,14 +133,7 @@ class DeepInsightLayer(keras.layers.Layer):
         """
         if training:
             self.update_state(
-                labels,
-                predictions,
-                uid,
-                req_time,
-                sample_rate,
-                extra_fields,
-                example_id=example_id,
-                epoch=epoch,
+                labels, predictions, uid, req_time, sample_rate, extra_fields, example_id, epoch
             )
         return predictions
 
@@ -155,22 +150,22 @@ class DeepInsightLayer(keras.layers.Layer):
         epoch: Any = None,
     ) -> None:
         """Record a batch. The arguments are those of `call`."""
-        predictions = _flat("predictions", predictions, tf.float32)
+        predictions = _flat("predictions", predictions, NUMBER)
         if sample_rate is None:
             sample_rate = tf.ones_like(predictions)
-        extras = {name: _extra(name, value) for name, value in (extra_fields or {}).items()}
+        extras = {name: _flat(name, value, EXTRA) for name, value in (extra_fields or {}).items()}
         write_deep_insight_v2(
             tf.constant(self._clients.number, tf.int64),
-            req_times=_flat("req_time", req_time, tf.int64),
-            labels=[_flat("labels", labels, tf.float32)],
+            req_times=_flat("req_time", req_time, TIME),
+            labels=[_flat("labels", labels, NUMBER)],
             preds=[predictions],
-            sample_rates=[_flat("sample_rate", sample_rate, tf.float32)],
-            extra_fields_values=[_id("uid", uid), *extras.values()],
+            sample_rates=[_flat("sample_rate", sample_rate, NUMBER)],
+            extra_fields_values=[_flat("uid", uid, ID), *extras.values()],
             extra_fields_keys=["uid", *extras],
             model_name=self.model_name,
             targets=[self.target],
             sample_ratio=self.sample_ratio,
-            example_ids=None if example_id is None else _id("example_id", example_id),
+            example_ids=None if example_id is None else _flat("example_id", example_id, ID),
             epoch=epoch,
         )
 
@@ -211,15 +206,15 @@ class DeepInsightLayer(keras.layers.Layer):
         }
 
     def _sink_to_save(self) -> Any:
-        texts, secrets = [], []
-        for destination in self._clients.destinations:
-            text, names = destination.to_save()
-            texts.append(text)
-            if names:
-                secrets.append((destination, names))
-        if secrets and not self._has_warned:
+        destinations = self._clients.destinations
+        saved = [one.to_save() for one in destinations]
+        omitted = "; ".join(
+            f"{', '.join(secrets)} of {where}"
+            for where, (_, secrets) in zip(destinations, saved, strict=True)
+            if secrets
+        )
+        if omitted and not self._has_warned:
             self._has_warned = True
-            omitted = "; ".join(f"{', '.join(names)} of {where}" for where, names in secrets)
             logging.warning(
                 "DeepInsightLayer %r: secrets are not saved or cloned with a model: %s. After "
                 "loading or cloning, set the complete sink again before training: "
@@ -227,6 +222,7 @@ class DeepInsightLayer(keras.layers.Layer):
                 self.name,
                 omitted,
             )
+        texts = [text for text, _ in saved]
         return texts if isinstance(self.sink, list) else texts[0]
 
 
@@ -236,12 +232,14 @@ class _Clients:
     Graphs store `number`, which refers to the currently open client, instead of a client's handle.
 
     Args:
-        destinations: Where to write.
         options: How records are written.
+
+    Attributes:
+        destinations: Where to write.
     """
 
-    def __init__(self, destinations: Sequence[Destination], options: Options) -> None:
-        self.destinations = destinations
+    def __init__(self, options: Options) -> None:
+        self.destinations: Sequence[Destination] = ()
         self._options = options
         self._changing = threading.RLock()  # replicas record from several threads
         self._client: DeepInsightClient | None = None
@@ -280,27 +278,11 @@ class _Clients:
                 self._closed, self._client = self.totals(), None
 
 
-def _as_given(sink: Any) -> Any:
-    return os.fspath(sink) if isinstance(sink, os.PathLike) else sink
-
-
-def _flat(name: str, value: Any, dtype: tf.DType) -> tf.Tensor:
+def _flat(name: str, value: Any, kind: Kind) -> tf.Tensor:
+    """Return a column with shape `(batch,)`: int64, float32 or string."""
     tensor = tf.convert_to_tensor(value)
-    if dtype.is_integer and not tensor.dtype.is_integer:
-        raise TypeError(f"`{name}` must be integers. Received: dtype {tensor.dtype.name}")
-    if tensor.shape.rank is not None and tensor.shape.rank > 1 and tensor.shape[1:] != [1]:
-        raise ValueError(
-            f"`{name}` must have shape (batch,) or (batch, 1). Received: {tuple(tensor.shape)}"
-        )
+    check_column(f"`{name}`", tensor, kind)
+    dtype = tensor.dtype
+    if dtype != tf.string:
+        dtype = tf.float32 if kind is NUMBER or dtype.is_floating else tf.int64
     return tf.reshape(tf.cast(tensor, dtype), [-1])
-
-
-def _id(name: str, value: Any) -> tf.Tensor:
-    tensor = tf.convert_to_tensor(value)
-    return _flat(name, tensor, tf.string if tensor.dtype == tf.string else tf.int64)
-
-
-def _extra(name: str, value: Any) -> tf.Tensor:
-    tensor = tf.convert_to_tensor(value)
-    dtype = tf.int64 if tensor.dtype.is_integer or tensor.dtype == tf.bool else tensor.dtype
-    return _flat(name, tensor, tf.float32 if tensor.dtype.is_floating else dtype)

@@ -41,9 +41,9 @@ def _names(loss: Any) -> set[str]:
     function = getattr(loss, "fn", loss)  # Keras wraps functions
     if isinstance(function, functools.partial):
         function = function.func
-    names = [loss] if isinstance(loss, str) else [getattr(function, "__name__", "")]
+    names = [loss]
     if not isinstance(loss, str):
-        names += [one.__name__ for one in type(loss).__mro__]
+        names = [getattr(function, "__name__", ""), *(one.__name__ for one in type(loss).__mro__)]
     return {str(name).lower().replace("_", "") for name in names}
 
 

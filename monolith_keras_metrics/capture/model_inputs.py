@@ -24,48 +24,44 @@ class ModelInputs:
 
     Args:
         model: The model.
+        bookkeeping: Names of the columns that are only for the records.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, bookkeeping: Collection[str]) -> None:
         self._model = model
+        self._bookkeeping = bookkeeping
         self._takes_array: bool | None = None  # None until both forms have been tried
         self._step: Callable[[Any], Any] | None = None
         self._step_takes_all = False  # True after the step failed with fewer columns
         self._has_warned = False
         self._given: tuple[dict[str, Any], list[str]] | None = None  # x, and its features
 
-    def function(self, bookkeeping: Collection[str]) -> Callable[..., Any]:
+    def function(self) -> Callable[..., Any]:
         """Return a function of `x`, `(x, y)` or `(x, y, sample_weight)` that applies `of`.
 
         The function can be mapped over a `tf.data.Dataset`. It returns a tuple if the model has a
         list of inputs, because `tf.data` would stack a list into one tensor.
-
-        Args:
-            bookkeeping: Names of the columns that are only for the records.
         """
 
         def taken(x: Any, *others: Any) -> Any:
-            inputs = x
             if isinstance(x, Mapping):
-                data = self.of((x, *others) if others else x, bookkeeping)
-                inputs = data[0] if isinstance(data, tuple) else data
-                inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+                x = self._picked(x, keep_all=not others and _has_own_step(self._model))
+                x = tuple(x) if isinstance(x, list) else x
             if others:
-                return (inputs, *others)
+                return (x, *others)
             # Keras reads a dataset's element (a, b) as (x, y), but not an argument of `predict`.
             in_dataset = not tf.executing_eagerly()
-            return (inputs,) if isinstance(inputs, tuple) and in_dataset else inputs
+            return (x,) if isinstance(x, tuple) and in_dataset else x
 
         unconverted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(taken)
         return unconverted
 
-    def of(self, data: Any, bookkeeping: Collection[str]) -> Any:
+    def of(self, data: Any) -> Any:
         """Return the part of a batch that the model's step gets.
 
         Args:
             data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`. An `x` that is not a dict is
                 returned unchanged.
-            bookkeeping: Names of the columns that are only for the records.
 
         Returns:
             The same, with `x` in the structure of the model's inputs.
@@ -77,14 +73,12 @@ class ModelInputs:
         if not isinstance(x, Mapping):
             return data
         if isinstance(data, (tuple, list)):
-            return (self._picked(x, bookkeeping), *data[1:])
-        inputs = self._picked(x, bookkeeping, keep_all=_has_own_step(self._model))
+            return (self._picked(x), *data[1:])
+        inputs = self._picked(x, keep_all=_has_own_step(self._model))
         # Keras reads a bare list as (x, y).
         return (inputs,) if isinstance(inputs, (tuple, list)) else inputs
 
-    def run(
-        self, make_step: Callable[[], Callable[[Any], Any]], data: Any, bookkeeping: Collection[str]
-    ) -> Any:
+    def run(self, make_step: Callable[[], Callable[[Any], Any]], data: Any) -> Any:
         """Call a model's step with the part of a batch that `of` returns.
 
         A custom step may read columns by name, as in `self(x["features"])`, although the model
@@ -95,7 +89,6 @@ class ModelInputs:
             make_step: Makes the step. It is called again for the second try, because a
                 `tf.function` may create variables only in its first call.
             data: A batch, as for `of`.
-            bookkeeping: Names of the columns that are only for the records.
 
         Returns:
             The result of the step.
@@ -107,7 +100,7 @@ class ModelInputs:
             return self._run_with_all(data)
         self._step = self._step or make_step()
         try:
-            return self._step(self.of(data, bookkeeping))
+            return self._step(self.of(data))
         except tf.errors.OpError:
             raise
         except Exception as error:
@@ -159,26 +152,26 @@ class ModelInputs:
         x, features = self._given
         if _refusal(self._model, x) is None:
             return  # the error has another cause
-        # The traceback has the line of `call`, and Keras drops the cause.
+        text = "A subclassed model gets the dict of all columns or, if its `call` takes an array, "
+        with_dict = f"`call` with the dict: {_essence(error)}"
         if len(features) == 1:
             of_array = _refusal(self._model, x[features[0]]) or error
-            raise ValueError(
-                "A subclassed model gets the dict of all columns or, if its `call` takes an array, "
-                f"the column {features[0]!r}. Both failed. Received: `call` with the dict: "
-                f"{_essence(error)}; with the column: {_essence(of_array)}.\n"
-                "Call the model to see the complete error: "
+            text += (
+                f"the column {features[0]!r}. Both failed. Received: {with_dict}; with the column: "
+                f"{_essence(of_array)}.\nCall the model to see the complete error: "
                 f"model(x[{features[0]!r}][:2]) if it takes an array; if it takes a dict, "
                 f"its columns are {sorted(map(str, x))}"
-            ).with_traceback(error.__traceback__) from error
-        raise ValueError(
-            "A subclassed model gets the dict of all columns or, if its `call` takes an array, the "
-            f"only column that is not recorded. Received: columns {features} not recorded; "
-            f"`call` with the dict: {_essence(error)}.\n"
-            "If `call` takes an array, join its inputs into one column, as in x['features'] = "
-            "np.concatenate([…], axis=1), and record the others with "
-            "DeepInsightCallback(extra_fields=[…]), or drop them. If it takes a dict, read columns "
-            "by name, as in x['features']"
-        ).with_traceback(error.__traceback__) from error
+            )
+        else:
+            text += (
+                f"the only column that is not recorded. Received: columns {features} not recorded; "
+                f"{with_dict}.\nIf `call` takes an array, join its inputs into one column, as in "
+                "x['features'] = np.concatenate([…], axis=1), and record the others with "
+                "DeepInsightCallback(extra_fields=[…]), or drop them. If it takes a dict, read "
+                "columns by name, as in x['features']"
+            )
+        # The traceback has the line of `call`, and Keras drops the cause.
+        raise ValueError(text).with_traceback(error.__traceback__) from error
 
     def warn_of_positions(self, data: Any) -> None:
         """Log a warning, once, if Keras would feed the model's inputs from other columns.
@@ -202,24 +195,22 @@ class ModelInputs:
             given,
         )
 
-    def _picked(
-        self, x: Mapping[str, Any], bookkeeping: Collection[str], keep_all: bool = False
-    ) -> Any:
-        features = {name: value for name, value in x.items() if name not in bookkeeping}
+    def _picked(self, x: Mapping[str, Any], keep_all: bool = False) -> Any:
+        features = {name: value for name, value in x.items() if name not in self._bookkeeping}
         struct = _input_structure(self._model)
         if struct is None:
             return self._unstructured(x, features)
         if isinstance(struct, Mapping):
-            wanted = {str(key): str(key) for key in struct}
+            names = [str(key) for key in struct]
         else:
             tensors = struct if isinstance(struct, (list, tuple)) else [struct]
             if not all(hasattr(tensor, "name") for tensor in tensors):
                 return dict(x)  # nested lists do not name their columns
-            wanted = {tensor.name: tensor.name for tensor in tensors}
+            names = [tensor.name for tensor in tensors]
             # A model with one input takes the only column that is not bookkeeping, by any name.
-            if len(tensors) == 1 and tensors[0].name not in x and len(features) == 1:
-                wanted = {tensors[0].name: next(iter(features))}
-        if missing := [name for name in wanted.values() if name not in x]:
+            if len(names) == len(features) == 1 and names[0] not in x:
+                names = list(features)
+        if missing := [name for name in names if name not in x]:
             columns = sorted(map(str, x))
             example = min(map(str, features), default="features")
             raise ValueError(
@@ -228,10 +219,10 @@ class ModelInputs:
                 f"Give each input its column's name, as in keras.Input(…, name={example!r})"
             )
         if keep_all:
-            return {name: x[name] for name in x if name in features or name in wanted}
+            return {name: x[name] for name in x if name in features or name in names}
         if isinstance(struct, Mapping):
             return {key: x[key] for key in struct}
-        values = [x[name] for name in wanted.values()]
+        values = [x[name] for name in names]
         return values if isinstance(struct, (list, tuple)) else values[0]
 
     def _unstructured(self, x: Mapping[str, Any], features: dict[str, Any]) -> Any:

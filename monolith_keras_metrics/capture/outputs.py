@@ -61,70 +61,62 @@ def outputs_of(model: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> li
     """
     names = _named_paths(y_pred, _output_names(model))
     outputs = {path: Output(names[path], value) for path, value in _leaves(y_pred)}
-    weights = sample_weight if _is_nested(sample_weight) else None
-    paired = _paired_by_keras(model, outputs, y, y_pred, weights)
+    is_nested = isinstance(sample_weight, (Mapping, list, tuple))
+    weights = sample_weight if is_nested else None
+    _pair_as_keras(model, outputs, y, y_pred, weights)
+    labels: dict[_Path, Any] = {}
     try:
         labels = _paired_by_position("labels", y, y_pred, outputs)
     except ValueError:
-        if not paired:
+        if all(one.label is None for one in outputs.values()):
             raise
-    else:
-        for path, label in labels.items():
-            outputs[path].label = label if outputs[path].label is None else outputs[path].label
+    for path, label in labels.items():
+        if outputs[path].label is None:
+            outputs[path].label = label
     if weights is not None and not any(one.weight is not None for one in outputs.values()):
         try:
-            for path, weight in _paired_by_position(
-                "sample weights", weights, y_pred, outputs
-            ).items():
+            paired = _paired_by_position("sample weights", weights, y_pred, outputs)
+            for path, weight in paired.items():
                 outputs[path].weight = weight
         except ValueError as error:
             logging.warning("Deep insight: sample weights do not mask labels in records. %s", error)
     return list(outputs.values())
 
 
-def _paired_by_keras(
+def _pair_as_keras(
     model: Any, outputs: Mapping[_Path, Output], y: Any, y_pred: Any, weights: Any
-) -> bool:
-    """Pair labels, weights and losses with outputs as Keras does; return True if it set a label."""
+) -> None:
+    """Set the outputs' labels, weights and losses as Keras pairs them, as far as it does."""
     if is_legacy(model):
         losses = getattr(getattr(model, "compiled_loss", None), "_losses", None)
         ordered = [outputs[path] for path, _ in _leaves(y_pred, in_order=True)]
         if isinstance(losses, list) and len(losses) == len(ordered):
             for output, loss in zip(ordered, losses, strict=True):
                 output.loss = loss
-        return False
+        return
     compiled = getattr(model, "_compile_loss", None)
     if compiled is None or y is None:
-        return False
+        return
     by_marker: dict[int, Any] = {}
 
-    def marked(structure: Any) -> Any:
-        def mark(leaf: Any) -> Any:
-            if leaf is None:
-                return None
-            marker = np.zeros((1, 1), np.float32)
-            by_marker[id(marker)] = (marker, leaf)
-            return marker
+    def mark(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        marker = np.zeros((1, 1), np.float32)
+        by_marker[id(marker)] = (marker, leaf)
+        return marker
 
-        return None if structure is None else tf.nest.map_structure(mark, structure)
-
-    of_prediction: dict[int, Output] = {}
-    markers = marked(y_pred)
-    for path, marker in _leaves(markers):
-        of_prediction[id(marker)] = outputs[path]
-    found = False
-    for label, prediction, weight, loss in _captured_losses(
-        compiled, marked(y), markers, marked(weights)
-    ):
+    markers = [tf.nest.map_structure(mark, structure) for structure in (y, y_pred, weights)]
+    of_prediction = {id(marker): outputs[path] for path, marker in _leaves(markers[1])}
+    for label, prediction, weight, loss in _captured_losses(compiled, *markers):
         if id(prediction) not in of_prediction:
             continue  # one loss over several outputs
         output = of_prediction[id(prediction)]
         output.loss = loss
         if id(label) in by_marker:
-            output.label, found = by_marker[id(label)][1], True
+            output.label = by_marker[id(label)][1]
         if id(weight) in by_marker:
             output.weight = by_marker[id(weight)][1]
-    return found
 
 
 def _captured_losses(
@@ -181,10 +173,11 @@ def _paired_by_position(
         )
     leaves = dict(_leaves(y, in_order=True))
     if isinstance(y, Mapping):
-        paired = {path: leaves[path] for path in outputs if leaves.get(path) is not None}
+        paired = {}
         for path, output in outputs.items():
-            if leaves.get((output.name,)) is not None:
-                paired[path] = leaves[(output.name,)]
+            for key in (path, (output.name,)):  # the name decides
+                if leaves.get(key) is not None:
+                    paired[path] = leaves[key]
         if not paired:
             raise ValueError(
                 f"A dict of {what} must have the model's outputs as keys. Outputs: {names}. "
@@ -240,10 +233,6 @@ def _unique(names: list[str]) -> list[str]:
             new = f"{name}_{number}"
         unique.append(new)
     return unique
-
-
-def _is_nested(structure: Any) -> bool:
-    return isinstance(structure, (Mapping, list, tuple))
 
 
 def _leaves(

@@ -41,10 +41,10 @@ def check_target_names(targets: Any) -> None:
     if targets is None:
         return
     names: list[Any] = []
+    outputs: list[Any] = []
     if isinstance(targets, Mapping):
-        for key, value in targets.items():
-            names += [key] if not isinstance(key, str) else []
-            names += [value] if isinstance(value, str) else list(value)
+        outputs = list(targets)
+        names = [name for own in _names_by_output(targets).values() for name in own]
     elif isinstance(targets, Sequence) and not isinstance(targets, (str, bytes)):
         names = list(targets)
     else:
@@ -52,7 +52,7 @@ def check_target_names(targets: Any) -> None:
             "`targets` must be a list of names or a dict from outputs to names. "
             f"Received: targets={targets!r}"
         )
-    if not names or not all(isinstance(name, str) and name for name in names):
+    if not names or not all(isinstance(name, str) and name for name in [*outputs, *names]):
         raise ValueError(
             f"`targets` must have one or more non-empty names. Received: targets={targets!r}"
         )
@@ -79,8 +79,6 @@ def pair_targets(
     by_name = {output.name: output for output in outputs}
     chosen = _chosen(targets, by_name)
     names = tuple(name for of_one in chosen.values() for name in of_one)
-    if len(set(names)) < len(names):
-        raise ValueError(f"Targets must have different names. Received: {list(names)}")
     blocks, from_logits, fields = [], [], []
     for output, own in ((by_name[key], own) for key, own in chosen.items()):
         _check_columns(output)
@@ -129,7 +127,7 @@ def _chosen(targets: TargetNames, outputs: Mapping[str, Output]) -> dict[str, li
                 )
         return {name: [name] for name in labelled}
     if isinstance(targets, Mapping):
-        chosen = {key: [v] if isinstance(v, str) else list(v) for key, v in targets.items()}
+        chosen = _names_by_output(targets)
     elif len(names) == 1 and list(targets) != names:
         chosen = {names[0]: list(targets)}
     else:
@@ -148,6 +146,10 @@ def _chosen(targets: TargetNames, outputs: Mapping[str, Output]) -> dict[str, li
     for output, own in chosen.items():
         _check_names(outputs[output], own)
     return chosen
+
+
+def _names_by_output(targets: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
+    return {key: [own] if isinstance(own, str) else list(own) for key, own in targets.items()}
 
 
 def _check_names(output: Output, names: Sequence[str]) -> None:

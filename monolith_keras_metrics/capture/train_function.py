@@ -9,71 +9,22 @@ call are detached at the next call.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 import tensorflow as tf
 
-from monolith_keras_metrics.capture.blocks import Block
 from monolith_keras_metrics.capture.captured import StepCall
+from monolith_keras_metrics.capture.compat import is_legacy
 from monolith_keras_metrics.capture.fit_scope import FitScope, innermost_call
-from monolith_keras_metrics.capture.input_columns import InputColumns
-from monolith_keras_metrics.capture.keras_step import Columns, Step, make_step_function
+from monolith_keras_metrics.capture.keras_step import Columns, make_step_function
 from monolith_keras_metrics.capture.model_inputs import ModelInputs
-from monolith_keras_metrics.capture.outputs import outputs_of
-from monolith_keras_metrics.capture.targets import Pairs, TargetNames, label_columns, pair_targets
+from monolith_keras_metrics.capture.recording import Recording
+from monolith_keras_metrics.capture.targets import Pairs
+from monolith_keras_metrics.ops.strategy import check_strategy
 from monolith_keras_metrics.pipeline.client import DeepInsightClient
-from monolith_keras_metrics.records.batch import Batch, Layout
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """The settings of one callback: the columns, targets and users to record.
-
-    Attributes:
-        inputs: The bookkeeping columns of the dataset's `x`.
-        model_name: Name of the model.
-        sample_ratio: Share of users to record.
-        targets: The outputs to record, and the names of their targets.
-        labels: Columns of `x` with the labels; None for `y`.
-        missing_label: The label value that marks a missing label, or None.
-        epoch: Returns the current epoch; None outside of an epoch.
-    """
-
-    inputs: InputColumns
-    model_name: str
-    sample_ratio: float
-    targets: TargetNames
-    labels: str | Mapping[str, str] | None
-    missing_label: float | None = None
-    epoch: Callable[[], int | None] = lambda: None
-
-    def pairs(self, model: Any, call: StepCall) -> Pairs:
-        """Return the labels and predictions of a step.
-
-        Args:
-            model: The model.
-            call: The step's call of `compute_metrics` or `compute_loss`.
-        """
-        y = call.y if self.labels is None else label_columns(call.x, self.labels)
-        outputs = outputs_of(model, y, call.y_pred, call.sample_weight)
-        return pair_targets(outputs, self.targets, self.missing_label)
-
-    def layout(self, pairs: Pairs, mode: str | None = None) -> Layout:
-        """Return the layout of batches with these targets."""
-        return Layout(
-            self.model_name,
-            pairs.names,
-            (*self.inputs.extra_fields, *pairs.class_fields),
-            self.sample_ratio,
-            mode,
-            any_time_unit=True,
-            epochs=True,
-            from_logits=pairs.from_logits,
-        )
+from monolith_keras_metrics.records.batch import Layout
 
 
 class Recorder:
@@ -100,20 +51,36 @@ class Recorder:
         self.on_exception = on_exception
         self.client: DeepInsightClient | None = None
         self._scope: FitScope | None = None
+        self._function: RecordingFunction | None = None  # kept: it has the traced steps
 
-    def begin(self, client: DeepInsightClient | None, scope: FitScope) -> None:
-        """Start recording the steps of a call.
+    def begin(self, model: Any, client: DeepInsightClient | None) -> None:
+        """Start recording the current Keras call, and install the function that does.
 
         Args:
+            model: The model.
             client: The client for the columns; None to only remove them.
-            scope: The call.
         """
+        check_strategy(model.distribute_strategy)
+        function = self._install(model)
         self.client = client if self.recorded else None
-        self._scope = scope
+        self._scope = FitScope(model)
+        function.attach(self)
 
-    def end(self) -> None:
-        """Stop recording, and release the client and the call."""
+    def install_early(self, model: Any) -> None:
+        """Install the function for legacy Keras, which reads it before `on_test_begin`."""
+        if is_legacy(model):
+            model.make_test_function()
+            self._install(model).hold(self)
+
+    def end(self, *, hold: bool = False) -> None:
+        """Stop recording, and restore the model's function unless it is still needed.
+
+        Args:
+            hold: Whether to leave the function installed if `install_early` installed it.
+        """
         self.client = self._scope = None
+        if self._function is not None:
+            self._function.detach(self, hold=hold)
 
     def is_over(self) -> bool:
         """Return True if the call has ended."""
@@ -123,25 +90,18 @@ class Recorder:
         """Return True if this records the steps of `call`, which has not ended."""
         return self._scope is not None and self._scope.contains(call)
 
-    def batch(self, layout: Layout, bookkeeping: Mapping[str, Any], block: Block) -> Batch:
-        """Return a batch of a step's columns."""
-        inputs = self.recording.inputs
-        uid = bookkeeping[inputs.uid]
-        return Batch(
-            layout=layout,
-            rows=uid.shape[0],
-            uid=uid,
-            req_time=bookkeeping[inputs.req_time],
-            train_time=int(time.time()),
-            labels=block.labels,
-            predictions=block.predictions,
-            sample_rates=(
-                (bookkeeping[inputs.sample_rate],) if inputs.sample_rate in bookkeeping else ()
-            ),
-            extras=[*(bookkeeping[name] for name in inputs.extra_fields), *block.classes],
-            epoch=self.recording.epoch(),
-            example_id=None if inputs.example_id is None else bookkeeping[inputs.example_id],
-        )
+    def _install(self, model: Any) -> RecordingFunction:
+        """Replace the model's function with one that records, and return that one."""
+        attribute = f"{self.mode}_function"
+        current, function = getattr(model, attribute), self._function
+        if isinstance(current, RecordingFunction):  # another callback's, or left by an exception
+            function = current
+        # Keras creates a new plain function only when the model is compiled.
+        elif function is None or function.plain is not current or function.model is not model:
+            function = RecordingFunction(model, self.mode, current)
+        setattr(model, attribute, function)
+        self._function = function
+        return function
 
 
 class RecordingFunction:
@@ -158,50 +118,36 @@ class RecordingFunction:
         self.plain = plain
         self._mode = mode
         self._attached: list[Recorder] = []
-        self._holders: list[Recorder] = []
+        self._holders: set[Recorder] = set()
         self._steps: dict[tuple[Recorder, ...], _Steps] = {}
 
     def hold(self, recorder: Recorder) -> None:
-        """Keep this function installed until the recorder is released, even if it is detached."""
-        if recorder not in self._holders:
-            self._holders.append(recorder)
+        """Keep this function installed while the recorder is detached."""
+        self._holders.add(recorder)
 
-    def attach(self, recorder: Recorder, client: DeepInsightClient | None, scope: FitScope) -> None:
-        """Start recording with a recorder.
-
-        Args:
-            recorder: The recorder.
-            client: The client for its columns; None to only remove them.
-            scope: The call to record.
-        """
-        others = [one for one in self._attached if one is not recorder]
-        recorder.begin(client, scope)
+    def attach(self, recorder: Recorder) -> None:
+        """Record with a recorder from now on, and end those of failed calls."""
         if recorder not in self._attached:
             self._attached.append(recorder)
-        for other in others:
+        for other in self._attached[:]:
             if other.is_over():
                 other.on_exception()
 
-    def detach(self, recorder: Recorder) -> None:
-        """Stop recording with a recorder."""
+    def detach(self, recorder: Recorder, *, hold: bool) -> None:
+        """Stop recording with a recorder; undo its `hold`, unless `hold` is true."""
         if recorder in self._attached:
             self._attached.remove(recorder)
-            recorder.end()
-        self._leave()
-
-    def release(self, recorder: Recorder) -> None:
-        """Undo `hold` for a recorder."""
-        if recorder in self._holders:
-            self._holders.remove(recorder)
-        self._leave()
+        if not hold:
+            self._holders.discard(recorder)
+        attribute = f"{self._mode}_function"
+        is_used = self._attached or self._holders
+        if not is_used and getattr(self.model, attribute) is self:
+            setattr(self.model, attribute, self.plain)
 
     def end_call(self) -> None:
-        """Call `on_exception` of all recorders of the current Keras call, which has failed."""
+        """Stop all recorders of the current Keras call, which has failed."""
         call = innermost_call()
-        with contextlib.ExitStack() as stack:
-            for recorder in self._attached[::-1]:
-                if recorder.is_of(call):
-                    stack.callback(recorder.on_exception)
+        _stop([one for one in self._attached if one.is_of(call)])
 
     def __call__(self, iterator: Any) -> Any:
         """Run and record the next steps of `iterator`, and return the logs of the last one."""
@@ -217,9 +163,7 @@ class RecordingFunction:
         except (StopIteration, tf.errors.OutOfRangeError):
             raise  # the end of the data
         except BaseException:
-            with contextlib.ExitStack() as stack:
-                for recorder in recorders[::-1]:
-                    stack.callback(recorder.on_exception)
+            _stop(recorders)
             raise
 
     def _of_this_call(self) -> tuple[Recorder, ...]:
@@ -234,12 +178,28 @@ class RecordingFunction:
                 recorder.on_exception()
         return tuple(these)
 
-    def _leave(self) -> None:
-        """Restore the model's original function if no recorder needs this one."""
-        attribute = f"{self._mode}_function"
-        unused = not self._attached and not self._holders
-        if unused and getattr(self.model, attribute) is self:
-            setattr(self.model, attribute, self.plain)
+
+@contextlib.contextmanager
+def stop_all_on_error(model: Any) -> Iterator[None]:
+    """Stop all recorders of the current Keras call if the block raises.
+
+    Keras does not notify other callbacks if one of them raises.
+    """
+    try:
+        yield
+    except BaseException:
+        for mode in ("train", "test"):
+            function = getattr(model, f"{mode}_function", None)
+            if isinstance(function, RecordingFunction):
+                function.end_call()
+        raise
+
+
+def _stop(recorders: Sequence[Recorder]) -> None:
+    """Call `on_exception` of each recorder, in order, even if one raises."""
+    with contextlib.ExitStack() as stack:
+        for recorder in reversed(recorders):
+            stack.callback(recorder.on_exception)
 
 
 _KEPT = 4  # number of recorder sets whose traced steps are cached
@@ -251,17 +211,17 @@ class _Steps:
     def __init__(self, model: Any, mode: str, recorders: tuple[Recorder, ...]) -> None:
         self._model = model
         self._mode = mode
-        self._recorders = recorders
-        self._layouts: list[Layout | None] = []  # known when the step is traced
-        self._inputs = ModelInputs(model)
-        self._names = frozenset().union(*(one.recording.inputs.names for one in recorders))
+        self._recorders = [one for one in recorders if one.recorded]
+        self._layouts: list[Layout] = []  # known when the step is traced
+        names = frozenset().union(*(one.recording.inputs.names for one in recorders))
+        self._inputs = ModelInputs(model, names)
         self._function = make_step_function(
             model,
             getattr(model, f"{mode}_step"),
             self._take_columns,
-            self._run_step,
-            self._pair_targets if any(one.recorded for one in recorders) else None,
-            outputs=any(one.recorded and one.recording.labels is not None for one in recorders),
+            self._inputs.run,
+            self._pair_targets if self._recorders else None,
+            outputs=any(one.recording.labels is not None for one in self._recorders),
             counter=getattr(model, f"_{mode}_counter", None),
         )
 
@@ -273,8 +233,9 @@ class _Steps:
             for recorder, layout, block in zip(
                 self._recorders, self._layouts, columns.blocks, strict=False
             ):
-                if recorder.client is not None and layout is not None:
-                    recorder.client.write(recorder.batch(layout, columns.bookkeeping, block))
+                if recorder.client is not None:
+                    batch = recorder.recording.batch(layout, columns.bookkeeping, block)
+                    recorder.client.write(batch)
         return logs
 
     def _checked(self, iterator: Any) -> Iterator[tuple[Any, Columns]]:
@@ -290,23 +251,16 @@ class _Steps:
     def _take_columns(self, data: Any) -> dict[str, Any]:
         columns: dict[str, Any] = {}
         for recorder in self._recorders:
-            if recorder.recorded:
-                columns |= recorder.recording.inputs.of(data)
+            columns |= recorder.recording.inputs.of(data)
         if self._mode == "train":
             self._inputs.warn_of_positions(data)
         return columns
 
-    def _run_step(self, make_step: Callable[[], Step], data: Any) -> Any:
-        return self._inputs.run(make_step, data, self._names)
-
     def _pair_targets(self, call: StepCall) -> tuple[Pairs, ...]:
         """Return the pairs of a call, and set the layouts. Runs when a step is traced."""
-        pairs = tuple(
-            one.recording.pairs(self._model, call) if one.recorded else Pairs()
-            for one in self._recorders
-        )
+        pairs = tuple(one.recording.pairs(self._model, call) for one in self._recorders)
         self._layouts = [
-            one.recording.layout(of_one, self._mode) if one.recorded else None
+            one.recording.layout(of_one, self._mode)
             for one, of_one in zip(self._recorders, pairs, strict=True)
         ]
         return pairs

@@ -7,14 +7,14 @@ structs: Polars took 10 s for 300 targets of a Parquet file. So structs are take
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from monolith_keras_metrics.records.schema import EXTRAS, STRUCTS, VALUES, fields_of
 
-_DEFAULTS = {"label": None, "predict": None, "sample_rate": 1.0}
+_DEFAULTS = {"sample_rate": 1.0, "from_logits": False}  # null for others
 
 
 class Form(NamedTuple):
@@ -69,18 +69,8 @@ def long_form(records: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
     [(7, 'UA', 'ctr', 1.0, 0.75, 1.0), (7, 'UA', 'cvr', 0.0, 0.25, 1.0)]
     """
     form = take_apart(records.lazy())
-    names = form.names[1:]
     return pl.concat(
-        form.records.select(
-            *form.kept,
-            pl.lit(target).alias("target"),
-            *(
-                pl.col(own[name]).cast(STRUCTS[name]).alias(name)
-                if name in own
-                else _default(name).alias(name)
-                for name in names
-            ),
-        ).filter(_has_any(own))
+        form.records.select(*form.kept, *_of_target(form, target, pl.col)).filter(_has_any(own))
         for target, own in form.values.items()
     )
 
@@ -94,17 +84,26 @@ def by_target(form: Form, records: pl.DataFrame) -> Iterator[pl.DataFrame]:
             columns appear in the rows as well.
     """
     kept = records.drop(form.columns_of_values)
-    names = form.names[1:]
     for target, own in form.values.items():
-        yield kept.with_columns(
-            pl.lit(target).alias("target"),
-            *(
-                records.get_column(own[name]).cast(STRUCTS[name]).alias(name)
-                if name in own
-                else _default(name).alias(name)
-                for name in names
-            ),
-        ).filter(_has_any(own))
+        columns = _of_target(form, target, records.get_column)
+        yield kept.with_columns(*columns).filter(_has_any(own))
+
+
+def _of_target(
+    form: Form, target: str, column: Callable[[str], Any]
+) -> Iterator[pl.Expr | pl.Series]:
+    """Yield the columns `form.names` of a target's rows.
+
+    Args:
+        form: The records.
+        target: The target.
+        column: Returns a column of `form.records`, or an expression for it.
+    """
+    own = form.values[target]
+    yield pl.lit(target).alias("target")
+    for name in form.names[1:]:
+        given = column(own[name]) if name in own else pl.lit(_DEFAULTS.get(name))
+        yield given.cast(STRUCTS[name]).alias(name)
 
 
 def is_long(schema: pl.Schema) -> bool:
@@ -150,12 +149,6 @@ def take_apart(records: pl.LazyFrame) -> Form:
     columns += [pl.col(column).struct.rename_fields(aliases) for column, aliases in structs]
     flat = records.select(columns).unnest([column for column, _ in structs])
     return Form(flat, tuple(kept), values)
-
-
-def _default(name: str) -> pl.Expr:
-    if name == "from_logits":
-        return pl.lit(False)
-    return pl.lit(_DEFAULTS[name], pl.Float32)
 
 
 def _has_any(own: dict[str, str]) -> pl.Expr:

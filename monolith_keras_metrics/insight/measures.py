@@ -23,24 +23,12 @@ import polars as pl
 
 from monolith_keras_metrics.insight import long
 from monolith_keras_metrics.insight.ranking import auc_expression, is_binary
-from monolith_keras_metrics.insight.visits import FIRST, FirstVisits
+from monolith_keras_metrics.insight.visits import FIRST, first_visits
 from monolith_keras_metrics.records.schema import VALUES
 
 By: TypeAlias = "str | pl.Expr | Sequence[str | pl.Expr]"
 
 _COUNTS = ("examples", "unlabelled", "invalid", "revisits", "users")
-_MEASURES = (
-    *_COUNTS,
-    "positive_rate",
-    "mean_prediction",
-    "calibration",
-    "auc",
-    "log_loss",
-    "normalised_entropy",
-    "mae",
-    "rmse",
-    "bias",
-)
 # A saturated sigmoid gives exactly 0 or 1. One such wrong prediction would make the log loss
 # infinite. This is float32's machine epsilon, the limit that scikit-learn uses for float32.
 _EPSILON = 2.0**-23
@@ -140,7 +128,11 @@ def summary(
     order = pl.col("target").replace_strict(targets, range(len(targets)), return_dtype=pl.Int64)
     return (
         pl.concat(results)
-        .with_columns(_of_targets())
+        # What a single group of a target may not show.
+        .with_columns(
+            pl.col("binary").all().over("target").alias("all_binary"),
+            pl.col("probabilities").all().over("target"),
+        )
         .with_columns(_measures())
         .sort(order, *keys, nulls_last=True)
         .select(
@@ -166,14 +158,13 @@ def _opened(
         )
     names, groups = _groups(plain if form is None else [*plain, *form.names], by)
     extras = [name for name in plain if name not in schema]
-    first = FirstVisits.of(records, extras) if first_only else None
-    needed = {"uid", *(root for group in groups for root in group.meta.root_names())}
+    first = first_visits(records, extras) if first_only else pl.lit(True)
+    needed = {"uid", *(name for one in (*groups, first) for name in one.meta.root_names())}
     needed |= {"target", *VALUES} if form is None else form.columns_of_values
-    needed |= set(first.columns if first else ())
     source = records if form is None else form.records
     there = source.collect_schema().names()
     frame = source.select(name for name in there if name in needed).collect()
-    frame = frame.with_columns((first.expression if first else pl.lit(True)).alias(FIRST))
+    frame = frame.with_columns(first.alias(FIRST))
     if form is not None:
         return names, groups, long.by_target(form, frame)
     if "sample_rate" not in there:
@@ -252,16 +243,8 @@ def _sums() -> list[pl.Expr]:
     ]
 
 
-def _of_targets() -> list[pl.Expr]:
-    """Return the properties of each target that a single group may not show."""
-    return [
-        pl.col("binary").all().over("target").alias("all_binary"),
-        pl.col("probabilities").all().over("target"),
-    ]
-
-
 def _measures() -> list[pl.Expr]:
-    """Return the measures, computed from a group's sums."""
+    """Return the measures, computed from a group's sums, in the order of the result."""
     weights, labels, predictions = pl.col("weights"), pl.col("labels"), pl.col("predictions")
     some = weights > 0
     regression = some & ~pl.col("all_binary")
@@ -273,6 +256,7 @@ def _measures() -> list[pl.Expr]:
         pl.when(some, "binary").then(rate).alias("positive_rate"),
         pl.when(some).then(predictions / weights).alias("mean_prediction"),
         pl.when(labels > 0, ~logits).then(predictions / labels).alias("calibration"),
+        pl.col("auc"),
         log_loss.alias("log_loss"),
         pl.when(rate.is_between(0, 1, closed="none"))
         .then(log_loss / entropy)
@@ -281,3 +265,6 @@ def _measures() -> list[pl.Expr]:
         pl.when(regression).then((pl.col("squares") / weights).sqrt()).alias("rmse"),
         pl.when(regression).then(pl.col("errors") / weights).alias("bias"),
     ]
+
+
+_MEASURES = (*_COUNTS, *(measure.meta.output_name() for measure in _measures()))

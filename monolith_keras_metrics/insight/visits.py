@@ -15,7 +15,6 @@ remembers. Measures therefore use first visits only, unless all visits are reque
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import polars as pl
 
@@ -27,51 +26,36 @@ _OF_THE_EXAMPLE = ("worker", "uid", "req_time")
 _NOT_EXTRA = {*SCHEMA, "target"}
 
 
-class FirstVisits(NamedTuple):
-    """The expression that finds first visits.
+def first_visits(records: pl.LazyFrame, extras: Sequence[str] = ()) -> pl.Expr:
+    """Return an expression that is True for a record of an example's first visit.
 
-    Attributes:
-        expression: True for a record of an example's first visit.
-        columns: The columns that the expression reads.
+    Args:
+        records: Records, or rows of `long_form`. Their attempts are collected here.
+        extras: The columns that the extra fields of records will become.
     """
-
-    expression: pl.Expr
-    columns: Sequence[str]
-
-    @classmethod
-    def of(cls, records: pl.LazyFrame, extras: Sequence[str] = ()) -> FirstVisits:
-        """Return the expression for a frame of records, or of rows of `long_form`.
-
-        Args:
-            records: The frame. Its attempts are collected here.
-            extras: The columns that the extra fields of records will become.
-        """
-        plain = records.collect_schema().names()
-        key = [name for name in _OF_THE_TRAINING if name in plain]
-        has_id = "example_id" in plain
-        first = pl.lit(True)
-        if "epoch" in plain:
-            epoch = pl.col("epoch").fill_null(0)
-            first = epoch == 0
-            if has_id:
-                lowest = epoch.min().over(*key, "example_id")
-                named = pl.col("example_id").is_not_null()
-                first = pl.when(named).then(epoch == lowest).otherwise(first)
-        if not _has_several_attempts(records):
-            columns = [*key, "example_id"] if has_id and "epoch" in plain else []
-            return cls(first, [*columns, *(["epoch"] if "epoch" in plain else [])])
-        # In the long form, extra fields are ordinary columns.
-        extras = extras or [name for name in plain if name not in _NOT_EXTRA]
-        by_value = [*(name for name in _OF_THE_EXAMPLE if name in plain), *extras]
-        same: list[pl.Expr | str] = [*key, *by_value]
+    plain = records.collect_schema().names()
+    key = [name for name in _OF_THE_TRAINING if name in plain]
+    has_id = "example_id" in plain
+    first = pl.lit(True)
+    if "epoch" in plain:
+        epoch = pl.col("epoch").fill_null(0)
+        first = epoch == 0
         if has_id:
-            without_id = pl.col("example_id").is_null()
-            same = [*key, "example_id", *(pl.when(without_id).then(name) for name in by_value)]
-        attempt = pl.col("attempt")
-        last = pl.when(first).then(attempt).max().over(same)
-        expression = first & (attempt == last).fill_null(True)
-        seen = [name for name in ("epoch", "example_id", "attempt") if name in plain]
-        return cls(expression, [*key, *by_value, *seen])
+            lowest = epoch.min().over(*key, "example_id")
+            named = pl.col("example_id").is_not_null()
+            first = pl.when(named).then(epoch == lowest).otherwise(first)
+    if not _has_several_attempts(records):
+        return first
+    # In the long form, extra fields are ordinary columns.
+    extras = extras or [name for name in plain if name not in _NOT_EXTRA]
+    by_value = [*(name for name in _OF_THE_EXAMPLE if name in plain), *extras]
+    same: list[pl.Expr | str] = [*key, *by_value]
+    if has_id:
+        without_id = pl.col("example_id").is_null()
+        same = [*key, "example_id", *(pl.when(without_id).then(name) for name in by_value)]
+    attempt = pl.col("attempt")
+    last = pl.when(first).then(attempt).max().over(same)
+    return first & (attempt == last).fill_null(True)
 
 
 def _has_several_attempts(records: pl.LazyFrame) -> bool:

@@ -7,7 +7,7 @@ static shapes are known. The `tf.py_function` checks the values for the rest.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,72 +15,59 @@ import tensorflow as tf
 
 from monolith_keras_metrics.ops.strategy import check_strategy
 from monolith_keras_metrics.pipeline.client import open_client
-from monolith_keras_metrics.records.batch import Batch
+from monolith_keras_metrics.records.batch import Batch, Layout
 
+_FLOATS = (tf.float32, tf.float64, tf.float16, tf.bfloat16)
 # TensorFlow has no dtype for dates.
 _ABOUT_DATES = "; Unix seconds are .astype('datetime64[s]').astype('int64')"
-
-MakeBatch = Callable[[Mapping[str, Any], int, int], Batch]
-
-_EXTRA_DTYPES = (tf.float32, tf.int64, tf.string)
 
 
 class Argument(NamedTuple):
     """A tensor argument.
 
     Attributes:
+        name: Its name in errors.
         tensor: The tensor.
         shape: The required shape: `("batch",)`, `("num_targets", "batch")`, or `()` for a scalar.
     """
 
+    name: str
     tensor: Any
-    shape: tuple[str, ...]
+    shape: tuple[str, ...] = ("batch",)
 
 
-def integers(name: str, value: Any) -> Argument:
-    """Return an int64 argument of shape `(batch,)`."""
-    return Argument(_converted(name, value, tf.int64), ("batch",))
+def integers(name: str, value: Any, *, is_scalar: bool = False) -> Argument:
+    """Return an int64 argument of shape `(batch,)`, or a scalar one."""
+    tensor = _converted(name, value, "of dtype int64", (tf.int64,), tf.int64)
+    return Argument(name, tensor, () if is_scalar else ("batch",))
 
 
 def ids(name: str, value: Any) -> Argument:
     """Return an argument of shape `(batch,)`: int64, or text (recorded as its hash)."""
-    dtype = tf.string if _is_text(value) else tf.int64
-    return Argument(_converted(name, value, dtype, "of dtype int64 or string"), ("batch",))
-
-
-def scalar(name: str, value: Any) -> Argument:
-    """Return a scalar int64 argument."""
-    return Argument(_converted(name, value, tf.int64), ())
+    is_text = isinstance(next(iter(tf.nest.flatten(value)), None), (bytes, str))
+    like = tf.string if is_text else tf.int64
+    kind = "of dtype int64 or string"
+    return Argument(name, _converted(name, value, kind, (tf.int64, tf.string), like))
 
 
 def floats(name: str, value: Any, *shape: str) -> Argument:
     """Return a float32 argument, of shape `(batch,)` by default."""
-    tensor = _converted(name, value, tf.float32)
-    return Argument(tf.cast(tensor, tf.float32), shape or ("batch",))
+    tensor = _converted(name, value, "of a float dtype", _FLOATS, tf.float32)
+    return Argument(name, tf.cast(tensor, tf.float32), shape or ("batch",))
 
 
 def extra_field(name: str, value: Any) -> Argument:
     """Return a float32, int64 or string argument of shape `(batch,)`."""
-    try:
-        tensor = tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`{name}` must be convertible to a tensor. Received: {value!r:.200}"
-        ) from error
-    if tensor.dtype not in _EXTRA_DTYPES:
-        wanted = ", ".join(dtype.name for dtype in _EXTRA_DTYPES)
-        raise TypeError(
-            f"`{name}` must have one of the dtypes {wanted}. Received: {tensor.dtype.name}; cast "
-            "it with tf.cast, ids to int64"
-        )
-    return Argument(tensor, ("batch",))
+    dtypes = (tf.float32, tf.int64, tf.string)
+    kind = "of one of the dtypes float32, int64, string"
+    return Argument(name, _converted(name, value, kind, dtypes))
 
 
 def write_examples(
     handle: Any,
-    arguments: Mapping[str, Argument],
-    make_batch: MakeBatch,
-    num_targets: int,
+    layout: Layout,
+    columns: Mapping[str, Argument],
+    extras: Sequence[Argument],
     return_msgs: bool,
     use_zero_train_time: bool,
 ) -> tf.Tensor:
@@ -88,9 +75,9 @@ def write_examples(
 
     Args:
         handle: The client's handle, a scalar int64.
-        arguments: The tensors by name.
-        make_batch: Makes the batch from their values by name, the number of rows and the time.
-        num_targets: Required length of the axis `"num_targets"`.
+        layout: The layout of the batch.
+        columns: The arguments of `Batch` by name. Blocks have the targets as first axis, if any.
+        extras: The extra fields.
         return_msgs: Whether to return the messages.
         use_zero_train_time: Whether to write 0 instead of the current time.
 
@@ -102,7 +89,7 @@ def write_examples(
         RuntimeError: If the steps of the strategy run in processes that cannot record.
     """
     check_strategy(tf.distribute.get_strategy())
-    handle = _converted("deep_insight_client_tensor", handle, tf.int64)
+    handle = integers("deep_insight_client_tensor", handle).tensor
     if handle.shape.rank not in (0, None):
         raise ValueError(
             "`deep_insight_client_tensor` must be the scalar that deep_insight_client returned. "
@@ -110,22 +97,25 @@ def write_examples(
         )
     if (number := tf.get_static_value(handle)) is not None:
         open_client(int(number))  # raises early if there is no such client
-    names = list(arguments)
-    batch = _check_shapes(
-        {name: arguments[name].tensor.shape for name in names}, arguments, num_targets
-    )
+    arguments = [*columns.values(), *extras]
+    num_targets = len(layout.targets)
+    batch = _check_shapes(arguments, [one.tensor for one in arguments], num_targets)
 
     @tf.autograph.experimental.do_not_convert
     def run(handle: Any, *tensors: Any) -> Any:
-        shapes = {name: tensor.shape for name, tensor in zip(names, tensors, strict=True)}
-        rows = _check_shapes(shapes, arguments, num_targets) or 0
-        values = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        rows = _check_shapes(arguments, tensors, num_targets) or 0
+        values = [tensor.numpy() for tensor in tensors]
+        given: dict[str, Any] = dict(zip(columns, values, strict=False))
+        for name in ("labels", "predictions", "sample_rates"):
+            given[name] = [given[name].T]
+        if "epoch" in given:
+            given["epoch"] = int(given["epoch"])
+        given["train_time"] = 0 if use_zero_train_time else int(time.time())
         client = open_client(int(handle))
-        train_time = 0 if use_zero_train_time else int(time.time())
-        written = client.accept(make_batch(values, rows, train_time))
+        written = client.accept(Batch(layout, rows, **given, extras=values[len(columns) :]))
         return client.messages(written) if return_msgs else None
 
-    inputs = [handle, *(arguments[name].tensor for name in names)]
+    inputs = [handle, *(one.tensor for one in arguments)]
     if tf.executing_eagerly():
         # In a py_function, TensorFlow aborts the process if a signal handler exits.
         texts = run(*inputs)
@@ -144,49 +134,42 @@ def write_examples(
     return msgs
 
 
-def _is_text(value: Any) -> bool:
-    if tf.is_tensor(value):
-        return bool(value.dtype == tf.string)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.dtype.kind in "OSU"
-    return isinstance(next(iter(tf.nest.flatten(value)), None), (bytes, str))
+def _converted(
+    name: str, value: Any, kind: str, dtypes: tuple[tf.DType, ...], like: tf.DType | None = None
+) -> tf.Tensor:
+    """Return the value as a tensor; raise, instead of casting, if it has another dtype.
 
-
-def _converted(name: str, value: Any, dtype: tf.DType, kind: str = "") -> tf.Tensor:
-    """Return the value as a tensor; raise, instead of casting, if its dtype is of another kind."""
-    kind = kind or _kind(dtype)
-    if not (tf.is_tensor(value) or isinstance(value, (np.ndarray, np.generic))):
-        try:
-            return tf.convert_to_tensor(value, dtype)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"`{name}` must be {kind}. Received: {value!r:.200}") from error
+    Args:
+        name: Name of the argument.
+        value: A tensor, an array, or Python values.
+        kind: The dtypes, for the error.
+        dtypes: The dtypes that the tensor may have.
+        like: The dtype that Python values get.
+    """
+    has_dtype = tf.is_tensor(value) or isinstance(value, (np.ndarray, np.generic))
     try:
-        received = tf.as_dtype(value.dtype)
-    except TypeError as error:  # TensorFlow has no such dtype, as for dates
-        remedy = "" if value.dtype.kind != "M" else _ABOUT_DATES
-        raise TypeError(f"`{name}` must be {kind}. Received: {value.dtype}{remedy}") from error
-    if received != dtype and not (dtype.is_floating and received.is_floating):
-        raise TypeError(f"`{name}` must be {kind}. Received: {received.name}; cast it with tf.cast")
-    try:
-        return tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:  # sparse or ragged tensors; objects that are not text
+        tensor = tf.convert_to_tensor(value, None if has_dtype else like)
+    except (TypeError, ValueError) as error:  # also for sparse and ragged tensors, and for dates
+        received = f"{value!r:.200}"
+        if has_dtype:
+            received = f"{type(value).__name__} of dtype {value.dtype.name}"
+            received += _ABOUT_DATES if getattr(value.dtype, "kind", "") == "M" else ""
+        raise TypeError(f"`{name}` must be {kind}, and dense. Received: {received}") from error
+    if tensor.dtype not in dtypes:
         raise TypeError(
-            f"`{name}` must be a dense tensor {kind}. Received: {type(value).__name__}"
-        ) from error
-
-
-def _kind(dtype: tf.DType) -> str:
-    return "of a float dtype" if dtype.is_floating else f"of dtype {dtype.name}"
+            f"`{name}` must be {kind}. Received: {tensor.dtype.name}; cast it with tf.cast"
+        )
+    return tensor
 
 
 def _check_shapes(
-    shapes: Mapping[str, tf.TensorShape], arguments: Mapping[str, Argument], num_targets: int
+    arguments: Sequence[Argument], tensors: Sequence[Any], num_targets: int
 ) -> int | None:
     """Check shapes as far as they are known, and return the batch size, or None if unknown."""
     batch: int | None = None
     first = ""
-    for name, shape in shapes.items():
-        wanted = arguments[name].shape
+    for (name, _, wanted), tensor in zip(arguments, tensors, strict=True):
+        shape = tensor.shape
         if shape.rank is None:
             continue
         text = f"({', '.join(wanted)}{',' if len(wanted) == 1 else ''})"

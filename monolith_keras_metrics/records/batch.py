@@ -64,14 +64,11 @@ class Layout:
     row_bytes: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model_name, str) or not self.model_name:
+        name = self.model_name
+        if not isinstance(name, str) or not name or re.search("[\ud800-\udfff]", name):
             raise ValueError(
-                f"`model_name` must be a non-empty string. Received: model_name={self.model_name!r}"
-            )
-        if re.search("[\ud800-\udfff]", self.model_name):
-            raise ValueError(
-                "`model_name` must be encodable as UTF-8, without lone surrogates. "
-                f"Received: model_name={self.model_name!r}"
+                "`model_name` must be a non-empty string that UTF-8 can encode, without lone "
+                f"surrogates. Received: model_name={name!r}"
             )
         for argument, names in (("targets", self.targets), ("extra_fields", self.extra_fields)):
             if not all(isinstance(name, str) and name for name in names):
@@ -95,7 +92,7 @@ class Layout:
         object.__setattr__(self, "row_bytes", row_bytes)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, init=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
     """One step's columns, as given: only the background thread copies and converts them.
 
@@ -140,33 +137,3 @@ class Batch:
     extras: Sequence[ArrayLike] = ()
     epoch: int | None = None
     example_id: ArrayLike | None = None
-
-    def __init__(
-        self,
-        layout: Layout,
-        rows: int,
-        uid: ArrayLike,
-        req_time: ArrayLike,
-        train_time: int,
-        labels: Sequence[ArrayLike],
-        predictions: Sequence[ArrayLike],
-        sample_rates: Sequence[ArrayLike] = (),
-        extras: Sequence[ArrayLike] = (),
-        epoch: int | None = None,
-        example_id: ArrayLike | None = None,
-    ) -> None:
-        # Written out because each training step makes a batch: the generated method of a frozen
-        # class sets the attributes one by one, which takes three times as long.
-        vars(self).update(
-            layout=layout,
-            rows=rows,
-            uid=uid,
-            req_time=req_time,
-            train_time=train_time,
-            labels=labels,
-            predictions=predictions,
-            sample_rates=sample_rates,
-            extras=extras,
-            epoch=epoch,
-            example_id=example_id,
-        )

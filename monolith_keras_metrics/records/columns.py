@@ -1,9 +1,9 @@
-"""Validation and conversion of batches' columns, which are joined into one."""
+"""What a column of a batch may hold, and the conversion of columns, joined into one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,40 @@ from monolith_keras_metrics.records.ids import hashed_ids
 
 ArrayLike = Any  # a numpy array, a tf.Tensor: anything that numpy.asarray takes
 
-# Kinds of numpy dtypes: complex, dates, objects, text. (bfloat16 is of kind "V", and a number.)
-_NO_REAL_NUMBERS = "cmMOSU"
+ABOUT_FLOATS = "; convert whole numbers with .astype('int64')"
+
+
+class Kind(NamedTuple):
+    """What a column may hold.
+
+    Attributes:
+        wanted: Its values, for errors.
+        dtypes: The kinds of its NumPy dtype. "V" is bfloat16.
+    """
+
+    wanted: str
+    dtypes: str
+
+    def check(
+        self, what: str, dtype: np.dtype[Any], received: str = "", about_floats: str = ABOUT_FLOATS
+    ) -> None:
+        """Raise a TypeError if a column may not have this dtype.
+
+        Args:
+            what: The column, for the error.
+            dtype: Its dtype.
+            received: A description of the dtype for the error. Default: its name.
+            about_floats: The end of the error for floats instead of integers.
+        """
+        if dtype.kind not in self.dtypes:
+            remedy = about_floats if dtype.kind == "f" else ""
+            raise TypeError(f"{what} must be {self.wanted}. Received: {received or dtype}{remedy}")
+
+
+ID = Kind("integers or text", "iuOSUT")
+TIME = Kind("integers, Unix seconds", "iuM")
+NUMBER = Kind("real numbers", "fiubV")
+EXTRA = Kind("floats, integers, dates or strings", "fiubVMOSUT")
 
 
 def _array(name: str, values: ArrayLike) -> npt.NDArray[Any]:
@@ -43,30 +75,29 @@ def joined_column(
 
 def id_values(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return ids as int64: integers unchanged, text hashed."""
-    if values.dtype.kind in "OSUT":
-        try:
-            return hashed_ids(values)
-        except TypeError as error:
-            what = str(error).rpartition("Received: ")[2]
-            raise TypeError(
-                f"`{name}` must be integers or text. Received: {values.dtype} with {what}"
-            ) from error
-    return _integers(name, "integers or text", values)
+    ID.check(f"`{name}`", values.dtype)
+    if values.dtype.kind in "iu":
+        return _int64(name, values)
+    try:
+        return hashed_ids(values)
+    except TypeError as error:
+        what = str(error).rpartition("Received: ")[2]
+        raise TypeError(
+            f"`{name}` must be {ID.wanted}. Received: {values.dtype} with {what}"
+        ) from error
 
 
 def time_values(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return times as int64: integers unchanged, dates in Unix seconds."""
+    TIME.check(f"`{name}`", values.dtype)
     if values.dtype.kind != "M":
-        return _integers(name, "integers, Unix seconds", values)
+        return _int64(name, values)
     if np.isnat(values).any():
         raise ValueError(f"`{name}` must be a time for each example. Received: dates with NaT")
     return times.of_dates(values)
 
 
-def _integers(name: str, wanted: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    if values.dtype.kind not in "iu":
-        remedy = "; convert whole numbers with .astype('int64')" if values.dtype.kind == "f" else ""
-        raise TypeError(f"`{name}` must be {wanted}. Received: {values.dtype}{remedy}")
+def _int64(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
         raise ValueError(
             f"`{name}` must fit into an int64, below 2**63. Received: larger uint64 values"
@@ -90,8 +121,7 @@ def joined_blocks(
                     f"`{field}` must have shape (batch,) or (batch, k) with "
                     f"batch = {count}. Received: {array.shape}"
                 )
-            if array.dtype.kind in _NO_REAL_NUMBERS:
-                raise TypeError(f"`{field}` must be real numbers. Received: {array.dtype}")
+            NUMBER.check(f"`{field}`", array.dtype)
         block = np.concatenate([a if a.ndim == 2 else a[:, np.newaxis] for a in arrays])
         joined.append(np.ascontiguousarray(block.T, np.float32))
     columns = sum(map(len, joined))
@@ -118,19 +148,15 @@ def columns_of_blocks(blocks: Sequence[npt.NDArray[np.float32]]) -> list[pl.Seri
 
 def extra_column(name: str, values: npt.NDArray[Any]) -> tuple[str, pl.Series]:
     """Return the object of the message that holds an extra field, and its column there."""
+    EXTRA.check(f"Extra field {name!r}", values.dtype)
     kind = values.dtype.kind
     if kind == "M":
         # NaT becomes null.
         return "extra_int", pl.Series(values.astype("datetime64[ms]")).dt.epoch("s")
     if kind in "iub":
         return "extra_int", pl.Series(values.astype(np.int64, copy=False))
-    if kind in "OSU":
+    if kind in "OSUT":
         return "extra_str", _text(values)
-    if kind in _NO_REAL_NUMBERS:
-        raise TypeError(
-            f"Extra field {name!r} must be floats, integers, dates or strings. "
-            f"Received: {values.dtype}"
-        )
     wide = kind == "f" and values.dtype.itemsize >= 8
     return "extra_float", pl.Series(values.astype(np.float64 if wide else np.float32, copy=False))
 

@@ -167,21 +167,18 @@ def _hashed_alike(word: Callable[[int], _Words], rows: int, length: int) -> _Wor
         hashes *= _PRIME_1
         hashes += _PRIME_4
         at += 8
-    if at <= length - 4:
-        half = word(at) & _U64(0xFFFFFFFF)
-        half *= _PRIME_1
-        hashes ^= half
-        _rotate(hashes, 23, spare)
-        hashes *= _PRIME_2
-        hashes += _PRIME_3
-        at += 4
-    while at < length:
-        byte = word(at) & _U64(0xFF)
-        byte *= _PRIME_5
-        hashes ^= byte
-        _rotate(hashes, 11, spare)
-        hashes *= _PRIME_1
-        at += 1
+    for size, factor, bits, prime, constant in (
+        (4, _PRIME_1, 23, _PRIME_2, _PRIME_3),
+        (1, _PRIME_5, 11, _PRIME_1, _U64(0)),
+    ):
+        while at <= length - size:
+            part = word(at) & _U64((1 << 8 * size) - 1)
+            part *= factor
+            hashes ^= part
+            _rotate(hashes, bits, spare)
+            hashes *= prime
+            hashes += constant
+            at += size
     for shift, prime in ((33, _PRIME_2), (29, _PRIME_3)):
         np.right_shift(hashes, _U64(shift), out=spare)
         hashes ^= spare

@@ -31,9 +31,8 @@ def check_sample_ratio(sample_ratio: Any) -> float:
         TypeError: If it is not a real number.
         ValueError: If it is NaN or outside [0, 1].
     """
-    if isinstance(sample_ratio, (bool, np.bool_)) or not isinstance(
-        sample_ratio, (int, float, np.integer, np.floating)
-    ):
+    is_number = isinstance(sample_ratio, (int, float, np.integer, np.floating))
+    if not is_number or isinstance(sample_ratio, bool):
         raise TypeError(
             "`sample_ratio` must be a number from 0 (no user) to 1 (every user). "
             f"Received: sample_ratio={sample_ratio!r} of type {type(sample_ratio).__name__}"
@@ -65,22 +64,11 @@ def sampled(uids: npt.NDArray[np.integer[Any]], sample_ratio: float) -> npt.NDAr
     >>> sampled(np.array([0, 19, 1005]), 0.01)  # buckets 0, 19 and 5; kept below 10
     array([ True, False,  True])
     """
-    kept = _kept_buckets(check_sample_ratio(sample_ratio))
-    if kept == 0:
-        return np.zeros(len(uids), np.bool_)
-    if kept == _FINE:
-        return np.ones(len(uids), np.bool_)
+    # The product is decimal: in binary, 0.29 * 1000 is 289.99…, which would lose a bucket.
+    kept = math.ceil(decimal.Decimal(repr(check_sample_ratio(sample_ratio))) * _FINE)
     if uids.dtype != np.uint64:
         uids = uids.astype(np.int64, copy=False)  # 1000 does not fit into small dtypes
     bucket = uids % _COARSE
     if kept % _COARSE == 0:
         return np.asarray(bucket < kept // _COARSE)
     return np.asarray(bucket * _COARSE + uids // _COARSE % _COARSE < kept)
-
-
-def _kept_buckets(ratio: float) -> int:
-    """Return how many of the million fine buckets are kept.
-
-    The product is decimal: in binary, 0.29 * 1000 is 289.99…, which would lose a bucket.
-    """
-    return math.ceil(decimal.Decimal(repr(ratio)) * _FINE)

@@ -35,7 +35,7 @@ class Destination(abc.ABC):
     @property
     @abc.abstractmethod
     def key(self) -> tuple[object, ...]:
-        """A hashable key that is the same for equal destinations."""
+        """Return a hashable key that is the same for equal destinations."""
 
     @abc.abstractmethod
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
@@ -68,17 +68,17 @@ class Destination(abc.ABC):
 
     @property
     def run_name(self) -> str | None:
-        """The default name of the run; None if there is none."""
+        """Return the default name of the run; None if there is none."""
         return None
 
     @property
     def folder(self) -> pathlib.Path | None:
-        """The folder that files are written to; None if there is none."""
+        """Return the folder that files are written to; None if there is none."""
         return None
 
     @property
     def journal_folder(self) -> pathlib.Path | None:
-        """The default folder of the journal; None if there is none."""
+        """Return the default folder of the journal; None if there is none."""
         return None
 
     def to_save(self) -> tuple[str, list[str]]:
@@ -125,7 +125,7 @@ class ObjectDestination(Destination):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The identity of the object in memory, since its class does not reveal its target."""
+        """Return the identity of the object in memory: its class does not reveal its target."""
         return ("object", id(self._sink))
 
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
@@ -139,7 +139,7 @@ class ObjectDestination(Destination):
 
     @property
     def run_name(self) -> str | None:
-        """The object's attribute `run_name`; None if there is none."""
+        """Return the object's attribute `run_name`; None if there is none."""
         return getattr(self._sink, "run_name", None)
 
     def __str__(self) -> str:

@@ -23,19 +23,13 @@ import re
 # Polars' forms of a system error: from Rust, from Rust's debug output (in a panic), and from a
 # Python file object.
 _POLARS_SYSTEM_ERROR = re.compile(r"\(os error \d+\)|\bOs \{ code: \d+|\[Errno \d+\]")
-# Not InvalidArgument, DataLoss, Unimplemented, OutOfRange, AlreadyExists: the records cause these.
-_PASSING_IN_TENSORFLOW = {
-    "AbortedError",
-    "CancelledError",
-    "DeadlineExceededError",
-    "FailedPreconditionError",
-    "InternalError",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "ResourceExhaustedError",
-    "UnauthenticatedError",
-    "UnavailableError",
-    "UnknownError",
+# TensorFlow's errors that the records cause.
+_NEVER_IN_TENSORFLOW = {
+    "AlreadyExistsError",
+    "DataLossError",
+    "InvalidArgumentError",
+    "OutOfRangeError",
+    "UnimplementedError",
 }
 _SYSTEM_MESSAGES = {os.strerror(code) for code in errno.errorcode}
 
@@ -67,7 +61,7 @@ def _is_temporary(error: BaseException) -> bool:
         return bool(_POLARS_SYSTEM_ERROR.search(str(error)))
     if library == "tensorflow":
         names = {kind.__name__ for kind in type(error).__mro__}
-        return not names.isdisjoint(_PASSING_IN_TENSORFLOW) or _quotes_system(error)
+        return not names.isdisjoint(_NEVER_IN_TENSORFLOW) or _quotes_system(error)
     return False
 
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Callable
 
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.sinks.destination import Destination
+from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
+from monolith_keras_metrics.sinks.parquet import ParquetSink
 from monolith_keras_metrics.sinks.sink import Sink
+from monolith_keras_metrics.sinks.tfrecord import TFRecordSink
+
+_SINKS: dict[str, Callable[[pathlib.Path, Origin], Sink]] = {
+    "parquet": ParquetSink,
+    "jsonl": JsonLinesSink,
+    "tfrecord": TFRecordSink,
+}
 
 
 class FolderDestination(Destination):
@@ -33,22 +43,12 @@ class FolderDestination(Destination):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The format, and the folder with symbolic links resolved."""
+        """Return the format, and the folder with symbolic links resolved."""
         return (self._format, os.path.realpath(self._path))
 
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
         """Return a sink that writes to the folder. Creates the folder if it is missing."""
-        if self._format == "parquet":
-            from monolith_keras_metrics.sinks.parquet import ParquetSink
-
-            return ParquetSink(self._path, origin)
-        if self._format == "jsonl":
-            from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
-
-            return JsonLinesSink(self._path, origin)
-        from monolith_keras_metrics.sinks.tfrecord import TFRecordSink
-
-        return TFRecordSink(self._path, origin)
+        return _SINKS[self._format](self._path, origin)
 
     def identity(self, journal: pathlib.Path) -> str:
         """Return the format and the folder, "." if the folder contains the journal."""
@@ -58,17 +58,17 @@ class FolderDestination(Destination):
 
     @property
     def run_name(self) -> str | None:
-        """The folder's name."""
+        """Return the folder's name."""
         return os.path.basename(os.path.normpath(self._path)) or None
 
     @property
     def folder(self) -> pathlib.Path:
-        """The folder."""
+        """Return the folder."""
         return self._path
 
     @property
     def journal_folder(self) -> pathlib.Path:
-        """A hidden folder in the folder."""
+        """Return the hidden folder of the journal in the folder."""
         return self._path / run_folder.JOURNAL
 
     def to_save(self) -> tuple[str, list[str]]:

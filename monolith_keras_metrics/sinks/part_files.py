@@ -64,8 +64,6 @@ class PartFileSink(abc.ABC):
         self._folder = pathlib.Path(os.path.abspath(folder))
         self._origin = origin
         self._token = secrets.token_hex(8)
-        self._number = 0  # for frames whose records have no position
-        self._published = False  # the last such file exists, but its name may not be durable yet
         self._ended: set[str] = set()  # processes whose files in progress were deleted
         self._warned: set[pathlib.Path] = set()  # files that were named in a warning
         _check_writable(self._folder)
@@ -85,12 +83,33 @@ class PartFileSink(abc.ABC):
         """
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Write one file. It is on disk under its final name on return."""
+        """Write the records to one file, or more if its name is taken.
+
+        On return they are on disk, in files with final names.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted
-        if "position" in frame.columns:
-            self._write_by_position(frame)
-        else:
-            self._write_by_number(frame)
+        if frame.is_empty():
+            return
+        worker, attempt = frame.select("worker", "attempt").row(0)
+        stem = run_folder.stem_of(worker, attempt)
+        runs = [frame]
+        if (worker, attempt) != (self._origin.worker, self._origin.attempt):
+            if stem not in self._ended:  # only once, since others may recover it too
+                run_folder.remove_in_progress(self._folder, stem)
+                self._ended.add(stem)
+            runs = self._missing_around(stem, frame)
+        while runs:
+            run = runs.pop(0)
+            for number in itertools.count(run["position"][0]):
+                final = self._final(stem, number)
+                if self._create(run, final):
+                    break
+                wanted = _rows_by_message(run)
+                missing = _without(run, self._read(final, wanted).rows)
+                if sum(part.height for part in missing) < run.height:
+                    runs = missing + runs
+                    break
+        make_durable(self._folder)
 
     def flush(self) -> None:
         """Do nothing: a file is durable when `write` returns."""
@@ -100,35 +119,6 @@ class PartFileSink(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._folder)!r})"
-
-    def _write_by_number(self, frame: pl.DataFrame) -> None:
-        stem = run_folder.stem_of(self._origin.worker, self._origin.attempt)
-        while not self._published:
-            self._published = self._create(frame, self._final(stem, self._number))
-            self._number += 1
-        make_durable(self._folder)
-        self._published = False
-
-    def _write_by_position(self, frame: pl.DataFrame) -> None:
-        if frame.is_empty():
-            return
-        worker, attempt = frame.select("worker", "attempt").row(0)
-        stem = run_folder.stem_of(worker, attempt)
-        runs = [frame]
-        if (worker, attempt) != (self._origin.worker, self._origin.attempt):
-            self._remove_aside(stem)
-            runs = self._missing_around(stem, frame)
-        while runs:
-            run = runs.pop(0)
-            for number in itertools.count(run["position"][0]):
-                final = self._final(stem, number)
-                if self._create(run, final):
-                    break
-                missing = self._missing(run, final)
-                if sum(part.height for part in missing) < run.height:
-                    runs = missing + runs
-                    break
-        make_durable(self._folder)
 
     def _create(self, frame: pl.DataFrame, final: pathlib.Path) -> bool:
         """Write a file. Return True on success, False if its name is taken."""
@@ -141,19 +131,15 @@ class PartFileSink(abc.ABC):
                 self.encode(frame, file)
                 file.flush()
                 os.fsync(file.fileno())
-            return _publish_or_delete(aside, final)
-        except BaseException:
+            publish(aside, final)
+        except FileExistsError:
+            if not os.path.lexists(final):
+                raise
+            return False
+        finally:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
-            raise
-
-    def _missing(self, run: pl.DataFrame, *paths: pathlib.Path) -> list[pl.DataFrame]:
-        """Return the records of a run that these files do not hold, as runs."""
-        wanted = _rows_by_message(run)
-        there = set[int]()
-        for path in paths:
-            there |= self._read(path, wanted).rows
-        return _without(run, there)
+        return True
 
     def _missing_around(self, stem: str, frame: pl.DataFrame) -> list[pl.DataFrame]:
         """Return the records of a frame that no file of its process holds, as runs.
@@ -171,16 +157,13 @@ class PartFileSink(abc.ABC):
         before = [number for number in reversed(numbers) if number <= first]
         after = [number for number in numbers if number > first]
         there = set[int]()
-        for number in before:
-            contents = self._read(self._final(stem, number), wanted)
-            there |= contents.rows
-            if part_contents.first_position(contents, message) == number:
-                break
-        for number in after:
-            contents = self._read(self._final(stem, number), wanted)
-            there |= contents.rows
-            if number > last and part_contents.first_position(contents, message) == number:
-                break
+        for side in (before, after):
+            for number in side:
+                contents = self._read(self._final(stem, number), wanted)
+                there |= contents.rows
+                is_outside = number <= first or number > last
+                if is_outside and part_contents.first_position(contents, message) == number:
+                    break
         return _without(frame, there)
 
     def _read(self, path: pathlib.Path, wanted: dict[bytes, int]) -> Contents:
@@ -201,12 +184,6 @@ class PartFileSink(abc.ABC):
     def _final(self, stem: str, number: int) -> pathlib.Path:
         return run_folder.part_path(self._folder, stem, number, self.suffix)
 
-    def _remove_aside(self, stem: str) -> None:
-        """Delete a crashed process's files in progress, only once: others may recover it too."""
-        if stem not in self._ended:
-            run_folder.remove_in_progress(self._folder, stem)
-            self._ended.add(stem)
-
 
 def create(path: pathlib.Path) -> BinaryIO:
     """Create a file and open it, without following links.
@@ -216,16 +193,6 @@ def create(path: pathlib.Path) -> BinaryIO:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return open(os.open(path, flags, 0o666), "w+b")
-
-
-def _publish_or_delete(aside: pathlib.Path, final: pathlib.Path) -> bool:
-    """Give a file its name and return True; delete it and return False if the name is taken."""
-    try:
-        publish(aside, final)
-    except FileExistsError:
-        aside.unlink(missing_ok=True)
-        return False
-    return True
 
 
 def _rows_by_message(frame: pl.DataFrame) -> dict[bytes, int]:

@@ -40,4 +40,4 @@ def noise(rows: int = 1 << 16) -> pl.DataFrame:
     numbers = np.random.default_rng(0).random((rows, 16), np.float32)
     layout = Layout("m", tuple(f"t{n}" for n in range(16)), (), 1.0)
     uids = np.arange(rows)
-    return to_frame([Batch(layout, rows, uids, uids, 0, [numbers], [numbers])])
+    return to_frame([Batch(layout, rows, uids, uids, 0, [numbers], [numbers])], ORIGIN)

@@ -11,6 +11,7 @@ import sys
 import textwrap
 
 import pytest
+from absl import logging
 from writing import ROWS, batch, check_records
 
 from monolith_keras_metrics import DeepInsightClient, insight
@@ -22,7 +23,9 @@ REFUSALS = [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 @pytest.fixture
 def warnings_logged(warnings_logged: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(durable, "_warned", False)
+    """With those that absl logs only once."""
+    monkeypatch.setattr(logging, "_log_counter_per_token", {})
+    monkeypatch.setattr(logging, "log", lambda _, text, *a: warnings_logged.append(text % a))
     return warnings_logged
 
 

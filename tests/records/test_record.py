@@ -280,6 +280,17 @@ def test_a_float64_field_stands_beside_others() -> None:
     assert fields == {"narrow": pl.Float32, "wide": pl.Float64}
 
 
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="no StringDType")
+def test_text_of_numpys_own_type_is_text() -> None:
+    """Digits, too, which NumPy would convert to numbers."""
+    column = np.array(["12", "é"], "T")
+    frame = to_frame([batch(layout("text"), 2, uid=column, extras=[column])])
+    assert frame["extra_str"].struct.field("text").to_list() == ["12", "é"]
+    assert frame["uid"].to_list() == ids.hashed_ids(["12", "é"]).tolist()
+    with pytest.raises(TypeError, match="`label` must be real numbers"):
+        to_frame([batch(layout(), 2, labels=[column])])
+
+
 def test_dates_are_unix_seconds() -> None:
     """Those of pandas and NumPy, of whatever unit; before 1970, too."""
     dates = ["1969-12-31T23:59:59.5", "2023-11-14T22:13:20.999", "NaT"]

@@ -20,14 +20,13 @@ from monolith_keras_metrics.sinks import Sink, parse, part_files
 from monolith_keras_metrics.sinks.parquet import ParquetSink
 
 
-def frame(*uids: int, text: str = "é", number: float = 0.1) -> pl.DataFrame:
-    """Records of these users; `text` and `number` are in each."""
+def frame(*uids: int, start: int = 0, text: str = "é", number: float = 0.1) -> pl.DataFrame:
+    """Records of these users from a position on; `text` and `number` are in each."""
     rows = len(uids)
     column, numbers = np.full(rows, text.encode(), object), np.full(rows, number, np.float32)
     of = Layout("m", ("ctr",), ("s",), 1.0)
-    return to_frame(
-        [Batch(of, rows, np.array(uids), np.zeros(rows, int), 0, *[[numbers]] * 3, [column])]
-    )
+    batch = Batch(of, rows, np.array(uids), np.zeros(rows, int), 0, *[[numbers]] * 3, [column])
+    return to_frame([batch], ORIGIN, positions=[start])
 
 
 def messages(path: pathlib.Path) -> list[str]:
@@ -136,8 +135,8 @@ def test_files_are_whole_and_carry_worker_attempt_and_number(
 ) -> None:
     sink = parse(f"{scheme}:{tmp_path}").open(ORIGIN)
     for number in range(3):
-        sink.write(frame(number, number + 10))
-        assert names(tmp_path) == [f"{STEM}{n:012d}.{scheme}" for n in range(number + 1)]
+        sink.write(frame(number, number + 10, start=2 * number))
+        assert names(tmp_path) == [f"{STEM}{2 * n:012d}.{scheme}" for n in range(number + 1)]
     sink.flush()
     sink.close()
     sink.close()
@@ -166,23 +165,12 @@ def test_two_sinks_of_one_origin_overwrite_nothing(scheme: str, tmp_path: pathli
     (tmp_path / f".{STEM}000000000003.{scheme}.inprogress").write_bytes(b"half")
     sinks = [parse(f"{scheme}:{tmp_path}").open(ORIGIN) for _ in range(2)]
     for number in range(6):
-        sinks[number % 2].write(frame(number))
+        sinks[number % 2].write(frame(number, start=number))
     assert (tmp_path / f"{STEM}000000000001.{scheme}").read_bytes() == b"someone's"
     assert (tmp_path / f".{STEM}000000000003.{scheme}.inprogress").read_bytes() == b"half"
     (tmp_path / f"{STEM}000000000001.{scheme}").unlink()
     (tmp_path / f".{STEM}000000000003.{scheme}.inprogress").unlink()
     assert sorted(uids(tmp_path)) == list(range(6))
-
-
-def records(position: int) -> pl.DataFrame:
-    """Two, with where they come from."""
-    whole = frame(position, position + 1)
-    return whole.with_columns(
-        run=pl.lit("run"),
-        attempt=pl.lit(ORIGIN.attempt),
-        worker=pl.lit(3, pl.Int64),
-        position=pl.int_range(position, position + 2, dtype=pl.Int64),
-    )
 
 
 @pytest.mark.parametrize("step", ["naming", "fsync of the folder"])
@@ -206,9 +194,9 @@ def test_a_write_that_failed_late_goes_on_with_its_file(
             )
         for _ in range(2):
             with pytest.raises(PermissionError, match="read-only"):
-                sink.write(records(0))
-    sink.write(records(0))
-    sink.write(records(2))
+                sink.write(frame(0, 1))
+    sink.write(frame(0, 1))
+    sink.write(frame(2, 3, start=2))
     assert names(tmp_path) == [f"{STEM}000000000000.parquet", f"{STEM}000000000002.parquet"]
     assert uids(tmp_path) == [0, 1, 2, 3]
 
