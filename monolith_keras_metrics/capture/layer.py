@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from absl import logging
 
 from monolith_keras_metrics.capture.compat import keras
 from monolith_keras_metrics.capture.input_columns import check_column
@@ -19,6 +18,7 @@ from monolith_keras_metrics.pipeline.options import Options, make_options
 from monolith_keras_metrics.records.batch import Layout
 from monolith_keras_metrics.records.columns import EXTRA, ID, NUMBER, TIME, Kind
 from monolith_keras_metrics.sinks import Destination, parse_all
+from monolith_keras_metrics.threads import WarnOnce
 
 
 @keras.utils.register_keras_serializable("monolith_keras_metrics")
@@ -84,7 +84,7 @@ class DeepInsightLayer(keras.layers.Layer):
             )
         self._clients = _Clients(make_options(**self.client_options))
         self.sink = sink
-        self._has_warned = False
+        self._warn_once = WarnOnce()
         self.built = True
         self._before = self._clients.totals()
 
@@ -213,9 +213,9 @@ class DeepInsightLayer(keras.layers.Layer):
             for where, (_, secrets) in zip(destinations, saved, strict=True)
             if secrets
         )
-        if omitted and not self._has_warned:
-            self._has_warned = True
-            logging.warning(
+        if omitted:
+            self._warn_once(
+                "secrets",
                 "DeepInsightLayer %r: secrets are not saved or cloned with a model: %s. After "
                 "loading or cloning, set the complete sink again before training: "
                 "layer.sink = 'kafka://HOST:PORT/TOPIC?…'",

@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
-from absl import logging
 
 from monolith_keras_metrics.capture.captured import replaced_method
 from monolith_keras_metrics.capture.compat import is_legacy, keras
 from monolith_keras_metrics.capture.input_columns import x_of
+from monolith_keras_metrics.threads import WarnOnce
 
 
 class ModelInputs:
@@ -33,7 +33,7 @@ class ModelInputs:
         self._takes_array: bool | None = None  # None until both forms have been tried
         self._step: Callable[[Any], Any] | None = None
         self._step_takes_all = False  # True after the step failed with fewer columns
-        self._has_warned = False
+        self._warn_once = WarnOnce()
         self._given: tuple[dict[str, Any], list[str]] | None = None  # x, and its features
 
     def function(self) -> Callable[..., Any]:
@@ -180,14 +180,14 @@ class ModelInputs:
             data: A batch, as for `of`.
         """
         x, struct = x_of(data), _input_structure(self._model)
-        if self._has_warned or not isinstance(x, Mapping) or not isinstance(struct, Mapping):
+        if not isinstance(x, Mapping) or not isinstance(struct, Mapping):
             return
         inputs, given = sorted(map(str, struct)), sorted(map(str, x))
         if is_legacy(self._model) or given[: len(inputs)] == inputs or _has_own_step(self._model):
             return
-        self._has_warned = True
-        logging.warning(
-            "Deep insight: the model's inputs are a dict with the keys %s. Keras pairs them with "
+        self._warn_once(
+            "positions",
+            "the model's inputs are a dict with the keys %s. Keras pairs them with "
             "the sorted columns of `x` by position, so without this callback its results are wrong "
             "for the columns %s. For evaluate and predict use "
             "dataset.map(recorder.model_inputs(model)), where `recorder` is this callback",

@@ -35,7 +35,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import polars as pl
-from absl import logging
 
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
@@ -43,6 +42,7 @@ from monolith_keras_metrics.records.durable import make_durable, publish
 from monolith_keras_metrics.records.frame import json_messages
 from monolith_keras_metrics.sinks import part_contents
 from monolith_keras_metrics.sinks.part_contents import Contents
+from monolith_keras_metrics.threads import WarnOnce
 
 
 class PartFileSink(abc.ABC):
@@ -65,7 +65,7 @@ class PartFileSink(abc.ABC):
         self._origin = origin
         self._token = secrets.token_hex(8)
         self._ended: set[str] = set()  # processes whose files in progress were deleted
-        self._warned: set[pathlib.Path] = set()  # files that were named in a warning
+        self._warn_once = WarnOnce()  # its subjects are files
         _check_writable(self._folder)
         run_folder.remove_stale(self._folder)
 
@@ -171,11 +171,11 @@ class PartFileSink(abc.ABC):
             contents = part_contents.read(path, wanted, self.decode)
         except FileNotFoundError:  # deleted since it was listed
             return Contents()
-        if contents.problem and path not in self._warned:
-            self._warned.add(path)
-            logging.warning(
-                "Deep insight: %r has the name of a file of records and cannot be read: %s. It "
-                "is left unchanged; its records are written to another file",
+        if contents.problem:
+            self._warn_once(
+                path,
+                "%r has the name of a file of records and cannot be read: %s. It is left "
+                "unchanged; its records are written to another file",
                 str(path),
                 contents.problem,
             )

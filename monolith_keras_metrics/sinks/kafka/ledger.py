@@ -21,6 +21,7 @@ from monolith_keras_metrics.sinks.kafka import errors as kafka_errors
 from monolith_keras_metrics.sinks.kafka.clients import ANSWER_SECONDS, KafkaClients
 from monolith_keras_metrics.sinks.kafka.silence import PATIENCE_SECONDS, Silence
 from monolith_keras_metrics.sinks.kafka.topic import TopicSearch, times
+from monolith_keras_metrics.threads import WarnOnce
 
 # Once earlier producers are fenced, pending transactions are settled within moments, or never.
 _PENDING_SECONDS = 10.0
@@ -54,7 +55,7 @@ class Ledger:
         self._silence = Silence(clients.address, clients.clock)
         self._pending_since: float | None = None
         self._search: TopicSearch | None = None
-        self._has_warned = False
+        self._warn_once = WarnOnce()
 
     def read(self, frame: pl.DataFrame | None = None) -> None:
         """Read the position from the group or, if it is never settled, from the topic.
@@ -153,10 +154,10 @@ class Ledger:
     def _warn_of_age(self, frame: pl.DataFrame) -> None:
         """Log a warning if the records are so old that Kafka may have deleted their ledger."""
         newest = max(times(frame).to_list(), default=time.time())
-        if time.time() - newest > _RETENTION_SECONDS and not self._has_warned:
-            self._has_warned = True
-            logging.warning(
-                "Deep insight: %r does not know which of these records it already has, because "
+        if time.time() - newest > _RETENTION_SECONDS:
+            self._warn_once(
+                "age",
+                "%r does not know which of these records it already has, because "
                 "they are more than 7 days old and Kafka keeps this information for 7 days by "
                 "default. Some records may be delivered twice",
                 self._clients.address,
