@@ -12,6 +12,8 @@ owner alive for one minute after each update.
 from __future__ import annotations
 
 import collections
+import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -90,19 +92,14 @@ class Claim:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        try:
+        with contextlib.suppress(OSError):  # the lock is valid without its text, on a full disk
             os.write(descriptor, json.dumps({"machine": _machine()}).encode())
-        except OSError:
-            pass  # the lock is valid without its text, if the disk is full
 
     def beat(self) -> None:
         """Show machines that cannot see the lock that its owner is alive."""
-        with self._holding:
+        with self._holding, contextlib.suppress(OSError):
             if self._descriptor is not None:
-                try:
-                    os.utime(self._descriptor)
-                except OSError:
-                    pass
+                os.utime(self._descriptor)
 
     def release(self) -> None:
         """Release the lock, so that another process can recover the remaining journal files.
@@ -112,12 +109,10 @@ class Claim:
         if self._descriptor is None:
             return
         if not self._files_left:
-            try:
+            with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
                 if self.folder.name.startswith("."):  # not a folder that the user chose
                     self.folder.rmdir()  # fails if other owners have files
-            except OSError:
-                pass
         self.detach()
 
     def detach(self) -> None:
@@ -166,11 +161,9 @@ def listing(folder: pathlib.Path) -> Listing:
     """
     numbered: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)
     aside = []
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
-    except (FileNotFoundError, NotADirectoryError):
-        names = []
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
     for name in names:
         if (known := run_folder.journal_name(name)) is not None:
             numbered[known.stem] += [] if known.number is None else [(known.number, name)]
@@ -247,19 +240,15 @@ def look(folder: pathlib.Path) -> Left:
     journals, foreign = [], []
     for stem in [stem for stem, files in there.journals.items() if files]:
         try:
-            descriptor = open_regular(run_folder.lock_path(folder, stem))
+            with open(open_regular(run_folder.lock_path(folder, stem)), "rb") as lock:
+                is_alive = _is_alive(lock.fileno())
         except FileNotFoundError:
-            if any(path.exists() for path in there.journals[stem]):
-                journals.append(stem)  # the lock file may be lost in a crash of the machine
-            continue
+            is_alive = False  # the lock file may be lost in a crash of the machine
         except OSError:
             foreign.append(stem)
             continue
-        try:
-            if not _is_alive(descriptor) and any(p.exists() for p in there.journals[stem]):
-                journals.append(stem)
-        finally:
-            os.close(descriptor)
+        if not is_alive and any(path.exists() for path in there.journals[stem]):
+            journals.append(stem)
     return Left(journals, foreign, there.aside)
 
 
@@ -268,13 +257,8 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
 
     Never replaces another file.
     """
-    number = 0
-    while True:
-        aside = run_folder.aside_path(path, number)
-        if not os.path.lexists(aside):
-            path.rename(aside)
-            return aside
-        number += 1
+    names = (run_folder.aside_path(path, number) for number in itertools.count())
+    return path.rename(next(name for name in names if not os.path.lexists(name)))
 
 
 def _check_folder(folder: pathlib.Path) -> None:
@@ -323,7 +307,6 @@ def _machine() -> str:
 
 def _is_at(path: pathlib.Path, descriptor: int) -> bool:
     try:
-        status, own = path.lstat(), os.fstat(descriptor)
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-    return (status.st_dev, status.st_ino) == (own.st_dev, own.st_ino)

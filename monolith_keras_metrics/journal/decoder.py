@@ -22,11 +22,11 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import polars as pl
 
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.journal.format import UnreadableError
 from monolith_keras_metrics.journal.segment import Place
 from monolith_keras_metrics.records.run_folder import attempt_of, worker_of
 
@@ -81,12 +81,12 @@ class Decoder:
                 except EOFError:
                     # Once more in a new child, since the file may not be the cause.
                     if is_last:
-                        raise UnreadableError("it cannot be decoded") from None
+                        raise journal.UnreadableError("it cannot be decoded") from None
         if kind == _RECORDS:
             return pl.read_ipc(io.BytesIO(answer))
         problem = json.loads(bytes(answer))
         if kind == _UNREADABLE:
-            raise UnreadableError(problem["text"])
+            raise journal.UnreadableError(problem["text"])
         raise OSError(problem["errno"], problem["text"], os.fspath(place.file.path))
 
     def close(self) -> None:
@@ -164,21 +164,17 @@ def serve() -> None:
         answers.flush()
 
 
-def _answer(request: dict[str, object]) -> tuple[bytes, bytes | memoryview]:
-    def number(name: str) -> int:
-        return int(str(request[name]))
-
-    uids = request["uids"]
+def _answer(request: dict[str, Any]) -> tuple[bytes, bytes | memoryview]:
     try:
         body = journal.payload(
-            pathlib.Path(str(request["path"])),
-            number("offset"),
-            number("length"),
-            number("checksum"),
-            frozenset(uids if isinstance(uids, list) else []),
+            pathlib.Path(request["path"]),
+            request["offset"],
+            request["length"],
+            request["checksum"],
+            frozenset(request["uids"]),
         )
-        frame = journal.decode(body, number("rows"), number("worker"), number("attempt"))
-    except UnreadableError as error:
+        frame = journal.decode(body, request["rows"], request["worker"], request["attempt"])
+    except journal.UnreadableError as error:
         return _UNREADABLE, json.dumps({"text": str(error)}).encode()
     except OSError as error:
         problem = {"errno": error.errno or 0, "text": error.strerror or str(error)}

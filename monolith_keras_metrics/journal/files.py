@@ -16,7 +16,6 @@ from absl import logging
 
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.claims import Claim
-from monolith_keras_metrics.journal.format import Header
 from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.journal.regular import open_regular
 from monolith_keras_metrics.journal.segment import KeptFile, Place
@@ -38,7 +37,7 @@ class JournalFile:
         OSError: If the file exists or cannot be created.
     """
 
-    def __init__(self, kept: KeptFile, header: Header) -> None:
+    def __init__(self, kept: KeptFile, header: journal.Header) -> None:
         self.kept = kept
         self.broken = False  # True if nothing more can be appended or safely stored
         self._descriptor = open_regular(kept.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -121,7 +120,7 @@ class Files:
         claim: As above.
     """
 
-    def __init__(self, claim: Claim | None, header: Header | None = None) -> None:
+    def __init__(self, claim: Claim | None, header: journal.Header | None = None) -> None:
         self.claim = claim
         self._header = header
         self._number = 0
@@ -193,7 +192,19 @@ class Files:
     def sync(self) -> None:
         """Sync the files, so that they survive a crash of the machine; close complete ones."""
         with self._syncing:
-            self._sync()
+            with self._lock:
+                files = list(self._open)
+            for file in files:
+                whole = file.kept.whole  # read before the sync, which must include the last entry
+                try:
+                    if file.kept.entries_left and not file.sync():
+                        file.broken = True
+                except OSError as error:
+                    self._note(error)
+                if file.broken:
+                    self._note_gone(file.kept)
+                if whole:  # otherwise the encoder's thread may still append
+                    self._close(file)
 
     def look_after(self) -> None:
         """Find files that another program has removed, including closed ones."""
@@ -202,21 +213,6 @@ class Files:
         for one in kept:
             if not one.done and not os.path.lexists(one.path):
                 self._note_gone(one)
-
-    def _sync(self) -> None:
-        with self._lock:
-            files = list(self._open)
-        for file in files:
-            whole = file.kept.whole  # read before the sync, which must include the last entry
-            try:
-                if file.kept.entries_left and not file.sync():
-                    file.broken = True
-            except OSError as error:
-                self._note(error)
-            if file.broken:
-                self._note_gone(file.kept)
-            if whole:  # otherwise the encoder's thread may still append
-                self._close(file)
 
     def _note_gone(self, kept: KeptFile) -> None:
         with self._lock:
@@ -259,7 +255,7 @@ class Files:
             error,
         )
 
-    def _new_file(self, claim: Claim, header: Header) -> JournalFile:
+    def _new_file(self, claim: Claim, header: journal.Header) -> JournalFile:
         claim.renew()
         while True:
             kept = KeptFile(claim, claim.file(self._number))

@@ -121,9 +121,8 @@ def payload(
         data = memoryview(file.read(min(length, MOST_ENTRY_BYTES)))
     if len(data) < _ENTRY.size:
         raise UnreadableError("the entry is cut off")
-    values = _ENTRY.unpack_from(data)
-    body = data[_ENTRY.size :]
-    if values[-1] != _header_checksum(*values[:-1]) or values[3:5] != (len(body), checksum):
+    values, body = _valid_header(data[: _ENTRY.size]), data[_ENTRY.size :]
+    if values is None or values[2:] != (len(body), checksum):
         raise UnreadableError("the entry has changed since it was written")
     if checksum != zlib.crc32(body):
         raise UnreadableError("the entry's checksum is wrong")
@@ -250,17 +249,11 @@ def _read_start(file: Any, size: int) -> tuple[Header, int]:
         raise UnreadableError("its header is damaged")
     try:
         values = json.loads(text)
-        header = Header(
-            str(values["journal"]),
-            int(values["worker"]),
-            int(values["attempt"]),
-            tuple(values["sinks"]),
-        )
-        if not _NAME.fullmatch(header.journal):
+        name, sinks = str(values["journal"]), values["sinks"]
+        header = Header(name, int(values["worker"]), int(values["attempt"]), tuple(sinks))
+        are_names = isinstance(sinks, list) and all(isinstance(sink, str) for sink in sinks)
+        if not are_names or not _NAME.fullmatch(name):
             raise ValueError
-        names = values["sinks"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise TypeError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UnreadableError("its header is invalid") from None
     return header, _START.size + length
@@ -284,7 +277,7 @@ def _header_checksum(magic: bytes, rows: int, position: int, length: int, checks
     return zlib.crc32(struct.pack("<4sIqQI", magic, rows, position, length, checksum))
 
 
-def _valid_header(head: bytes) -> tuple[int, int, int, int] | None:
+def _valid_header(head: bytes | memoryview) -> tuple[int, int, int, int] | None:
     """Return rows, position, length and checksum from an entry's header; None if it is damaged."""
     if len(head) < _ENTRY.size:
         return None
@@ -296,9 +289,5 @@ def _valid_header(head: bytes) -> tuple[int, int, int, int] | None:
 
 def _next_entry(data: bytes) -> int | None:
     """Return the offset of the next valid header after the first byte; None if there is none."""
-    at = data.find(_ENTRY_MAGIC, 1)
-    while at >= 0:
-        if _valid_header(data[at : at + _ENTRY.size]) is not None:
-            return at
-        at = data.find(_ENTRY_MAGIC, at + 1)
-    return None
+    found = (match.start() for match in re.compile(_ENTRY_MAGIC).finditer(data, 1))
+    return next((at for at in found if _valid_header(data[at : at + _ENTRY.size])), None)

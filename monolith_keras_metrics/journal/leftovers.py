@@ -13,7 +13,6 @@ from absl import logging
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.claims import Claim
-from monolith_keras_metrics.journal.format import Contents, NothingError, UnreadableError
 from monolith_keras_metrics.journal.log import Account, Log, Room
 from monolith_keras_metrics.journal.segment import Entry, KeptFile, Place
 from monolith_keras_metrics.records.run_folder import stem_of
@@ -77,9 +76,6 @@ class Leftovers:
         for place in found.places:
             self._account.adopt(place.rows)
             self.log.add(Entry(place.rows, time.monotonic(), place=place), claim.journal)
-            segment = self.log.open_segment
-            if segment is not None and segment.is_full:
-                self.log.close()
         self.log.close()
         for kept in found.files:
             self.log.finish(kept)
@@ -188,22 +184,22 @@ def find(
 
 def _scan(
     kept: KeptFile, uids: frozenset[int], report: Callable[[str, str], None]
-) -> Contents | None:
+) -> journal.Contents | None:
     """Return the contents of a file; None if it holds nothing to deliver."""
     path = kept.path
     try:
         contents = journal.scan(kept, uids)
         if stem_of(contents.header.worker, contents.header.attempt) != kept.claim.stem:
-            raise UnreadableError("its header names another worker or attempt")
+            raise journal.UnreadableError("its header names another worker or attempt")
         return contents
     except FileNotFoundError:
         pass
     except OSError as error:
         why = error.strerror or error
         report(path.name, f"{str(path)!r} cannot be read and is left in place: {why}")
-    except NothingError:
+    except journal.NothingError:
         path.unlink(missing_ok=True)
-    except UnreadableError as error:
+    except journal.UnreadableError as error:
         aside = claims.set_aside(path)
         report(path.name, f"{str(path)!r}: {error}. The file is set aside as {aside.name!r}")
     return None

@@ -118,7 +118,7 @@ class Log:
         self._segments: collections.deque[Segment] = collections.deque()
         self._begun = 0  # segments
         self._appended = self._settled = 0  # entries
-        self._done: collections.deque[KeptFile] = collections.deque()  # to be removed
+        self._done: list[KeptFile] = []  # to be removed
 
     # --- for the owner
 
@@ -130,6 +130,8 @@ class Log:
 
     def add(self, entry: Entry, journal: str | None) -> bool:
         """Add an entry, unless it would only be in memory and memory is full.
+
+        Closes the segment if that is full.
 
         Args:
             entry: The entry.
@@ -157,6 +159,8 @@ class Log:
             entry.consumers_left = self._consumers
             if not self._consumers:
                 self._settle(segment, entry)
+            if segment.is_full:
+                self.close()
             self.changed.notify_all()
             return True
 
@@ -180,9 +184,8 @@ class Log:
         with self.changed:
             return [
                 entry
-                for segment in self._segments
-                for entry in segment.entries
-                if entry.consumers_left and entry.place is not None and entry.place.file is kept
+                for _, entry in self._waiting()
+                if entry.place is not None and entry.place.file is kept
             ]
 
     def move(self, entry: Entry, place: Place | None) -> None:
@@ -250,10 +253,9 @@ class Log:
             in_memory: Whether to leave out entries in journal files.
         """
         with self.changed:
-            for segment in self._segments:
-                for entry in segment.entries:
-                    if entry.consumers_left and not (in_memory and entry.place is not None):
-                        return entry.accepted_at
+            for _, entry in self._waiting():
+                if entry.place is None or not in_memory:
+                    return entry.accepted_at
         return None
 
     def wait_until_settled(self, timeout: float | None, stop: Callable[[], bool]) -> bool:
@@ -279,12 +281,18 @@ class Log:
     def _release(self) -> None:
         """Give up what is only in memory, since nobody will deliver it any more."""
         with self.changed:
-            for segment in self._segments:
-                for entry in segment.entries:
-                    if entry.consumers_left and entry.place is None:
-                        entry.consumers_left, entry.failed = 0, entry.rows
-                        self._settle(segment, entry)
+            for segment, entry in self._waiting():
+                if entry.place is None:
+                    entry.consumers_left, entry.failed = 0, entry.rows
+                    self._settle(segment, entry)
         self._released()
+
+    def _waiting(self) -> Iterator[tuple[Segment, Entry]]:
+        """Yield the entries that are not settled, in order, with their segments."""
+        for segment in self._segments:
+            for entry in segment.entries:
+                if entry.consumers_left:
+                    yield segment, entry
 
     def _enter(self, entry: Entry, place: Place) -> None:
         """Count an entry as in a journal file."""
@@ -324,11 +332,9 @@ class Log:
             with self.changed:
                 yield
         finally:
-            while self._done:
-                try:
-                    kept = self._done.popleft()
-                except IndexError:  # another thread was faster
-                    break
+            with self.changed:
+                done, self._done = self._done, []
+            for kept in done:
                 self._remove(kept)
                 with self.changed:
                     self.room.journal_bytes -= kept.bytes

@@ -8,7 +8,6 @@ import polars as pl
 from absl import logging
 
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.journal.format import UnreadableError
 from monolith_keras_metrics.journal.log import Log
 from monolith_keras_metrics.journal.segment import PORTION_BYTES, Place, Portion
 
@@ -75,7 +74,7 @@ class Reader:
             if frame is None and entry.place is not None:
                 try:
                     frame = self._read(entry.place)
-                except (UnreadableError, FileNotFoundError) as error:
+                except (journal.UnreadableError, FileNotFoundError) as error:
                     logging.warning(
                         "Deep insight: %d examples in %s are lost: %s",
                         entry.rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -34,13 +35,10 @@ class Probe(NamedTuple):
 def probe(folder: pathlib.Path) -> Probe:
     """Create a temporary file in a folder, and return what the file system made of it."""
     uids, now = {_own_uid()}, time.time()
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            status = os.fstat(file.fileno())
-            uids.add(status.st_uid)
-            now = status.st_mtime
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+        status = os.fstat(file.fileno())
+        uids.add(status.st_uid)
+        now = status.st_mtime
     return Probe(frozenset(uids), now)
 
 
@@ -67,9 +65,8 @@ def open_regular(
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
             raise NotOursError(error.errno, "it is not a regular file", str(path)) from None
         if error.errno == errno.EACCES and path.parent.is_dir():
-            raise NotOursError(
-                error.errno, "there is no permission to open it", str(path)
-            ) from None
+            wrong = "there is no permission to open it"
+            raise NotOursError(error.errno, wrong, str(path)) from None
         raise
     status = os.fstat(descriptor)
     wrong = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import threading
 import time
@@ -97,9 +98,8 @@ class Writer:
             if self.log.add(entry, None if claim is None else claim.journal):
                 if entry.place is None and can_be_journaled and claim is not None:
                     self._unjournaled.append(entry)
-                segment = self.log.open_segment
-                if segment is not None and segment.is_full:
-                    self._close()
+                if self.log.open_segment is None:  # full
+                    self._finish_file()
                 self._finish_large_file(entry.place)
                 return True
         self._close()
@@ -164,10 +164,9 @@ class Writer:
         with self.log.changed:
             frame, old = entry.frame, entry.place
         if frame is None and old is not None:
-            try:  # the disk failed to store it, but the system may still have it
+            # The disk failed to store it, but the system may have it. Else the consumers find out.
+            with contextlib.suppress(OSError, journal.UnreadableError):
                 frame = journal.read(old)
-            except (OSError, journal.UnreadableError):
-                pass  # the consumers find out
         if frame is None:
             return True
         encoded = self._files.encode(frame)

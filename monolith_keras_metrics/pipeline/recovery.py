@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import time
@@ -11,7 +12,6 @@ from typing import NamedTuple
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.claims import Claim
-from monolith_keras_metrics.journal.format import UnreadableError
 from monolith_keras_metrics.journal.regular import probe
 from monolith_keras_metrics.journal.segment import KeptFile
 from monolith_keras_metrics.pipeline.journal_home import identities
@@ -103,11 +103,9 @@ def _own_folder(place: pathlib.Path) -> list[Destination]:
     said: set[tuple[str, ...]] = set()
     for paths in claims.listing(place).journals.values():
         for path in paths:
-            try:
+            with contextlib.suppress(journal.UnreadableError, OSError):  # the adoption reports it
                 kept = KeptFile(Claim(place, "", ""), path)
                 said.add(journal.read_header(kept, found.uids).sinks)
-            except (UnreadableError, OSError):
-                continue  # the adoption reports it
     names = {name for sinks_of_one in said for name in sinks_of_one}
     formats = [f"{name}:." for name in run_folder.FORMATS]
     if not names:
