@@ -319,6 +319,7 @@ def single_batches(net: keras.Model, x: Columns) -> Any:
     """Trains and tests on batches, and returns their logs."""
     batch = {name: column[:BATCH] for name, column in x.items()}
     y, weight = labels(batch), weights(batch)
+    net.reset_metrics()  # Keras does so at the beginning of an epoch only
     return [
         net.train_on_batch(batch, y, return_dict=True),
         net.train_on_batch(batch, y, weight),
