@@ -26,8 +26,7 @@ class Adoption(BackgroundThread):
     Args:
         leftovers: Where the sinks find the records.
         place: The folder of the journals.
-        own: Identities of the sinks. Records for other sinks are left alone.
-        redirect: Whether to deliver records for other sinks to these sinks, too.
+        own: Identities of the sinks. Records for other sinks are left alone; None: delivered, too.
         idle: Called when every record of crashed processes has been dealt with.
         again: Whether to look again every minute until `stop` is called.
         hurry: Event that stops adoption, because the process is about to exit.
@@ -40,10 +39,9 @@ class Adoption(BackgroundThread):
         self,
         leftovers: Leftovers,
         place: pathlib.Path,
-        own: tuple[str, ...],
+        own: tuple[str, ...] | None,
         *,
         idle: Callable[[], None],
-        redirect: bool = False,
         again: bool = True,
         hurry: threading.Event,
     ) -> None:
@@ -53,7 +51,6 @@ class Adoption(BackgroundThread):
         self._place = place
         self._own = own
         self._idle = idle
-        self._redirect = redirect
         self._again = again
         self._hurry = hurry
         self._stopping = threading.Event()
@@ -107,9 +104,8 @@ class Adoption(BackgroundThread):
 
     def _adopt(self, claim: Claim, paths: Sequence[pathlib.Path], uids: frozenset[int]) -> None:
         """Adopt a journal's files, or release the claim."""
-        own = None if self._redirect else self._own
         try:
-            found = find(claim, paths, uids, own, self._report)
+            found = find(claim, paths, uids, self._own, self._report)
         except ForeignError as error:
             self._report(
                 claim.stem,

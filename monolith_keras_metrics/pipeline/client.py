@@ -34,7 +34,6 @@ from absl import logging
 
 from monolith_keras_metrics import exit_hook, task_context
 from monolith_keras_metrics.pipeline import lifecycle
-from monolith_keras_metrics.pipeline.counter_emitter import CounterEmitter
 from monolith_keras_metrics.pipeline.journal_home import claim_home
 from monolith_keras_metrics.pipeline.ledger import Stats
 from monolith_keras_metrics.pipeline.options import (
@@ -57,8 +56,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _MOST_LAYOUTS = 1_000  # bounds the memory for checked layouts
-_COUNTERS = ("accepted", "sampled", "unsampled", "written", "dropped", "failed")
-_COUNTERS_SECONDS = 0.5  # for the last counters, in case the sinks used up the timeout
 
 
 class State(enum.Enum):
@@ -122,12 +119,7 @@ class DeepInsightClient:
             if home.claim is not None:
                 home.claim.release()
             raise
-        self._counters = (
-            None
-            if opts.counter_tags is None
-            else CounterEmitter(self._counts, opts.counter_tags, opts.flush_seconds)
-        )
-        self._pipeline = Pipeline(opened, home, opts, now_and_then=self._start_counters)
+        self._pipeline = Pipeline(opened, home, opts)
         self._state = State.OPEN
         self._checked: set[Layout] = set()
         self._last_layout: Layout | None = None
@@ -251,10 +243,7 @@ class DeepInsightClient:
     def _close(self, timeout: float) -> None:
         self._state = State.CLOSING
         self._closing.set()
-        deadline = time.monotonic() + timeout
         self._pipeline.end(timeout, patient=self._raised is None)
-        if self._counters is not None:
-            self._counters.finish(max(_COUNTERS_SECONDS, deadline - time.monotonic()))
         self._state = State.CLOSED
         lifecycle.remove(self.number)
         if self._signals_until is not None:
@@ -270,19 +259,10 @@ class DeepInsightClient:
         self._state = State.DETACHED
         self._pipeline.detach()
 
-    def _start_counters(self) -> None:
-        if self._counters is not None and self._state is State.OPEN:
-            self._counters.start_if_wanted()
-
     def _is_consumed(self) -> bool:
         """Return True if the queue is still read; raise a sink's error if `on_error="raise"`."""
         self._raise_error()
         return self._pipeline.encoder.answers()
-
-    def _counts(self) -> dict[str, int]:
-        """Return the value of each counter, by name."""
-        fates = self._pipeline.ledger.fates()
-        return {name: getattr(fates, name) for name in _COUNTERS}
 
     def messages(self, accepted: Accepted) -> npt.NDArray[np.object_]:
         """Return the messages of a batch.
@@ -348,10 +328,7 @@ class DeepInsightClient:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc_type is None:
-            self.close()
-        else:
-            self.close(raising=False)
+        self.close(raising=exc_type is None)
 
     def __repr__(self) -> str:
         sinks = ", ".join(repr(delivery.sink) for delivery in self._pipeline.outlet.deliveries)
@@ -367,7 +344,7 @@ class DeepInsightClient:
 
     def _warn_of_losses(self, timeout: float) -> None:
         stats = self.stats()
-        if left := stats.spooled + self._pipeline.outlet.recovered.fates().journaled:
+        if left := stats.spooled + self._pipeline.outlet.recovered.stats().spooled:
             logging.warning(
                 "Deep insight: %s examples were not delivered within %g s. They wait in %r: the "
                 "next run with the same sinks delivers them, or `deep-insight recover`",

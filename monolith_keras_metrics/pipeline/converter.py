@@ -45,30 +45,31 @@ class Converter:
         What cannot become records is counted as failed.
         """
         for _, group in itertools.groupby(taken, key=_same_columns):
-            batches = list(group)
-            try:
-                frames = [self.records(batches)]
-            except _BAD_BATCH:  # one by one, to leave out the bad batch only
-                frames, candidates, batches = [], batches, []
-                for one in candidates:
-                    try:
-                        frames.append(self.records([one]))
-                        batches.append(one)
-                    except _BAD_BATCH as error:
-                        self._ledger.convert(0, 0, failed=one.batch.rows)
-                        self._warn_once(
-                            "bad batch",
-                            "a batch of %d examples could not be turned into records. It is left "
-                            "out and counted as failed; further ones are not logged. %s: %s",
-                            one.batch.rows,
-                            type(error).__name__,
-                            error,
-                        )
-            sampled = sum(frame.height for frame in frames)
-            self._ledger.convert(sampled, sum(one.batch.rows for one in batches) - sampled)
-            for frame in filter(len, frames):
-                self._look_at(frame, batches[0].batch.layout)
-                yield frame, batches[0]
+            yield from self._convert_group(list(group))
+
+    def _convert_group(self, group: list[Accepted]) -> Iterator[tuple[pl.DataFrame, Accepted]]:
+        rows = sum(one.batch.rows for one in group)
+        try:
+            frame = self.records(group)
+        except _BAD_BATCH as error:
+            if len(group) > 1:  # one by one, to leave out the bad batch only
+                for one in group:
+                    yield from self._convert_group([one])
+                return
+            self._ledger.convert(0, 0, failed=rows)
+            self._warn_once(
+                "bad batch",
+                "a batch of %d examples could not be turned into records. It is left out and "
+                "counted as failed; further ones are not logged. %s: %s",
+                rows,
+                type(error).__name__,
+                error,
+            )
+            return
+        self._ledger.convert(frame.height, rows - frame.height)
+        if frame.height:
+            self._look_at(frame, group[0].batch.layout)
+            yield frame, group[0]
 
     def records(self, accepted: Sequence[Accepted]) -> pl.DataFrame:
         """Return a frame with the sampled examples of batches that share a layout."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from monolith_keras_metrics import cli
+from monolith_keras_metrics.pipeline.ledger import Ledger
 from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
+
+_COUNTERS = ("accepted", "sampled", "unsampled", "written", "dropped", "failed")
 
 
 class CounterEmitter(BackgroundThread):
@@ -17,17 +20,16 @@ class CounterEmitter(BackgroundThread):
     starts once a back end is set.
 
     Args:
-        counts: Returns the current value of each counter, by name.
-        tags: Tags of the counters.
+        ledger: The counts.
+        tags: Tags of the counters; None for no counters.
         seconds: Interval between emissions.
     """
 
-    def __init__(
-        self, counts: Callable[[], Mapping[str, int]], tags: Mapping[str, str], seconds: float
-    ) -> None:
+    def __init__(self, ledger: Ledger, tags: Mapping[str, str] | None, seconds: float) -> None:
         super().__init__(self._emit_until_stopped, "deep-insight-counters")
-        self._counts = counts
-        self._tags = dict(tags)
+        self._ledger = ledger
+        self._is_wanted = tags is not None
+        self._tags = dict(tags or {})
         self._seconds = seconds
         self._emitted: dict[str, int] = {}
         self._stopping = threading.Event()
@@ -37,7 +39,7 @@ class CounterEmitter(BackgroundThread):
 
     def start_if_wanted(self) -> None:
         """Start the thread if a back end is set and the thread is not running yet."""
-        if self._started or not cli.has_backend():
+        if not self._is_wanted or self._stopping.is_set() or not cli.has_backend():
             return
         with self._starting, contextlib.suppress(RuntimeError):  # too many threads
             if not self._started:
@@ -46,8 +48,8 @@ class CounterEmitter(BackgroundThread):
 
     def finish(self, timeout: float) -> None:
         """Emit once more and end the thread. Waits at most `timeout` seconds."""
-        self._stopping.set()
         self.start_if_wanted()
+        self._stopping.set()
         if self._started:
             self.join(timeout)
 
@@ -58,8 +60,9 @@ class CounterEmitter(BackgroundThread):
 
     def _emit(self) -> None:
         try:
-            client = cli.get_cli()
-            for name, value in self._counts().items():
+            client, stats = cli.get_cli(), self._ledger.stats()
+            for name in _COUNTERS:
+                value = getattr(stats, name)
                 if delta := value - self._emitted.get(name, 0):
                     client.emit_counter(f"deep_insight.{name}", delta, dict(self._tags))
                 self._emitted[name] = value

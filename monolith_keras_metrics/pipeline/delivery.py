@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Sequence
 
 import polars as pl
@@ -17,7 +16,7 @@ from monolith_keras_metrics.pipeline.retries import (
     LeftError,
     Retries,
 )
-from monolith_keras_metrics.sinks import RejectedError, Sink
+from monolith_keras_metrics.sinks import RejectedError
 from monolith_keras_metrics.threads import BackgroundThread
 
 
@@ -25,38 +24,24 @@ class Delivery(BackgroundThread):
     """Deliver the portions of logs to a sink, in order, until the logs have ended.
 
     Args:
-        sink: The sink.
         number: The sink's number.
+        retries: Calls the sink.
         readers: The readers of the logs: first that of crashed processes, if any, and last that of
             this process. The first has precedence until the last becomes crowded.
-        retry_seconds: As in `Options`.
-        hurry: Event that stops retries, because the process is about to exit.
-        clock: Returns the seconds for which this process has run.
 
     Attributes:
         sink: The sink.
         retries: Calls the sink, and knows its errors.
     """
 
-    def __init__(
-        self,
-        sink: Sink,
-        number: int,
-        readers: Sequence[Reader],
-        retry_seconds: float,
-        hurry: threading.Event,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, number: int, retries: Retries, readers: Sequence[Reader]) -> None:
         super().__init__(self._deliver_all, f"deep-insight-sink-{number}")
-        self.sink = sink
-        self.retries = Retries(sink, retry_seconds, hurry, clock)
+        self.sink = retries.sink
+        self.retries = retries
         self._readers = readers
         self._reader = readers[-1]  # of the current portion
         self._journal: str | None = None
         self._read_at = 0.0  # earliest time to read crashed processes' records again, on an error
-        self._retry_seconds = retry_seconds
-        self._hurry = hurry
-        self._clock = clock
 
     def is_down(self) -> bool:
         """Return True if the sink has been failing or hanging for `retry_seconds`."""
@@ -99,7 +84,7 @@ class Delivery(BackgroundThread):
                 ended = all(reader.log.ended for reader in self._readers)
                 crowded = own.log.room.is_crowded()
                 for reader in reversed(self._readers) if crowded else self._readers:
-                    can_be_read = reader is own or self._clock() >= self._read_at
+                    can_be_read = reader is own or self.retries.clock() >= self._read_at
                     if can_be_read and (portion := reader.portion()):
                         self._reader = reader
                         return portion
@@ -109,7 +94,7 @@ class Delivery(BackgroundThread):
         return None
 
     def _is_hurried(self) -> bool:
-        return self._hurry.is_set() and self.retries.error is not None
+        return self.retries.hurry.is_set() and self.retries.error is not None
 
     def _deliver(self, portion: Portion) -> bool:
         """Deliver a portion; return False if it must be left to the next process."""
@@ -138,7 +123,7 @@ class Delivery(BackgroundThread):
         try:
             return read()
         except (Exception, pl.exceptions.PanicException) as error:
-            self._read_at = self._clock() + LONGEST_PAUSE_SECONDS
+            self._read_at = self.retries.clock() + LONGEST_PAUSE_SECONDS
             self.retries.warn(
                 error, "records of a crashed process cannot be read now. They wait: %r", error
             )
@@ -166,7 +151,7 @@ class Delivery(BackgroundThread):
                 "%d examples are given up after %g s. Later ones that fail in the same way are "
                 "given up without a log line (see `stats`). %r",
                 frame.height,
-                self._retry_seconds,
+                self.retries.retry_seconds,
                 self.retries.error,
             )
             return frame.height

@@ -41,33 +41,11 @@ class Stats(NamedTuple):
     waiting: int
     queued: int
     spooled: int
-    spooled_bytes: int
-    recovered: int
-    recovered_failed: int
-    lag_seconds: float
-    at_risk_seconds: float
-
-
-class Fates(NamedTuple):
-    """A consistent snapshot of the counts of examples.
-
-    `accepted == unsampled + written + dropped + failed + waiting`, and
-    `waiting == queued + pending`.
-
-    Attributes:
-        accepted, sampled, unsampled, written, dropped, failed, waiting, queued: As in `Stats`.
-        journaled: Of the waiting ones, those in journal files.
-    """
-
-    accepted: int
-    sampled: int
-    unsampled: int
-    written: int
-    dropped: int
-    failed: int
-    waiting: int
-    queued: int
-    journaled: int
+    spooled_bytes: int = 0
+    recovered: int = 0
+    recovered_failed: int = 0
+    lag_seconds: float = 0.0
+    at_risk_seconds: float = 0.0
 
 
 class Ledger:
@@ -143,12 +121,12 @@ class Ledger:
             if journaled:
                 self._journaled -= written + failed
 
-    def fates(self) -> Fates:
-        """Return a consistent snapshot of all counts."""
+    def stats(self) -> Stats:
+        """Return a consistent snapshot of all counts. The later fields are not known here."""
         with self._lock:
             waiting = self._queued + self._pending
             settled = self._unsampled + self._written + self._dropped + self._failed
-            return Fates(
+            return Stats(
                 accepted=waiting + settled,
                 sampled=self._sampled,
                 unsampled=self._unsampled,
@@ -157,5 +135,5 @@ class Ledger:
                 failed=self._failed,
                 waiting=waiting,
                 queued=self._queued,
-                journaled=self._journaled,
+                spooled=self._journaled,
             )

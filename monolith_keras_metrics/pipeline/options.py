@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import os
 import re
@@ -33,10 +34,6 @@ def _number(name: str, value: Any, *, or_zero: bool = False) -> Any:
         wanted = "0 or more" if or_zero else "more than 0"
         raise ValueError(f"`{name}` must be {wanted}. Received: {name}={value!r}")
     return value
-
-
-def _number_or_zero(name: str, value: Any) -> Any:
-    return _number(name, value, or_zero=True)
 
 
 def _run(name: str, value: Any) -> str | None:
@@ -151,7 +148,7 @@ class Options:
     spool: str | os.PathLike[str] | None = _option("auto", _spool)  # noqa: RUF009 (no mutable default)
     spool_bytes: int = _option(1 << 30, _number)
     on_error: Literal["warn", "raise"] = _option("warn", _choice("warn", "raise"))
-    retry_seconds: float = _option(30.0, _number_or_zero)
+    retry_seconds: float = _option(30.0, functools.partial(_number, or_zero=True))
     exit_timeout: float = _option(10.0, _number)
     uid_hash_key: bytes | None = _option(None, _key, secret=True)
     counter_tags: Mapping[str, str] | None = _option(None, _tags)

@@ -15,6 +15,7 @@ from monolith_keras_metrics.journal.regular import probe
 from monolith_keras_metrics.pipeline.adoption import Adoption
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.ledger import Ledger
+from monolith_keras_metrics.pipeline.retries import Retries
 from monolith_keras_metrics.sinks import Sink
 from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
 
@@ -56,20 +57,16 @@ class Outlet:
         self._decoder = Decoder(frozenset() if folder is None else probe(folder).uids)
         changed = threading.Condition() if log is None else log.changed
         self._leftovers = Leftovers(len(sinks), changed, self.recovered)
-        self.adoption = (
-            None
-            if folder is None
-            else Adoption(
+        self.adoption: Adoption | None = None
+        if folder is not None:
+            self.adoption = Adoption(
                 self._leftovers,
                 folder,
-                identities,
+                None if redirect else identities,
                 idle=self._decoder.close,
-                redirect=redirect,
                 again=log is not None,
                 hurry=self.hurry,
             )
-        )
-        self._retry_seconds = retry_seconds
         self._warn_once = WarnOnce()
         self.deliveries: list[Delivery] = []
         for number, sink in enumerate(sinks):
@@ -79,9 +76,8 @@ class Outlet:
                 readers.append(Reader(self._leftovers.log, number, gathers, self._decoder.read))
             if log is not None:
                 readers.append(Reader(log, number, gathers))
-            self.deliveries.append(
-                Delivery(sink, number, readers, retry_seconds, self.hurry, clock)
-            )
+            retries = Retries(sink, retry_seconds, self.hurry, clock)
+            self.deliveries.append(Delivery(number, retries, readers))
         adopting = [] if self.adoption is None else [self.adoption]
         self.threads: list[BackgroundThread] = [*adopting, *self.deliveries]
 
@@ -117,7 +113,7 @@ class Outlet:
                     "%r has been down for %g s and the journal is full: %d examples are given up. "
                     "More are given up as new ones arrive (see `stats`)",
                     delivery.sink,
-                    self._retry_seconds,
+                    delivery.retries.retry_seconds,
                     given_up,
                 )
                 rows += given_up

@@ -6,13 +6,14 @@ import functools
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.journal.keeper import JournalKeeper
 from monolith_keras_metrics.journal.log import RELEASE, Room
 from monolith_keras_metrics.journal.writer import KEEPER, Writer
 from monolith_keras_metrics.pipeline.converter import Converter
+from monolith_keras_metrics.pipeline.counter_emitter import CounterEmitter
 from monolith_keras_metrics.pipeline.encoder import Encoder
 from monolith_keras_metrics.pipeline.journal_home import JournalHome
 from monolith_keras_metrics.pipeline.ledger import Ledger, Stats
@@ -22,6 +23,8 @@ from monolith_keras_metrics.pipeline.queue import RowQueue
 from monolith_keras_metrics.sinks import Sink
 from monolith_keras_metrics.threads import BackgroundThread, RunningClock, WarnOnce
 
+_COUNTERS_SECONDS = 0.5  # for the last counters, in case the sinks used up the timeout
+
 
 class Pipeline:
     """Carry batches from a queue to every sink.
@@ -30,7 +33,6 @@ class Pipeline:
         sinks: The open sinks.
         home: The journal.
         options: How records are written.
-        now_and_then: Called a few times a second by a background thread. Must not wait.
 
     Attributes:
         ledger: The counts of examples.
@@ -41,17 +43,11 @@ class Pipeline:
         warn_once: Logs warnings.
     """
 
-    def __init__(
-        self,
-        sinks: Sequence[Sink],
-        home: JournalHome,
-        options: Options,
-        *,
-        now_and_then: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, sinks: Sequence[Sink], home: JournalHome, options: Options) -> None:
         running = RunningClock()
         self.warn_once = WarnOnce()
         self.ledger = Ledger()
+        self._counters = CounterEmitter(self.ledger, options.counter_tags, options.flush_seconds)
         self.queue = RowQueue(self.ledger, options.queue_rows, options.memory_bytes)
         self._files = Files(home.claim, home.header)
         writer = Writer(
@@ -93,8 +89,8 @@ class Pipeline:
             options,
             self.warn_once,
             clock=running,
-            ended=self._encoder_ended,
-            now_and_then=now_and_then,
+            ended=lambda: None if self._keeper is None else self._keeper.stop(),
+            now_and_then=self._counters.start_if_wanted,
         )
         keeping = [] if self._keeper is None else [self._keeper]
         self._threads: list[BackgroundThread] = [self.encoder, *keeping, *self.outlet.threads]
@@ -123,10 +119,7 @@ class Pipeline:
         deadline = None if timeout is None else time.monotonic() + timeout
         in_journal = self.encoder.flush(timeout)
         left = None if deadline is None else deadline - time.monotonic()
-
-        def is_down() -> bool:
-            return self.outlet.is_down(on_any_error=on_any_error)
-
+        is_down = functools.partial(self.outlet.is_down, on_any_error=on_any_error)
         return in_journal and self._log.wait_until_settled(left, is_down)
 
     def sync(self) -> None:
@@ -152,6 +145,7 @@ class Pipeline:
             self.outlet.hurry.set()
         if self._join(deadline):
             self.outlet.close()
+        self._counters.finish(max(_COUNTERS_SECONDS, deadline - time.monotonic()))
 
     def detach(self) -> None:
         """Leave all work to the parent process. Called in a forked process."""
@@ -164,22 +158,22 @@ class Pipeline:
 
     def stats(self) -> Stats:
         """Return the counts so far."""
-        fates = self.ledger.fates()._asdict()
-        recovered = self.outlet.recovered.fates()
-        oldest = [at for at in (self._log.oldest(), self.encoder.oldest()) if at is not None]
-        return Stats(
-            spooled=fates.pop("journaled"),
-            **fates,
+        recovered = self.outlet.recovered.stats()
+        return self.ledger.stats()._replace(
             spooled_bytes=self._log.room.journal_bytes + self.outlet.journal_bytes,
             recovered=recovered.written,
             recovered_failed=recovered.failed,
-            lag_seconds=time.monotonic() - min(oldest) if oldest else 0.0,
+            lag_seconds=self._age(),
             at_risk_seconds=self.at_risk_seconds(),
         )
 
     def at_risk_seconds(self) -> float:
         """Return the age in seconds of the oldest example that a SIGKILL would lose."""
-        oldest = (self._log.oldest(in_memory=True), self.encoder.oldest())
+        return self._age(in_memory=True)
+
+    def _age(self, *, in_memory: bool = False) -> float:
+        """Return the age in seconds of the oldest waiting example; `in_memory`: as in `Log`."""
+        oldest = (self._log.oldest(in_memory=in_memory), self.encoder.oldest())
         now = time.monotonic()
         return now - min((at for at in oldest if at is not None), default=now)
 
@@ -191,7 +185,3 @@ class Pipeline:
         """Wait for all threads until `deadline`; return True if all have ended."""
         ended = [thread.join(deadline - time.monotonic()) for thread in self._threads]
         return all(ended)
-
-    def _encoder_ended(self) -> None:
-        if self._keeper is not None:
-            self._keeper.stop()

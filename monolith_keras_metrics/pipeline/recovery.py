@@ -78,7 +78,7 @@ def recover(
         thread.start()
     deadline, seen = time.monotonic() + timeout, -1
     while time.monotonic() < deadline and not all(one.join(0.05) for one in outlet.threads):
-        if (waits := outlet.recovered.fates().journaled) != seen:
+        if (waits := outlet.recovered.stats().spooled) != seen:
             deadline, seen = time.monotonic() + timeout, waits
     outlet.hurry.set()
     outlet.stop()
@@ -93,8 +93,8 @@ def recover(
             f"could not be delivered: {', '.join(aside[:3])}{', …' if aside[3:] else ''}. To retry "
             "a file, rename it to end in .journal; otherwise delete it"
         )
-    fates = outlet.recovered.fates()
-    return Recovered(fates.written, fates.journaled, fates.failed, tuple(problems))
+    stats = outlet.recovered.stats()
+    return Recovered(stats.written, stats.spooled, stats.failed, tuple(problems))
 
 
 def _own_folder(place: pathlib.Path) -> list[Destination]:

@@ -8,6 +8,7 @@ themselves: they are given up after `retry_seconds`, so that they do not block a
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -35,38 +36,32 @@ class LeftError(Exception):
     """The records no longer wait for this sink: they were given up, or the process is exiting."""
 
 
+@dataclasses.dataclass(eq=False)
 class Retries:
     """Call a sink with retries.
 
     The sink's thread makes the calls. Any thread may ask whether the sink is down.
 
-    Args:
+    Attributes:
         sink: The sink.
         retry_seconds: How long records are retried that fail with an error of their own. Also how
             long a sink must fail, or not return, to count as down.
         hurry: Event that stops retries, because the process is about to exit.
         clock: Returns the seconds for which this process has run.
-
-    Attributes:
         busy: Lock that is held while the sink is called.
         error: The sink's last error; None after a success.
         first_error: The sink's first error.
     """
 
-    def __init__(
-        self,
-        sink: Sink,
-        retry_seconds: float,
-        hurry: threading.Event,
-        clock: Callable[[], float],
-    ) -> None:
-        self.busy = threading.Lock()
-        self.error: BaseException | None = None
-        self.first_error: BaseException | None = None
-        self._sink = sink
-        self._retry_seconds = retry_seconds
-        self._hurry = hurry
-        self._clock = clock
+    sink: Sink
+    retry_seconds: float
+    hurry: threading.Event
+    clock: Callable[[], float]
+    busy: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
+    error: BaseException | None = dataclasses.field(default=None, init=False)
+    first_error: BaseException | None = dataclasses.field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         self._busy_since: float | None = None
         self._failing_since: float | None = None
         self._warn_once = WarnOnce()  # its subjects are types of errors
@@ -75,13 +70,13 @@ class Retries:
         """Return True if the sink has been failing or hanging for `retry_seconds`."""
         failing = self._failing_since
         if failing is not None:
-            return self._clock() - failing >= self._retry_seconds
+            return self.clock() - failing >= self.retry_seconds
         return self.is_hanging()
 
     def is_hanging(self) -> bool:
         """Return True if a call of the sink has not returned for `retry_seconds`."""
-        busy, hanging = self._busy_since, max(self._retry_seconds, _HANG_SECONDS)
-        return busy is not None and self._clock() - busy >= hanging
+        busy, hanging = self._busy_since, max(self.retry_seconds, _HANG_SECONDS)
+        return busy is not None and self.clock() - busy >= hanging
 
     def call(self, action: Callable[[], _Result], is_wanted: Callable[[], bool]) -> _Result:
         """Call an action until it succeeds, and return its result.
@@ -100,7 +95,7 @@ class Retries:
             with self.busy:
                 if not is_wanted():
                     raise LeftError
-                self._busy_since = self._clock()
+                self._busy_since = self.clock()
                 try:
                     return action()
                 except RejectedError:
@@ -109,16 +104,16 @@ class Retries:
                     self.note(error)  # no error of a sink may stop training
                 finally:
                     self._busy_since = None
-            if self._hurry.is_set():
+            if self.hurry.is_set():
                 raise LeftError
-            now = self._clock()
+            now = self.clock()
             if self.error is not None and may_pass(self.error):
                 refused_since = None
             elif refused_since is None:
                 refused_since = now
-            if refused_since is not None and now - refused_since >= self._retry_seconds:
+            if refused_since is not None and now - refused_since >= self.retry_seconds:
                 raise GivenUpError
-            self._hurry.wait(pause)
+            self.hurry.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def note(self, error: BaseException) -> None:
@@ -126,20 +121,20 @@ class Retries:
         if self.error is None:
             logging.warning(
                 "Deep insight: %r failed and is retried. %s: %s",
-                self._sink,
+                self.sink,
                 type(error).__name__,
                 error,
             )
-            self._failing_since = self._clock()
+            self._failing_since = self.clock()
         self.error = error
         self.first_error = self.first_error or error
 
     def note_success(self) -> None:
         """Note that the sink works."""
         if self.error is not None:
-            logging.warning("Deep insight: %r works again", self._sink)
+            logging.warning("Deep insight: %r works again", self.sink)
         self.error = self._failing_since = None
 
     def warn(self, error: BaseException, message: str, *args: object) -> None:
         """Log a warning about the sink, once for each type of error."""
-        self._warn_once(type(error), "%r: " + message, self._sink, *args)
+        self._warn_once(type(error), "%r: " + message, self.sink, *args)

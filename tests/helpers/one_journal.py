@@ -52,12 +52,12 @@ class Consumed:
         return self.log.wait_until_settled(0.0, lambda: False)
 
     def journaled(self) -> int:
-        return self.ledger.fates().journaled
+        return self.ledger.stats().spooled
 
     def settled(self) -> tuple[int, int]:
         """How many records were written, and how many failed."""
-        fates = self.ledger.fates()
-        return fates.written, fates.failed
+        stats = self.ledger.stats()
+        return stats.written, stats.failed
 
 
 class OneJournal(Consumed):

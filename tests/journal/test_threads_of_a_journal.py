@@ -354,8 +354,8 @@ def test_a_queue_is_bounded_in_bytes() -> None:
     assert len(queue.take(100 * ROWS, 0.0)) == 1
     queue.done(ROWS)
     assert is_taken()
-    fates = ledger.fates()
-    assert (fates.accepted, fates.dropped, fates.queued) == (6 * ROWS, 2 * ROWS, 4 * ROWS)
+    stats = ledger.stats()
+    assert (stats.accepted, stats.dropped, stats.queued) == (6 * ROWS, 2 * ROWS, 4 * ROWS)
     assert queue.entered() == 4 * ROWS
 
 
@@ -479,7 +479,7 @@ def test_a_queue_that_is_closed_lets_nobody_wait() -> None:
     assert refused.wait(60)
     waiting.join()
     assert [one.batch.rows for one in queue.take(10 * ROWS, 0.0)] == [ROWS]
-    assert ledger.fates().queued == ROWS
+    assert ledger.stats().queued == ROWS
 
 
 def test_counts_can_be_had_in_the_middle_of_a_put() -> None:
@@ -488,7 +488,7 @@ def test_counts_can_be_had_in_the_middle_of_a_put() -> None:
     ledger = Ledger()
 
     def clock() -> float:
-        seen.append((queue.entered(), ledger.fates().accepted))
+        seen.append((queue.entered(), ledger.stats().accepted))
         return 0.0
 
     queue = RowQueue(ledger, ROWS, 1 << 30, clock)
