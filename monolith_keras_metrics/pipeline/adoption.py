@@ -26,7 +26,7 @@ class Adoption(BackgroundThread):
     Args:
         leftovers: Where the sinks find the records.
         place: The folder of the journals.
-        own: Identities of the sinks. Records for other sinks are left alone; None: delivered, too.
+        own: Identities of the sinks. Records for other sinks are left alone. None accepts all.
         idle: Called when every record of crashed processes has been dealt with.
         again: Whether to look again every minute until `stop` is called.
         hurry: Event that stops adoption, because the process is about to exit.
