@@ -30,7 +30,6 @@ class Writer:
     Args:
         gathers: For each consumer, whether it takes complete segments only.
         files: The journal files.
-        changed: As in `Log`.
         account: As in `Log`.
         room: As in `Log`.
         segment_seconds: Longest time in seconds for which a segment is open.
@@ -44,7 +43,6 @@ class Writer:
         self,
         gathers: list[bool],
         files: Files,
-        changed: threading.Condition,
         account: Account,
         room: Room,
         segment_seconds: float,
@@ -52,7 +50,7 @@ class Writer:
     ) -> None:
         self.log = Log(
             len(gathers),
-            changed,
+            threading.Condition(),
             account,
             room,
             users=[ENCODER] if files.claim is None else [ENCODER, KEEPER],

@@ -122,7 +122,6 @@ class Encoder(BackgroundThread):
         self._absorbed = 0  # total rows taken from the queue
         self._absorbing_since: float | None = None
         self._progress = _Progress()
-        self._stopping = False
 
     def answers(self) -> bool:
         """Return True if the thread is alive and not hanging, so that the queue will be read."""
@@ -152,7 +151,7 @@ class Encoder(BackgroundThread):
 
     def stop(self) -> None:
         """Request that the thread empty the queue and end. Does not wait."""
-        self._stopping = True
+        super().stop()
         self._queue.hurry()
 
     def _write_all(self) -> None:
@@ -180,7 +179,7 @@ class Encoder(BackgroundThread):
 
     def _step(self) -> bool:
         """Process the queued batches and do what is due; return True if the thread is done."""
-        stopping = self._stopping
+        stopping = self._stopping.is_set()
         taken = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds, _CHUNK_BYTES)
         self._seen_at = self._clock()
         self._now_and_then()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 import threading
 import time
 from collections.abc import Sequence
@@ -41,11 +40,13 @@ class Pipeline:
         encoder: The thread that reads the queue.
         outlet: The sinks and their threads.
         warn_once: Logs warnings.
+        journal_folder: The folder of the journal; None if records wait in memory only.
     """
 
     def __init__(self, sinks: Sequence[Sink], home: JournalHome, options: Options) -> None:
         running = RunningClock()
         self.warn_once = WarnOnce()
+        self.journal_folder = home.folder
         self.ledger = Ledger()
         self._counters = CounterEmitter(self.ledger, options.counter_tags, options.flush_seconds)
         self.queue = RowQueue(self.ledger, options.queue_rows, options.memory_bytes)
@@ -53,7 +54,6 @@ class Pipeline:
         writer = Writer(
             [gathering(sink) for sink in sinks],
             self._files,
-            threading.Condition(),
             self.ledger,
             Room(options.queue_rows, options.memory_bytes, options.spool_bytes),
             options.file_seconds,
@@ -72,7 +72,6 @@ class Pipeline:
             if home.claim is None
             else JournalKeeper(
                 self._files,
-                home.claim,
                 options.flush_seconds,
                 self.at_risk_seconds,
                 functools.partial(self._log.users.leave, KEEPER),
@@ -95,12 +94,6 @@ class Pipeline:
         keeping = [] if self._keeper is None else [self._keeper]
         self._threads: list[BackgroundThread] = [self.encoder, *keeping, *self.outlet.threads]
 
-    @property
-    def journal_folder(self) -> pathlib.Path | None:
-        """The folder of the journal; None if records wait in memory only."""
-        claim = self._files.claim
-        return None if claim is None else claim.folder
-
     def start(self) -> None:
         """Start all threads."""
         for thread in self._threads:
@@ -121,10 +114,6 @@ class Pipeline:
         left = None if deadline is None else deadline - time.monotonic()
         is_down = functools.partial(self.outlet.is_down, on_any_error=on_any_error)
         return in_journal and self._log.wait_until_settled(left, is_down)
-
-    def sync(self) -> None:
-        """Sync the journal to disk, so that it survives a crash of the machine."""
-        self._files.sync()
 
     def end(self, timeout: float, *, patient: bool) -> None:
         """Drain the pipeline and end all threads.

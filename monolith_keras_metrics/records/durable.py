@@ -8,24 +8,12 @@ import pathlib
 
 from absl import logging
 
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 # Errors of file systems that cannot sync a folder, such as some network and FUSE file systems.
-_NO_SYNC = {
-    errno.EACCES,
-    errno.EBADF,
-    errno.EINVAL,
-    errno.ENOSYS,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-}
+_NO_SYNC = _UNSUPPORTED | {errno.EACCES, errno.EBADF, errno.EINVAL}
 # Errors of file systems that have no hard links, or no more for this file.
-_NO_LINKS = {
-    errno.EMLINK,
-    errno.ENOSYS,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.EPERM,
-    errno.EXDEV,
-}
+_NO_LINKS = _UNSUPPORTED | {errno.EMLINK, errno.EPERM, errno.EXDEV}
+_warned = False
 
 
 def make_durable(path: pathlib.Path) -> None:
@@ -37,6 +25,7 @@ def make_durable(path: pathlib.Path) -> None:
     Raises:
         OSError: If the disk fails.
     """
+    global _warned
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -46,7 +35,15 @@ def make_durable(path: pathlib.Path) -> None:
     except OSError as error:
         if error.errno not in _NO_SYNC or not path.is_dir():
             raise
-        _warn_once(str(path), os.strerror(error.errno))
+        if not _warned:
+            _warned = True
+            logging.warning(
+                "Deep insight: the file system of %r cannot sync folders (%s). Files are synced, "
+                "but the names of the newest ones may be lost if the machine fails. This is logged "
+                "once",
+                str(path),
+                os.strerror(error.errno),
+            )
 
 
 def publish(aside: pathlib.Path, final: pathlib.Path) -> None:
@@ -64,24 +61,8 @@ def publish(aside: pathlib.Path, final: pathlib.Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from None
+        aside.rename(final)
     else:
         aside.unlink(missing_ok=True)
-        return
-    if os.path.lexists(final):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-    aside.rename(final)
-
-
-_warned = False
-
-
-def _warn_once(folder: str, why: str) -> None:
-    global _warned
-    if not _warned:
-        _warned = True
-        logging.warning(
-            "Deep insight: the file system of %r cannot sync folders (%s). Files are synced, but "
-            "the names of the newest ones may be lost if the machine fails. This is logged once",
-            folder,
-            why,
-        )
