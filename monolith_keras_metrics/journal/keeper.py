@@ -27,7 +27,6 @@ class JournalKeeper(BackgroundThread):
         flush_seconds: As in `Options`.
         at_risk_seconds: Returns the age in seconds of the oldest example that a SIGKILL would lose.
         ended: Called when the thread ends.
-        clock: Returns monotonic seconds.
     """
 
     def __init__(
@@ -36,15 +35,13 @@ class JournalKeeper(BackgroundThread):
         flush_seconds: float,
         at_risk_seconds: Callable[[], float],
         ended: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(self._keep, "deep-insight-journal")
         self._files = files
         self._flush_seconds = flush_seconds
         self._at_risk_seconds = at_risk_seconds
         self._at_end = ended
-        self._clock = clock
-        self._beaten_at = clock()
+        self._beaten_at = time.monotonic()
         self._looks_at_risk = 0
         self._warn_once = WarnOnce()
 
@@ -59,9 +56,9 @@ class JournalKeeper(BackgroundThread):
     def _step(self) -> None:
         try:
             self._files.sync()
-            if self._clock() - self._beaten_at >= _BEAT_SECONDS:
+            if time.monotonic() - self._beaten_at >= _BEAT_SECONDS:
                 self._files.look_after()
-                self._beaten_at = self._clock()
+                self._beaten_at = time.monotonic()
             self._check_risk()
         except Exception:  # a defect of this file: what is written is on disk nevertheless
             logging.exception("Deep insight: the journal could not be synced")

@@ -96,7 +96,7 @@ class Reader:
             if not self.is_pending(portion):
                 return
             self._entry = portion.stop
-        self.log.take(portion.segment, portion.entries, failed)
+        self.log.take(portion, failed)
 
     def give_up(self) -> int:
         """Count the next portion as failed, if that may make room; return its number of records.
@@ -108,7 +108,7 @@ class Reader:
             if portion is None or portion.segment is not self.log.segment(0):
                 return 0
             self._entry = portion.stop
-        self.log.take(portion.segment, portion.entries, portion.rows)
+        self.log.take(portion, portion.rows)
         return portion.rows
 
     def leave(self) -> None:

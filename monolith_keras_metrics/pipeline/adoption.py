@@ -43,7 +43,7 @@ class Adoption(BackgroundThread):
         own: tuple[str, ...] | None,
         *,
         idle: Callable[[], None],
-        again: bool = True,
+        again: bool,
         hurry: threading.Event,
     ) -> None:
         super().__init__(self._recover, "deep-insight-recovery")

@@ -102,7 +102,7 @@ class Encoder(BackgroundThread):
         *,
         clock: Callable[[], float],
         ended: Callable[[], None],
-        now_and_then: Callable[[], None] = lambda: None,
+        now_and_then: Callable[[], None],
     ) -> None:
         super().__init__(self._write_all, "deep-insight")
         self.died: BaseException | None = None

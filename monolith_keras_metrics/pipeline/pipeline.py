@@ -67,16 +67,9 @@ class Pipeline:
             retry_seconds=options.retry_seconds,
             clock=running,
         )
-        self._keeper = (
-            None
-            if home.claim is None
-            else JournalKeeper(
-                self._files,
-                options.flush_seconds,
-                self.at_risk_seconds,
-                functools.partial(self._log.users.leave, KEEPER),
-            )
-        )
+        leave = functools.partial(self._log.users.leave, KEEPER)
+        # Without a journal, it is not started.
+        keeper = JournalKeeper(self._files, options.flush_seconds, self.at_risk_seconds, leave)
         origin = home.origin if home.is_named else None
         self.converter = Converter(origin, options.uid_hash_key, self.ledger, self.warn_once)
         self.encoder = Encoder(
@@ -88,10 +81,10 @@ class Pipeline:
             options,
             self.warn_once,
             clock=running,
-            ended=lambda: None if self._keeper is None else self._keeper.stop(),
+            ended=keeper.stop,
             now_and_then=self._counters.start_if_wanted,
         )
-        keeping = [] if self._keeper is None else [self._keeper]
+        keeping = [] if home.claim is None else [keeper]
         self._threads: list[BackgroundThread] = [self.encoder, *keeping, *self.outlet.threads]
 
     def start(self) -> None:
