@@ -186,11 +186,10 @@ def claim_left(folder: pathlib.Path, stem: str, found: Probe) -> Claim | None:
         _lock(path, descriptor)
         if _is_alive_elsewhere(descriptor, found.now):
             raise locks.TakenError(stem)
-    except locks.TakenError:
+    except BaseException as error:
         os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
+        if isinstance(error, locks.TakenError):
+            return None
         raise
     return Claim(folder, stem, "", descriptor)
 

@@ -115,8 +115,7 @@ class DeepInsightClient:
         try:
             opened = open_all(destinations, home.origin, home.name)
         except BaseException:
-            if home.claim is not None:
-                home.claim.release()
+            home.files.release()
             raise
         self._pipeline = Pipeline(opened, home, opts)
         self._state = State.OPEN

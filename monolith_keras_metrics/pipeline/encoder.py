@@ -187,11 +187,11 @@ class Encoder(BackgroundThread):
             self._absorbing_since = taken[0].accepted_at
             self._absorb(taken)
             self._absorbing_since = None
-        absorbed, ending = self._absorbed, stopping and not taken
-        flushing = self._progress.is_due(absorbed)
+        ending = stopping and not taken
+        flushing = self._progress.is_due(self._absorbed)
         self._writer.tend(at_once=flushing or ending)
         if flushing or ending:
-            self._progress.reach(absorbed)
+            self._progress.reach(self._absorbed)
         return ending
 
     def _absorb(self, taken: Sequence[Accepted]) -> None:

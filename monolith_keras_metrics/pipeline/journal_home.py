@@ -10,6 +10,7 @@ from typing import NamedTuple
 from absl import logging
 
 from monolith_keras_metrics.journal.claims import Claim
+from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.journal.format import Header
 from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.pipeline import attempts
@@ -27,17 +28,17 @@ class JournalHome(NamedTuple):
         name: The journal's unique name.
         is_named: Whether this training can be distinguished from others, by a run's name or a
             journal.
+        files: The journal's files, which are claimed.
         folder: The journal's folder; None if records wait in memory.
-        claim: The claim to the journal's files; None without a folder.
-        header: The header of the journal's files; None without a folder.
+        sinks: The identities of the sinks in the journal; empty without a folder.
     """
 
     origin: Origin
     name: str
     is_named: bool
+    files: Files
     folder: pathlib.Path | None = None
-    claim: Claim | None = None
-    header: Header | None = None
+    sinks: tuple[str, ...] = ()
 
 
 def claim_home(
@@ -59,7 +60,7 @@ def claim_home(
     origin = Origin(run or "run", attempt, int(options.worker or 0))
     name = secrets.token_hex(8)
     if folder is None:
-        return JournalHome(origin, name, is_named=run is not None)
+        return JournalHome(origin, name, run is not None, Files(None))
     while True:
         claim = Claim(folder, stem_of(origin.worker, origin.attempt), name)
         try:
@@ -78,8 +79,9 @@ def claim_home(
             )
         break
     attempts.remember(origin.attempt, destinations, folder)
-    header = Header(name, origin.worker, origin.attempt, identities(destinations, folder))
-    return JournalHome(origin, name, True, folder, claim, header)
+    sinks = identities(destinations, folder)
+    files = Files(claim, Header(name, origin.worker, origin.attempt, sinks))
+    return JournalHome(origin, name, True, files, folder, sinks)
 
 
 def folder_of(destinations: Sequence[Destination], spool: object) -> pathlib.Path | None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Sequence
 
-from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.journal.keeper import JournalKeeper
 from monolith_keras_metrics.journal.log import RELEASE, Room
 from monolith_keras_metrics.journal.writer import KEEPER, Writer
@@ -50,7 +49,7 @@ class Pipeline:
         self.ledger = Ledger()
         self._counters = CounterEmitter(self.ledger, options.counter_tags, options.flush_seconds)
         self.queue = RowQueue(self.ledger, options.queue_rows, options.memory_bytes)
-        self._files = Files(home.claim, home.header)
+        self._files = home.files
         writer = Writer(
             [gathering(sink) for sink in sinks],
             self._files,
@@ -62,7 +61,7 @@ class Pipeline:
         self.outlet = Outlet(
             sinks,
             home.folder,
-            () if home.header is None else home.header.sinks,
+            home.sinks,
             log=self._log,
             retry_seconds=options.retry_seconds,
             clock=running,
@@ -84,7 +83,7 @@ class Pipeline:
             ended=keeper.stop,
             now_and_then=self._counters.start_if_wanted,
         )
-        keeping = [] if home.claim is None else [keeper]
+        keeping = [] if home.folder is None else [keeper]
         self._threads: list[BackgroundThread] = [self.encoder, *keeping, *self.outlet.threads]
 
     def start(self) -> None:
@@ -165,5 +164,4 @@ class Pipeline:
 
     def _join(self, deadline: float) -> bool:
         """Wait for all threads until `deadline`; return True if all have ended."""
-        ended = [thread.join(deadline - time.monotonic()) for thread in self._threads]
-        return all(ended)
+        return all(thread.join(deadline - time.monotonic()) for thread in self._threads)
