@@ -38,7 +38,8 @@ batch = Batch(Layout("m", ("ctr",), (), 1.0), rows, np.arange(rows), np.arange(r
               labels=[np.zeros(rows)], predictions=[np.zeros(rows)])
 for number in range(int(sys.argv[2])):
     attempt = 1_790_000_000_000_000 + number
-    claim = claims.claim_new(folder, run_folder.stem_of(0, attempt), f"{number:016x}")
+    claim = claims.Claim(folder, run_folder.stem_of(0, attempt), f"{number:016x}")
+    claim.renew()
     header = journal.Header(claim.journal, 0, attempt, ("parquet:.",))
     file = journal.JournalFile(journal.KeptFile(claim, claim.file(0)), header)
     file.append(journal.encode(to_frame([batch], Origin("run", attempt, 0))))

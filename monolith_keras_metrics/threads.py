@@ -22,12 +22,17 @@ class BackgroundThread:
 
     def __init__(self, target: Callable[[], None], name: str) -> None:
         self._target = target
+        self._stopping = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def stop(self) -> None:
+        """Request the end of the thread. Does not wait."""
+        self._stopping.set()
 
     def join(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for the end. Return True if it came."""
@@ -126,9 +131,7 @@ class LastOut:
     def leave(self, user: object) -> None:
         """Note that a user has left. Ignored if it had left before."""
         with self._lock:
-            if user not in self._users:
-                return
+            is_last = self._users == {user}
             self._users.discard(user)
-            is_last = not self._users
         if is_last:
             self._call()

@@ -24,7 +24,6 @@ import time
 from typing import NamedTuple
 
 from monolith_keras_metrics.journal import locks
-from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.journal.regular import NotOursError, Probe, open_regular
 from monolith_keras_metrics.records import run_folder
 
@@ -33,7 +32,9 @@ _LOCK_BYTES = 4_096
 
 
 class Claim:
-    """The ownership of the journal files of one stem; created by `claim_new` and `claim_left`.
+    """The ownership of the journal files of one stem.
+
+    `renew` claims the files of a new stem; `claim_left` those that a crashed process left.
 
     Args:
         folder: The folder of the files.
@@ -82,7 +83,7 @@ class Claim:
             try:
                 descriptor = open_regular(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             except FileExistsError:
-                raise TakenError(self.stem) from None
+                raise locks.TakenError(self.stem) from None
             except FileNotFoundError:
                 continue  # the last other owner has just removed the folder
         try:
@@ -121,23 +122,6 @@ class Claim:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
                 os.close(descriptor)
-
-
-def claim_new(folder: pathlib.Path, stem: str, journal: str) -> Claim:
-    """Claim a new stem.
-
-    Args:
-        folder: The folder of the journals. Created if it is missing.
-        stem: The stem, as returned by `stem_of`.
-        journal: The journal's name.
-
-    Raises:
-        TakenError: If another process has claimed the stem.
-        OSError: If the folder cannot be written, or its file system has no locks.
-    """
-    claim = Claim(folder, stem, journal)
-    claim.renew()
-    return claim
 
 
 class Listing(NamedTuple):
@@ -201,12 +185,11 @@ def claim_left(folder: pathlib.Path, stem: str, found: Probe) -> Claim | None:
     try:
         _lock(path, descriptor)
         if _is_alive_elsewhere(descriptor, found.now):
-            raise TakenError(stem)
-    except TakenError:
+            raise locks.TakenError(stem)
+    except BaseException as error:
         os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
+        if isinstance(error, locks.TakenError):
+            return None
         raise
     return Claim(folder, stem, "", descriptor)
 
@@ -277,7 +260,7 @@ def _lock(path: pathlib.Path, descriptor: int) -> None:
     locks.take(descriptor)
     # The previous owner may have removed the file, so that this lock protects nothing.
     if not _is_at(path, descriptor):
-        raise TakenError(path.name)
+        raise locks.TakenError(path.name)
 
 
 def _is_alive(descriptor: int) -> bool:

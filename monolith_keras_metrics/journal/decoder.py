@@ -74,14 +74,11 @@ class Decoder:
             "uids": sorted(self._uids),
         }
         with self._lock:
-            for is_last in (False, True):
-                try:
-                    kind, answer = self._ask(json.dumps(request).encode() + b"\n")
-                    break
-                except EOFError:
-                    # Once more in a new child, since the file may not be the cause.
-                    if is_last:
-                        raise journal.UnreadableError("it cannot be decoded") from None
+            try:
+                kind, answer = self._ask(request)
+            except journal.UnreadableError:
+                # Once more in a new child, since the file may not be the cause.
+                kind, answer = self._ask(request)
         if kind == _RECORDS:
             return pl.read_ipc(io.BytesIO(answer))
         problem = json.loads(bytes(answer))
@@ -104,13 +101,13 @@ class Decoder:
             child.stdout.close()
             child.returncode = 0  # only the parent can wait for it
 
-    def _ask(self, request: bytes) -> tuple[bytes, memoryview]:
+    def _ask(self, request: dict[str, Any]) -> tuple[bytes, memoryview]:
         child = self._child
         if child is None or child.poll() is not None:
             child = self._child = self._start()
         assert child.stdin is not None
         try:
-            child.stdin.write(request)
+            child.stdin.write(json.dumps(request).encode() + b"\n")
             child.stdin.flush()
             deadline = time.monotonic() + _ANSWER_SECONDS
             kind, size = _ANSWER.unpack(self._receive(child, _ANSWER.size, deadline))
@@ -119,7 +116,7 @@ class Decoder:
             return kind, self._receive(child, size, deadline)
         except (EOFError, BrokenPipeError):
             self.close()
-            raise EOFError from None
+            raise journal.UnreadableError("it cannot be decoded") from None
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:

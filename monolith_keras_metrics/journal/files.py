@@ -207,7 +207,9 @@ class Files:
                     self._close(file)
 
     def look_after(self) -> None:
-        """Find files that another program has removed, including closed ones."""
+        """Show that the owner is alive, and find files that another program has removed."""
+        if self.claim is not None:
+            self.claim.beat()
         with self._lock:
             kept = list(self._kept)
         for one in kept:

@@ -6,13 +6,11 @@ increase what a SIGKILL loses: what is written survives the process, synced or n
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
 from absl import logging
 
-from monolith_keras_metrics.journal.claims import Claim
 from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
 
@@ -22,41 +20,30 @@ _LOOKS_IN_TURN = 4
 
 
 class JournalKeeper(BackgroundThread):
-    """Sync journal files several times per `flush_seconds`.
+    """Sync journal files several times per `flush_seconds`, and once more at the end.
 
     Args:
         files: The files.
-        claim: The claim to them.
         flush_seconds: As in `Options`.
         at_risk_seconds: Returns the age in seconds of the oldest example that a SIGKILL would lose.
         ended: Called when the thread ends.
-        clock: Returns monotonic seconds.
     """
 
     def __init__(
         self,
         files: Files,
-        claim: Claim,
         flush_seconds: float,
         at_risk_seconds: Callable[[], float],
         ended: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(self._keep, "deep-insight-journal")
         self._files = files
-        self._claim = claim
         self._flush_seconds = flush_seconds
         self._at_risk_seconds = at_risk_seconds
         self._at_end = ended
-        self._clock = clock
-        self._beaten_at = clock()
-        self._stopping = threading.Event()
+        self._beaten_at = time.monotonic()
         self._looks_at_risk = 0
         self._warn_once = WarnOnce()
-
-    def stop(self) -> None:
-        """Request a last sync, and the end of the thread. Does not wait."""
-        self._stopping.set()
 
     def _keep(self) -> None:
         try:
@@ -69,10 +56,9 @@ class JournalKeeper(BackgroundThread):
     def _step(self) -> None:
         try:
             self._files.sync()
-            if self._clock() - self._beaten_at >= _BEAT_SECONDS:
-                self._claim.beat()
+            if time.monotonic() - self._beaten_at >= _BEAT_SECONDS:
                 self._files.look_after()
-                self._beaten_at = self._clock()
+                self._beaten_at = time.monotonic()
             self._check_risk()
         except Exception:  # a defect of this file: what is written is on disk nevertheless
             logging.exception("Deep insight: the journal could not be synced")

@@ -12,7 +12,6 @@ from absl import logging
 
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.journal.claims import Claim
 from monolith_keras_metrics.journal.log import Account, Log, Room
 from monolith_keras_metrics.journal.segment import Entry, KeptFile, Place
 from monolith_keras_metrics.records.run_folder import stem_of
@@ -62,9 +61,9 @@ class Leftovers:
             released=self._release,
         )
         self._account = account
-        self._claims: set[Claim] = set()
+        self._claims: set[claims.Claim] = set()
 
-    def adopt(self, claim: Claim, found: Found) -> None:
+    def adopt(self, claim: claims.Claim, found: Found) -> None:
         """Take over what a crashed process left.
 
         Args:
@@ -125,7 +124,7 @@ class Leftovers:
 
 
 def find(
-    claim: Claim,
+    claim: claims.Claim,
     paths: Sequence[pathlib.Path],
     uids: frozenset[int],
     sinks: tuple[str, ...] | None,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from monolith_keras_metrics.journal.segment import Entry, KeptFile, Place, Segment
+from monolith_keras_metrics.journal.segment import Entry, KeptFile, Place, Portion, Segment
 from monolith_keras_metrics.threads import LastOut, bounded
 
 # Not a thread: leaves when the log is to be released.
@@ -224,23 +224,22 @@ class Log:
         at = max(number - self._begun + len(self._segments), 0)
         return self._segments[at] if at < len(self._segments) else None
 
-    def take(self, segment: Segment, entries: Iterable[Entry], failed: int) -> None:
-        """Note that a consumer has dealt with entries.
+    def take(self, portion: Portion, failed: int) -> None:
+        """Note that a consumer has dealt with a portion.
 
         Args:
-            segment: The segment of the entries.
-            entries: The entries.
-            failed: Number of their records that the consumer did not get.
+            portion: The portion.
+            failed: Number of its records that the consumer did not get.
         """
         with self._cleaning():
-            for entry in entries:
+            for entry in portion.entries:
                 if entry.failed < entry.rows:  # else it was unreadable, and is counted already
                     lost = min(failed, entry.rows)
                     failed -= lost
                     entry.failed = max(entry.failed, lost)
                 entry.consumers_left -= 1
                 if not entry.consumers_left:
-                    self._settle(segment, entry)
+                    self._settle(portion.segment, entry)
             self._drop_settled()
             self.changed.notify_all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import polars as pl
@@ -12,32 +13,25 @@ from monolith_keras_metrics.journal.log import Log
 from monolith_keras_metrics.journal.segment import PORTION_BYTES, Place, Portion
 
 
+@dataclasses.dataclass(eq=False)
 class Reader:
     """Take the entries of a log, in order, for one consumer.
 
     The consumer's thread calls all methods except `give_up`, which any thread may call.
 
-    Args:
+    Attributes:
         log: The log.
         consumer: The number of the consumer.
         gathers: Whether the consumer takes complete segments only.
         read: Reads an entry from its journal file.
-
-    Attributes:
-        log: As above.
     """
 
-    def __init__(
-        self,
-        log: Log,
-        consumer: int,
-        gathers: bool,
-        read: Callable[[Place], pl.DataFrame] = journal.read,
-    ) -> None:
-        self.log = log
-        self._consumer = consumer
-        self._gathers = gathers
-        self._read = read
+    log: Log
+    consumer: int
+    gathers: bool
+    read: Callable[[Place], pl.DataFrame] = journal.read
+
+    def __post_init__(self) -> None:
         self._segment = self._entry = 0  # the next one; under the log's lock
 
     def portion(self) -> Portion | None:
@@ -48,11 +42,9 @@ class Reader:
                     self._segment, self._entry = segment.number, 0
                 count = len(segment.entries)
                 if self._entry < count:
-                    if self._gathers and not segment.closed:
+                    if self.gathers and not segment.closed:
                         return None
-                    return Portion(
-                        segment, self._entry, count if self._gathers else self._entry + 1
-                    )
+                    return Portion(segment, self._entry, count if self.gathers else self._entry + 1)
                 if not segment.closed:
                     return None
                 self._segment, self._entry = segment.number + 1, 0
@@ -73,7 +65,7 @@ class Reader:
             frame = entry.frame
             if frame is None and entry.place is not None:
                 try:
-                    frame = self._read(entry.place)
+                    frame = self.read(entry.place)
                 except (journal.UnreadableError, FileNotFoundError) as error:
                     logging.warning(
                         "Deep insight: %d examples in %s are lost: %s",
@@ -104,7 +96,7 @@ class Reader:
             if not self.is_pending(portion):
                 return
             self._entry = portion.stop
-        self.log.take(portion.segment, portion.entries, failed)
+        self.log.take(portion, failed)
 
     def give_up(self) -> int:
         """Count the next portion as failed, if that may make room; return its number of records.
@@ -116,9 +108,9 @@ class Reader:
             if portion is None or portion.segment is not self.log.segment(0):
                 return 0
             self._entry = portion.stop
-        self.log.take(portion.segment, portion.entries, portion.rows)
+        self.log.take(portion, portion.rows)
         return portion.rows
 
     def leave(self) -> None:
         """Declare that the consumer takes nothing more."""
-        self.log.users.leave(self._consumer)
+        self.log.users.leave(self.consumer)

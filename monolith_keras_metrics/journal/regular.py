@@ -63,11 +63,12 @@ def open_regular(
         descriptor = os.open(path, flags | _FLAGS, 0o600)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-            raise NotOursError(error.errno, "it is not a regular file", str(path)) from None
-        if error.errno == errno.EACCES and path.parent.is_dir():
+            wrong = "it is not a regular file"
+        elif error.errno == errno.EACCES and path.parent.is_dir():
             wrong = "there is no permission to open it"
-            raise NotOursError(error.errno, wrong, str(path)) from None
-        raise
+        else:
+            raise
+        raise NotOursError(error.errno, wrong, str(path)) from None
     status = os.fstat(descriptor)
     wrong = ""
     if not stat.S_ISREG(status.st_mode):

@@ -15,7 +15,7 @@ from monolith_keras_metrics.journal import format as journal
 from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.journal.format import MOST_ENTRY_BYTES
 from monolith_keras_metrics.journal.log import Account, Log, Room
-from monolith_keras_metrics.journal.segment import Entry, KeptFile, Place
+from monolith_keras_metrics.journal.segment import Entry, Place
 
 _FILE_BYTES = 64 << 20
 ENCODER, KEEPER = "encoder", "keeper"
@@ -30,7 +30,6 @@ class Writer:
     Args:
         gathers: For each consumer, whether it takes complete segments only.
         files: The journal files.
-        changed: As in `Log`.
         account: As in `Log`.
         room: As in `Log`.
         segment_seconds: Longest time in seconds for which a segment is open.
@@ -44,7 +43,6 @@ class Writer:
         self,
         gathers: list[bool],
         files: Files,
-        changed: threading.Condition,
         account: Account,
         room: Room,
         segment_seconds: float,
@@ -52,7 +50,7 @@ class Writer:
     ) -> None:
         self.log = Log(
             len(gathers),
-            changed,
+            threading.Condition(),
             account,
             room,
             users=[ENCODER] if files.claim is None else [ENCODER, KEEPER],
@@ -85,8 +83,7 @@ class Writer:
         """
         self._journal_again()
         entry = Entry(frame.height, accepted_at, frame, size)
-        has_room = self.log.room.has(len(encoded))
-        if has_room:
+        if self.log.room.has(len(encoded)):
             last = self.log.open_segment
             # Without gathering consumers, delivered entries need not wait for their segment's end.
             if last is not None and not last.entries_left and not self._any_gathers:
@@ -142,22 +139,18 @@ class Writer:
         """Journal what is not, or no longer, in the journal; return True if files were lost."""
         gone = self._files.gone()
         for kept in gone:
-            self._queue_again(kept)
+            entries = self.log.waiting_in(kept)
+            if not os.path.lexists(kept.path):
+                for entry in entries:
+                    self.log.move(entry, None)
+            self._unjournaled.extendleft(reversed(entries))
+            self.log.finish(kept)
         while self._unjournaled:
             entry = self._unjournaled[0]
             if entry.consumers_left and not self._journal(entry):
                 break
             self._unjournaled.popleft()
         return bool(gone)
-
-    def _queue_again(self, kept: KeptFile) -> None:
-        """Queue the entries of a file that is lost, to be appended to another file."""
-        entries = self.log.waiting_in(kept)
-        if not os.path.lexists(kept.path):
-            for entry in entries:
-                self.log.move(entry, None)
-        self._unjournaled.extendleft(reversed(entries))
-        self.log.finish(kept)
 
     def _journal(self, entry: Entry) -> bool:
         """Append an entry to the current file; return False if that should be retried."""

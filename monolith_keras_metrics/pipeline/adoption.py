@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from absl import logging
 
 from monolith_keras_metrics.journal import claims
-from monolith_keras_metrics.journal.claims import Claim
 from monolith_keras_metrics.journal.leftovers import ForeignError, Leftovers, find
 from monolith_keras_metrics.journal.regular import NotOursError, Probe, probe
 from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
@@ -22,6 +21,8 @@ _LOOK_SECONDS = 60.0
 
 class Adoption(BackgroundThread):
     """Adopt the journals of crashed processes, a few at a time.
+
+    The thread looks at least once, even if `stop` is called before.
 
     Args:
         leftovers: Where the sinks find the records.
@@ -42,7 +43,7 @@ class Adoption(BackgroundThread):
         own: tuple[str, ...] | None,
         *,
         idle: Callable[[], None],
-        again: bool = True,
+        again: bool,
         hurry: threading.Event,
     ) -> None:
         super().__init__(self._recover, "deep-insight-recovery")
@@ -53,12 +54,7 @@ class Adoption(BackgroundThread):
         self._idle = idle
         self._again = again
         self._hurry = hurry
-        self._stopping = threading.Event()
         self._warn_once = WarnOnce()  # its subjects are journals and files, which are then skipped
-
-    def stop(self) -> None:
-        """Request the end of the thread after its first look. Does not wait."""
-        self._stopping.set()
 
     def _recover(self) -> None:
         try:
@@ -93,7 +89,7 @@ class Adoption(BackgroundThread):
             for claim in held:
                 self._adopt(claim, files.get(claim.stem, []), found.uids)
 
-    def _claim(self, stem: str, found: Probe) -> Claim | None:
+    def _claim(self, stem: str, found: Probe) -> claims.Claim | None:
         try:
             return claims.claim_left(self._place, stem, found)
         except NotOursError as error:
@@ -102,7 +98,9 @@ class Adoption(BackgroundThread):
             self._report(stem, f"{stem} in {str(self._place)!r} cannot be claimed: {error}")
         return None
 
-    def _adopt(self, claim: Claim, paths: Sequence[pathlib.Path], uids: frozenset[int]) -> None:
+    def _adopt(
+        self, claim: claims.Claim, paths: Sequence[pathlib.Path], uids: frozenset[int]
+    ) -> None:
         """Adopt a journal's files, or release the claim."""
         try:
             found = find(claim, paths, uids, self._own, self._report)

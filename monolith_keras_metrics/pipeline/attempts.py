@@ -88,20 +88,16 @@ def remember(
     if all(one.keeps_attempts for one in destinations) or _read(journal) >= attempt:
         return
     aside = journal / f".{LAST_ATTEMPT}.{secrets.token_hex(8)}"
-    try:
+    with contextlib.suppress(OSError):
         journal.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError:
-        return
-    try:
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(f"{attempt}\n")
             file.flush()
             os.fsync(descriptor)
         aside.replace(journal / LAST_ATTEMPT)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink()
+    with contextlib.suppress(OSError):  # if that has failed
+        aside.unlink(missing_ok=True)
 
 
 def _read(journal: pathlib.Path) -> int:

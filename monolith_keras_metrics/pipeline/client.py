@@ -25,7 +25,6 @@ import pathlib
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -116,8 +115,7 @@ class DeepInsightClient:
         try:
             opened = open_all(destinations, home.origin, home.name)
         except BaseException:
-            if home.claim is not None:
-                home.claim.release()
+            home.files.release()
             raise
         self._pipeline = Pipeline(opened, home, opts)
         self._state = State.OPEN
@@ -322,12 +320,7 @@ class DeepInsightClient:
         self.handle_signals()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         self.close(raising=exc_type is None)
 
     def __repr__(self) -> str:

@@ -32,14 +32,14 @@ class CounterEmitter(BackgroundThread):
         self._tags = dict(tags or {})
         self._seconds = seconds
         self._emitted: dict[str, int] = {}
-        self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._started = False
         self._warn_once = WarnOnce()
 
     def start_if_wanted(self) -> None:
         """Start the thread if a back end is set and the thread is not running yet."""
-        if not self._is_wanted or self._stopping.is_set() or not cli.has_backend():
+        is_over = self._started or self._stopping.is_set()
+        if is_over or not self._is_wanted or not cli.has_backend():
             return
         with self._starting, contextlib.suppress(RuntimeError):  # too many threads
             if not self._started:
@@ -49,7 +49,7 @@ class CounterEmitter(BackgroundThread):
     def finish(self, timeout: float) -> None:
         """Emit once more and end the thread. Waits at most `timeout` seconds."""
         self.start_if_wanted()
-        self._stopping.set()
+        self.stop()
         if self._started:
             self.join(timeout)
 

@@ -102,7 +102,7 @@ class Encoder(BackgroundThread):
         *,
         clock: Callable[[], float],
         ended: Callable[[], None],
-        now_and_then: Callable[[], None] = lambda: None,
+        now_and_then: Callable[[], None],
     ) -> None:
         super().__init__(self._write_all, "deep-insight")
         self.died: BaseException | None = None
@@ -122,7 +122,6 @@ class Encoder(BackgroundThread):
         self._absorbed = 0  # total rows taken from the queue
         self._absorbing_since: float | None = None
         self._progress = _Progress()
-        self._stopping = False
 
     def answers(self) -> bool:
         """Return True if the thread is alive and not hanging, so that the queue will be read."""
@@ -152,7 +151,7 @@ class Encoder(BackgroundThread):
 
     def stop(self) -> None:
         """Request that the thread empty the queue and end. Does not wait."""
-        self._stopping = True
+        super().stop()
         self._queue.hurry()
 
     def _write_all(self) -> None:
@@ -180,7 +179,7 @@ class Encoder(BackgroundThread):
 
     def _step(self) -> bool:
         """Process the queued batches and do what is due; return True if the thread is done."""
-        stopping = self._stopping
+        stopping = self._stopping.is_set()
         taken = self._queue.take(_CHUNK_ROWS, 0.0 if stopping else self._poll_seconds, _CHUNK_BYTES)
         self._seen_at = self._clock()
         self._now_and_then()
@@ -188,11 +187,11 @@ class Encoder(BackgroundThread):
             self._absorbing_since = taken[0].accepted_at
             self._absorb(taken)
             self._absorbing_since = None
-        absorbed, ending = self._absorbed, stopping and not taken
-        flushing = self._progress.is_due(absorbed)
+        ending = stopping and not taken
+        flushing = self._progress.is_due(self._absorbed)
         self._writer.tend(at_once=flushing or ending)
         if flushing or ending:
-            self._progress.reach(absorbed)
+            self._progress.reach(self._absorbed)
         return ending
 
     def _absorb(self, taken: Sequence[Accepted]) -> None:

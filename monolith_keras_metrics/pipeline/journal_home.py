@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import secrets
 from collections.abc import Callable, Sequence
@@ -10,8 +9,8 @@ from typing import NamedTuple
 
 from absl import logging
 
-from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal.claims import Claim
+from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.journal.format import Header
 from monolith_keras_metrics.journal.locks import TakenError
 from monolith_keras_metrics.pipeline import attempts
@@ -29,23 +28,25 @@ class JournalHome(NamedTuple):
         name: The journal's unique name.
         is_named: Whether this training can be distinguished from others, by a run's name or a
             journal.
+        files: The journal's files, which are claimed.
         folder: The journal's folder; None if records wait in memory.
-        claim: The claim to the journal's files; None without a folder.
-        header: The header of the journal's files; None without a folder.
+        sinks: The identities of the sinks in the journal; empty without a folder.
     """
 
     origin: Origin
     name: str
     is_named: bool
+    files: Files
     folder: pathlib.Path | None = None
-    claim: Claim | None = None
-    header: Header | None = None
+    sinks: tuple[str, ...] = ()
 
 
 def claim_home(
     destinations: Sequence[Destination], options: Options, clock: Callable[[], float]
 ) -> JournalHome:
     """Choose the attempt and claim the journal's files, before any sink is opened.
+
+    If the journal cannot be written, a warning is logged, and the claim is made later.
 
     Args:
         destinations: The destinations of the records.
@@ -59,11 +60,28 @@ def claim_home(
     origin = Origin(run or "run", attempt, int(options.worker or 0))
     name = secrets.token_hex(8)
     if folder is None:
-        return JournalHome(origin, name, is_named=run is not None)
-    claim, origin = _claim(folder, origin, name, functools.partial(attempts.new_attempt, clock))
+        return JournalHome(origin, name, run is not None, Files(None))
+    while True:
+        claim = Claim(folder, stem_of(origin.worker, origin.attempt), name)
+        try:
+            claim.renew()
+        except TakenError:
+            origin = origin._replace(attempt=attempts.new_attempt(clock))
+            continue
+        except OSError as error:  # `Files` tries again when there is something to write
+            logging.warning(
+                "Deep insight: cannot create a journal in %r. Until that succeeds, records wait in "
+                "memory and are lost if the process is killed. If the error persists, set `spool` "
+                "to another folder. %s: %s",
+                str(folder),
+                type(error).__name__,
+                error,
+            )
+        break
     attempts.remember(origin.attempt, destinations, folder)
-    header = Header(name, origin.worker, origin.attempt, identities(destinations, folder))
-    return JournalHome(origin, name, True, folder, claim, header)
+    sinks = identities(destinations, folder)
+    files = Files(claim, Header(name, origin.worker, origin.attempt, sinks))
+    return JournalHome(origin, name, True, files, folder, sinks)
 
 
 def folder_of(destinations: Sequence[Destination], spool: object) -> pathlib.Path | None:
@@ -91,36 +109,3 @@ def folder_of(destinations: Sequence[Destination], spool: object) -> pathlib.Pat
 def identities(destinations: Sequence[Destination], folder: pathlib.Path) -> tuple[str, ...]:
     """Return the names that identify destinations in a journal, in sorted order."""
     return tuple(sorted(one.identity(folder) for one in destinations))
-
-
-def _claim(
-    folder: pathlib.Path, origin: Origin, name: str, another: Callable[[], int]
-) -> tuple[Claim, Origin]:
-    """Claim the files of a new journal.
-
-    Args:
-        folder: The folder of the journals.
-        origin: The run, attempt and worker of the records.
-        name: The journal's name.
-        another: Returns another attempt, in case that of `origin` is taken.
-
-    Returns:
-        The claim, and the origin with an attempt that is not taken. If the journal cannot be
-        written, a warning is logged, and the claim is retried when there is something to write.
-    """
-    while True:
-        stem = stem_of(origin.worker, origin.attempt)
-        try:
-            return claims.claim_new(folder, stem, name), origin
-        except TakenError:
-            origin = origin._replace(attempt=another())
-        except OSError as error:
-            logging.warning(
-                "Deep insight: cannot create a journal in %r. Until that succeeds, records wait in "
-                "memory and are lost if the process is killed. If the error persists, set `spool` "
-                "to another folder. %s: %s",
-                str(folder),
-                type(error).__name__,
-                error,
-            )
-            return Claim(folder, stem, name), origin

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
+_COUNTS = ("queued", "pending", "spooled", "sampled", "unsampled", "written", "dropped", "failed")
+
 
 class Stats(NamedTuple):
     """Counts of examples since the client was created.
@@ -58,8 +60,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.detach()
-        self._queued = self._pending = self._journaled = 0
-        self._sampled = self._unsampled = self._written = self._dropped = self._failed = 0
+        self._counts = dict.fromkeys(_COUNTS, 0)
 
     def detach(self) -> None:
         """Replace the lock. In a forked process, nobody would release the old one."""
@@ -67,13 +68,11 @@ class Ledger:
 
     def accept(self, rows: int) -> None:
         """Count examples that enter the queue."""
-        with self._lock:
-            self._queued += rows
+        self._add(queued=rows)
 
     def refuse(self, rows: int) -> None:
         """Count examples that are dropped because the queue is full."""
-        with self._lock:
-            self._dropped += rows
+        self._add(dropped=rows)
 
     def convert(self, sampled: int, unsampled: int, failed: int = 0) -> None:
         """Move examples from the queue to the next counts.
@@ -83,28 +82,22 @@ class Ledger:
             unsampled: Examples of users who are not sampled.
             failed: Examples that could not become records.
         """
-        with self._lock:
-            self._queued -= sampled + unsampled + failed
-            self._pending += sampled
-            self._sampled += sampled
-            self._unsampled += unsampled
-            self._failed += failed
+        taken = sampled + unsampled + failed
+        self._add(
+            queued=-taken, pending=sampled, sampled=sampled, unsampled=unsampled, failed=failed
+        )
 
     def adopt(self, rows: int) -> None:
         """Count records of a crashed process as pending."""
-        with self._lock:
-            self._pending += rows
+        self._add(pending=rows)
 
     def journal(self, rows: int) -> None:
         """Count pending records as in journal files; for a negative number, as no longer there."""
-        with self._lock:
-            self._journaled += rows
+        self._add(spooled=rows)
 
     def drop(self, rows: int) -> None:
         """Count pending records as dropped because the journal is full."""
-        with self._lock:
-            self._pending -= rows
-            self._dropped += rows
+        self._add(pending=-rows, dropped=rows)
 
     def settle(self, written: int, failed: int, *, journaled: bool = False) -> None:
         """Count pending records as written or failed.
@@ -114,26 +107,18 @@ class Ledger:
             failed: Number of records that were given up.
             journaled: Whether they were in journal files.
         """
-        with self._lock:
-            self._pending -= written + failed
-            self._written += written
-            self._failed += failed
-            if journaled:
-                self._journaled -= written + failed
+        rows = written + failed
+        self._add(pending=-rows, spooled=-rows if journaled else 0, written=written, failed=failed)
 
     def stats(self) -> Stats:
         """Return a consistent snapshot of all counts. The later fields are not known here."""
         with self._lock:
-            waiting = self._queued + self._pending
-            settled = self._unsampled + self._written + self._dropped + self._failed
-            return Stats(
-                accepted=waiting + settled,
-                sampled=self._sampled,
-                unsampled=self._unsampled,
-                written=self._written,
-                dropped=self._dropped,
-                failed=self._failed,
-                waiting=waiting,
-                queued=self._queued,
-                spooled=self._journaled,
-            )
+            counts = self._counts.copy()
+        waiting = counts["queued"] + counts.pop("pending")
+        settled = sum(counts[name] for name in ("unsampled", "written", "dropped", "failed"))
+        return Stats(accepted=waiting + settled, waiting=waiting, **counts)
+
+    def _add(self, **changes: int) -> None:
+        with self._lock:
+            for name, change in changes.items():
+                self._counts[name] += change

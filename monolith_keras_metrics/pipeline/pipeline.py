@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 import threading
 import time
 from collections.abc import Sequence
 
-from monolith_keras_metrics.journal.files import Files
 from monolith_keras_metrics.journal.keeper import JournalKeeper
 from monolith_keras_metrics.journal.log import RELEASE, Room
 from monolith_keras_metrics.journal.writer import KEEPER, Writer
@@ -41,19 +39,20 @@ class Pipeline:
         encoder: The thread that reads the queue.
         outlet: The sinks and their threads.
         warn_once: Logs warnings.
+        journal_folder: The folder of the journal; None if records wait in memory only.
     """
 
     def __init__(self, sinks: Sequence[Sink], home: JournalHome, options: Options) -> None:
         running = RunningClock()
         self.warn_once = WarnOnce()
+        self.journal_folder = home.folder
         self.ledger = Ledger()
         self._counters = CounterEmitter(self.ledger, options.counter_tags, options.flush_seconds)
         self.queue = RowQueue(self.ledger, options.queue_rows, options.memory_bytes)
-        self._files = Files(home.claim, home.header)
+        self._files = home.files
         writer = Writer(
             [gathering(sink) for sink in sinks],
             self._files,
-            threading.Condition(),
             self.ledger,
             Room(options.queue_rows, options.memory_bytes, options.spool_bytes),
             options.file_seconds,
@@ -62,22 +61,14 @@ class Pipeline:
         self.outlet = Outlet(
             sinks,
             home.folder,
-            () if home.header is None else home.header.sinks,
+            home.sinks,
             log=self._log,
             retry_seconds=options.retry_seconds,
             clock=running,
         )
-        self._keeper = (
-            None
-            if home.claim is None
-            else JournalKeeper(
-                self._files,
-                home.claim,
-                options.flush_seconds,
-                self.at_risk_seconds,
-                functools.partial(self._log.users.leave, KEEPER),
-            )
-        )
+        leave = functools.partial(self._log.users.leave, KEEPER)
+        # Without a journal, it is not started.
+        keeper = JournalKeeper(self._files, options.flush_seconds, self.at_risk_seconds, leave)
         origin = home.origin if home.is_named else None
         self.converter = Converter(origin, options.uid_hash_key, self.ledger, self.warn_once)
         self.encoder = Encoder(
@@ -89,17 +80,11 @@ class Pipeline:
             options,
             self.warn_once,
             clock=running,
-            ended=lambda: None if self._keeper is None else self._keeper.stop(),
+            ended=keeper.stop,
             now_and_then=self._counters.start_if_wanted,
         )
-        keeping = [] if self._keeper is None else [self._keeper]
+        keeping = [] if home.folder is None else [keeper]
         self._threads: list[BackgroundThread] = [self.encoder, *keeping, *self.outlet.threads]
-
-    @property
-    def journal_folder(self) -> pathlib.Path | None:
-        """The folder of the journal; None if records wait in memory only."""
-        claim = self._files.claim
-        return None if claim is None else claim.folder
 
     def start(self) -> None:
         """Start all threads."""
@@ -121,10 +106,6 @@ class Pipeline:
         left = None if deadline is None else deadline - time.monotonic()
         is_down = functools.partial(self.outlet.is_down, on_any_error=on_any_error)
         return in_journal and self._log.wait_until_settled(left, is_down)
-
-    def sync(self) -> None:
-        """Sync the journal to disk, so that it survives a crash of the machine."""
-        self._files.sync()
 
     def end(self, timeout: float, *, patient: bool) -> None:
         """Drain the pipeline and end all threads.
@@ -183,5 +164,4 @@ class Pipeline:
 
     def _join(self, deadline: float) -> bool:
         """Wait for all threads until `deadline`; return True if all have ended."""
-        ended = [thread.join(deadline - time.monotonic()) for thread in self._threads]
-        return all(ended)
+        return all(thread.join(deadline - time.monotonic()) for thread in self._threads)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.journal.claims import Claim
 from monolith_keras_metrics.journal.regular import probe
 from monolith_keras_metrics.journal.segment import KeptFile
 from monolith_keras_metrics.pipeline.journal_home import identities
@@ -104,7 +103,7 @@ def _own_folder(place: pathlib.Path) -> list[Destination]:
     for paths in claims.listing(place).journals.values():
         for path in paths:
             with contextlib.suppress(journal.UnreadableError, OSError):  # the adoption reports it
-                kept = KeptFile(Claim(place, "", ""), path)
+                kept = KeptFile(claims.Claim(place, "", ""), path)
                 said.add(journal.read_header(kept, found.uids).sinks)
     names = {name for sinks_of_one in said for name in sinks_of_one}
     formats = [f"{name}:." for name in run_folder.FORMATS]

@@ -81,9 +81,7 @@ class OneJournal(Consumed):
     ) -> None:
         ledger = Ledger()
         self.files = files
-        self.writer = Writer(
-            [*gathers], files, threading.Condition(), ledger, room, segment_seconds, clock
-        )
+        self.writer = Writer([*gathers], files, ledger, room, segment_seconds, clock)
         super().__init__(self.writer.log, ledger, gathers)
 
 

@@ -393,7 +393,8 @@ class JournalMachine(RuleBasedStateMachine):
         self.lives += 1
         self.position = 0
         name = f"{self.attempt:x}"
-        claim = claims.claim_new(self.folder, run_folder.stem_of(0, self.attempt), name)
+        claim = claims.Claim(self.folder, run_folder.stem_of(0, self.attempt), name)
+        claim.renew()
         header = journal.Header(name, 0, self.attempt, SINKS)
         self.own = OneJournal(
             self.gathers,

@@ -41,7 +41,9 @@ def make(
     spool_bytes: int = 1 << 30,
     memory_bytes: int = 1 << 30,
 ) -> OneJournal:
-    claim = None if folder is None else claims.claim_new(folder, STEM, "a")
+    claim = None if folder is None else claims.Claim(folder, STEM, "a")
+    if claim is not None:
+        claim.renew()
     made = OneJournal(gathers, Files(claim, HEADER), Room(4 * ROWS, memory_bytes, spool_bytes))
     made.leave(KEEPER)
     return made

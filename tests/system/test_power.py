@@ -91,7 +91,7 @@ def test_a_machine_that_stops(
         client.write(batch(client.origin.attempt, step * ROWS))
         if step % 2:
             client.flush(to="journal")  # as the background threads do it each `flush_seconds`
-            client._pipeline.sync()
+            client._pipeline._files.sync()
             disk.promised = (step + 1) * ROWS
         if step % 8 == 7:
             assert client.flush()
