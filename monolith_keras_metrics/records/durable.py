@@ -58,9 +58,8 @@ def publish(aside: pathlib.Path, final: pathlib.Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from None
+        aside.rename(final)
     else:
         aside.unlink(missing_ok=True)
-        return
-    if os.path.lexists(final):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-    aside.rename(final)
