@@ -5,6 +5,7 @@ The jars are those of `kafka_pom.xml`; `conftest.py` has the fixtures `broker` a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -98,6 +99,13 @@ def find_jars() -> Path:
         raise NoJarsError("no java with its keytool, which an Apache Kafka broker needs")
     if given := os.environ.get("KAFKA_JARS"):
         return Path(given).resolve()
+    with open(HELPERS / "kafka_pom.xml") as pom:
+        fcntl.flock(pom, fcntl.LOCK_EX)  # so that one of several processes of tests fetches them
+        return _fetched_jars()
+
+
+def _fetched_jars() -> Path:
+    """Return the folder of the jars that Maven fetches, unless they are there already."""
     pom, jars, aside = HELPERS / "kafka_pom.xml", ROOT / ".kafka", ROOT / ".kafka.part"
     if (jars / "pom.xml").exists() and (jars / "pom.xml").read_bytes() == pom.read_bytes():
         return jars

@@ -76,6 +76,7 @@ def test_an_error_about_a_place_tells_no_secret(uri: str, kind: Callable[[str], 
     assert SECRET not in log.getvalue()
 
 
+@pytest.mark.slow
 @every_format
 @settings(max_examples=60)
 @given(st.lists(TEXT, min_size=1, max_size=5).map("".join))

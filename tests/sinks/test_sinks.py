@@ -158,6 +158,7 @@ def test_records_are_the_same_in_every_format(text: str, number: float) -> None:
             assert messages(path) == json_messages(records).to_list()
 
 
+@pytest.mark.slow
 @every_format
 def test_two_sinks_of_one_origin_overwrite_nothing(scheme: str, tmp_path: pathlib.Path) -> None:
     """Nor what others put there: a file of the next name, what a killed process left aside."""
