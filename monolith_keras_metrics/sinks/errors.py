@@ -61,7 +61,7 @@ def _is_temporary(error: BaseException) -> bool:
         return bool(_POLARS_SYSTEM_ERROR.search(str(error)))
     if library == "tensorflow":
         names = {kind.__name__ for kind in type(error).__mro__}
-        return not names.isdisjoint(_NEVER_IN_TENSORFLOW) or _quotes_system(error)
+        return names.isdisjoint(_NEVER_IN_TENSORFLOW) or _quotes_system(error)
     return False
 
 
