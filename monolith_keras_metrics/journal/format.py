@@ -254,7 +254,7 @@ def _read_start(file: Any, size: int) -> tuple[Header, int]:
         are_names = isinstance(sinks, list) and all(isinstance(sink, str) for sink in sinks)
         if not are_names or not _NAME.fullmatch(name):
             raise ValueError
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise UnreadableError("its header is invalid") from None
     return header, _START.size + length
 

@@ -307,6 +307,17 @@ def test_a_beginning_that_makes_no_sense(sinks: object, tmp_path: pathlib.Path) 
     assert path.with_name(f"{path.name}.aside").exists()
 
 
+def test_a_worker_that_is_no_number_of_a_computer(tmp_path: pathlib.Path) -> None:
+    """One such file keeps no other from being delivered."""
+    path = left_by_a_killed_process(tmp_path / "run", FRAMES)
+    header = journal.Header("a", float("inf"), ORIGIN.attempt, ("parquet:.",))  # type: ignore[arg-type]
+    path.write_bytes(journal.file_header(header))
+    recovered = recovery.recover(tmp_path / "run", ["parquet:" + str(tmp_path / "run")])
+    assert recovered[:3] == (0, 0, 0)
+    assert "its header is invalid. The file is set aside" in recovered.problems[0]
+    assert path.with_name(f"{path.name}.aside").exists()
+
+
 @pytest.mark.slow
 @settings(max_examples=20)
 @given(st.binary(max_size=200), st.text("abc.-0123456789worker attempt lock journal", max_size=60))
