@@ -93,7 +93,10 @@ def test_fit_writes_to_kafka_and_shows_no_option(
     frozen(model()).fit(dataset(columns(), labels()), callbacks=[recorder], verbose=2)
     output = capsys.readouterr()
     assert f"300 of 300 examples written to kafka://{broker.sasl_bootstrap}/{topic}\n" in output.out
-    assert broker.password not in output.out + output.err + repr(recorder.__dict__["_client"])
+    with DeepInsightClient(uri) as client:
+        shown = repr(client) + repr(vars(recorder))
+    assert f"KafkaSink(kafka://{broker.sasl_bootstrap}/{topic})" in shown
+    assert broker.password not in output.out + output.err + shown
     assert [m["uid"] for m in sorted(messages(broker, topic), key=lambda m: m["position"])] == (
         columns()["uid"].tolist()
     )
