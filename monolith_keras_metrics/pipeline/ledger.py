@@ -68,7 +68,8 @@ class Ledger:
 
     def accept(self, rows: int) -> None:
         """Count examples that enter the queue."""
-        self._add(queued=rows)
+        with self._lock:  # not `_add`, which costs each training step more
+            self._counts["queued"] += rows
 
     def refuse(self, rows: int) -> None:
         """Count examples that are dropped because the queue is full."""
