@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "helpers"))
 import polars as pl
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
-from kafka_broker import Broker, find_jars
+from kafka_broker import Broker, find_jars, format_storage
 from throughput import BATCH, make_batches
 
 from monolith_keras_metrics import DeepInsightClient
@@ -132,7 +132,9 @@ def main() -> None:
         if arguments.brokers:
             measure(arguments.brokers, arguments.rounds, batches)
             return
-        broker = Broker(find_jars(), pathlib.Path(folder, "kafka"))
+        jars, storage = find_jars(), pathlib.Path(folder, "storage")
+        format_storage(jars, storage)
+        broker = Broker(jars, storage, pathlib.Path(folder, "kafka"))
         broker.start()
         try:
             measure(broker.bootstrap, arguments.rounds, batches)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import fcntl
+import functools
 import os
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,7 +18,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import hypothesis
 import pytest
 from absl import logging as absl_logging
-from kafka_broker import Broker, NoJarsError, find_jars
+from kafka_broker import Broker, NoJarsError, find_jars, format_storage
 
 from monolith_keras_metrics import cli, exit_hook, task_context
 
@@ -24,6 +26,8 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+
+NewBroker = Callable[..., Broker]
 
 SYSTEM = Path(__file__).parent / "system"
 
@@ -81,18 +85,31 @@ def kafka_jars() -> Path:
 
 
 @pytest.fixture(scope="session")
-def broker(kafka_jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def new_broker(kafka_jars: Path, tmp_path_factory: pytest.TempPathFactory) -> NewBroker:
+    """What makes a broker of a folder, and of a proxy that is in its way."""
+    storage = tmp_path_factory.getbasetemp() / "kafka-storage"
+    if "PYTEST_XDIST_WORKER" in os.environ:  # all workers share one
+        storage = storage.parents[1] / storage.name
+    with open(f"{storage}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not storage.exists():
+            format_storage(kafka_jars, storage)
+    return functools.partial(Broker, kafka_jars, storage)
+
+
+@pytest.fixture(scope="session")
+def broker(new_broker: NewBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """An Apache Kafka broker that all tests share: none of them stops it."""
-    shared = Broker(kafka_jars, tmp_path_factory.mktemp("kafka"))
+    shared = new_broker(tmp_path_factory.mktemp("kafka"))
     shared.start()
     yield shared
     shared.stop()
 
 
 @pytest.fixture
-def own_broker(kafka_jars: Path, tmp_path: Path) -> Iterator[Broker]:
+def own_broker(new_broker: NewBroker, tmp_path: Path) -> Iterator[Broker]:
     """A started Apache Kafka broker of the test's own, to stop, kill and start."""
-    own = Broker(kafka_jars, tmp_path / "kafka")
+    own = new_broker(tmp_path / "kafka")
     own.start()
     yield own
     own.stop()

@@ -9,10 +9,7 @@ that is installed, to the last bit but where a test says why not.
 from __future__ import annotations
 
 import functools
-import os
-import pathlib
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +17,7 @@ import both_ways
 import keras
 import pytest
 import tensorflow as tf
+import warm
 from both_ways import BATCH, ROWS, BothWays, Columns, columns, compiled, dataset, labels, weights
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -170,7 +168,7 @@ def test_data_that_end_anywhere(feed: str) -> None:
     assert ways.recorded_rows > 0 or feed == "nothing"
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     rows=st.integers(1, 12),
     batch=st.integers(1, 5),
@@ -259,14 +257,7 @@ def test_logs_of_all_kinds(steps: int, options: dict[str, Any]) -> None:
 
 def test_two_replicas() -> None:
     """Logs are averaged over the replicas as Keras does; in a process of its own."""
-    script = pathlib.Path(both_ways.__file__)
-    finished = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-4000:]
-    assert "the same on 2 replicas" in finished.stdout
+    process = warm.Popen([both_ways.__file__], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-4000:]
+    assert "the same on 2 replicas" in output

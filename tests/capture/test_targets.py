@@ -97,7 +97,7 @@ def map_containers(structure: Any) -> Any:
 
 # Older Keras takes fewer of them.
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(programs())
 def test_labels_are_paired_as_the_loss_pairs_them(program: tuple[Any, Any, Any, bool]) -> None:
     """Whatever the structures: nobody may learn from a label and record another one."""
@@ -132,7 +132,7 @@ def test_labels_are_paired_as_the_loss_pairs_them(program: tuple[Any, Any, Any, 
 
 # Older Keras takes fewer of them.
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(programs())
 def test_where_no_loss_is_compiled_they_are_paired_alike(
     program: tuple[Any, Any, Any, bool],

@@ -85,6 +85,9 @@ log.cleaner.dedupe.buffer.size=4194304
 """
 
 
+KEYSTORE, CERTIFICATE, DATA = "broker.p12", "broker.pem", "data"
+
+
 class NoJarsError(Exception):
     """There is no Java, or the jars of Apache Kafka can't be had here."""
 
@@ -141,11 +144,51 @@ def _fetched_jars() -> Path:
     return jars
 
 
+def format_storage(jars: Path, folder: Path) -> None:
+    """Make what each broker copies: its certificate, and data with the user who can log in.
+
+    That takes three Javas, and so twice as long as to start a broker.
+    """
+    folder.mkdir()
+    keytool = f"keytool -keystore {KEYSTORE} -alias broker -storetype PKCS12"
+    keytool += f" -storepass {Broker.password}"
+    genkey = " -genkeypair -keyalg EC -dname CN=localhost -ext SAN=IP:127.0.0.1"
+    properties = folder / "format.properties"
+    properties.write_text(
+        _properties(folder, plain=1, sasl=2, advertised=2, tls=3, controller=4)  # none is opened
+    )
+    scram = f"SCRAM-SHA-256=[name={Broker.username},password={Broker.password}]"
+    format_ = "kafka.tools.StorageTool format --cluster-id AAAAAAAAAAAAAAAAAAAAAQ --config "
+    for command in (
+        (keytool + genkey).split(),
+        f"{keytool} -exportcert -rfc -file {CERTIFICATE}".split(),
+        _java(jars, *format_.split(), str(properties), "--add-scram", scram),
+    ):
+        subprocess.run(command, check=True, timeout=START_SECONDS, cwd=folder)
+    properties.unlink()
+
+
+def _java(jars: Path, *arguments: str) -> list[str]:
+    return ["java", *JAVA_OPTIONS, "-cp", str(jars / "*"), *arguments]
+
+
+def _properties(folder: Path, **ports: int) -> str:
+    """Return the settings of a broker whose files are in `folder`."""
+    return PROPERTIES.format(
+        keystore=folder / KEYSTORE,
+        username=Broker.username,
+        password=Broker.password,
+        data=folder / DATA,
+        **ports,
+    )
+
+
 class Broker:
     """A broker on 127.0.0.1, with the same ports and the same data each time it is started.
 
     Args:
         jars: The folder of the broker's jars.
+        storage: A folder that `format_storage` has filled.
         folder: Where its settings, its data and its log are; made if it is missing.
         proxy: Given the port of `sasl_bootstrap`, returns the one that clients are told instead.
 
@@ -163,32 +206,27 @@ class Broker:
     username = "alice"
     password = "alice-secret"
 
-    def __init__(self, jars: Path, folder: Path, proxy: Callable[[int], int] | None = None) -> None:
+    def __init__(
+        self, jars: Path, storage: Path, folder: Path, proxy: Callable[[int], int] | None = None
+    ) -> None:
         plain, sasl, tls, controller = _free_ports(4)
         self.bootstrap = f"127.0.0.1:{plain}"
         self.sasl_bootstrap = f"127.0.0.1:{sasl}"
         self.tls_bootstrap = f"127.0.0.1:{tls}"
-        self.certificate = folder / "broker.pem"
-        self._keystore = folder / "broker.p12"
+        self.certificate = folder / CERTIFICATE
         self.log = folder / "broker.log"
+        self.data = folder / DATA
         self._jars = jars
-        self.data = folder / "data"
         self._properties = folder / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(storage, folder, dirs_exist_ok=True)
+        advertised = sasl if proxy is None else proxy(sasl)
         self._properties.write_text(
-            PROPERTIES.format(
-                plain=plain,
-                sasl=sasl,
-                advertised=sasl if proxy is None else proxy(sasl),
-                tls=tls,
-                keystore=self._keystore,
+            _properties(
+                folder, plain=plain, sasl=sasl, advertised=advertised, tls=tls,
                 controller=controller,
-                username=self.username,
-                password=self.password,
-                data=self.data,
             )
-        )
+        )  # fmt: skip
 
     def start(self) -> None:
         """Starts the broker and waits until it answers and each partition has a leader.
@@ -198,9 +236,7 @@ class Broker:
         """
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError("the broker is running already")
-        if not (self.data / "meta.properties").exists():
-            self._format()
-        self._process = self._java("kafka.Kafka", str(self._properties))
+        self._process = self._run()
         try:
             self._wait_until_ready(time.monotonic() + START_SECONDS)
         except BaseException:
@@ -413,38 +449,11 @@ class Broker:
         finally:
             consumer.close()
 
-    def _format(self) -> None:
-        """Makes the data folder, with the user who can log in, and the broker's certificate."""
-        keytool = ["keytool", "-keystore", str(self._keystore), "-alias", "broker"]
-        keytool += ["-storetype", "PKCS12", "-storepass", self.password]
-        for arguments in (
-            "-genkeypair -keyalg EC -dname CN=localhost -ext SAN=IP:127.0.0.1",
-            f"-exportcert -rfc -file {self.certificate}",
-        ):
-            subprocess.run([*keytool, *arguments.split()], check=True, capture_output=True)
-        aside = self._java(
-            "kafka.tools.StorageTool",
-            "format",
-            "--config",
-            str(self._properties),
-            "--cluster-id",
-            "AAAAAAAAAAAAAAAAAAAAAQ",
-            "--add-scram",
-            f"SCRAM-SHA-256=[name={self.username},password={self.password}]",
-        )
-        try:
-            code = aside.wait(START_SECONDS)
-        finally:
-            aside.kill()
-            aside.wait()
-        if code != 0:
-            raise RuntimeError(f"the storage was not formatted:\n{self._tail()}")
-
-    def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Runs a class of the jars, with what it prints at the end of the log."""
+    def _run(self) -> subprocess.Popen[bytes]:
+        """Run the broker, with what it prints at the end of the log."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                ["java", *JAVA_OPTIONS, "-cp", str(self._jars / "*"), *arguments],
+                _java(self._jars, "kafka.Kafka", str(self._properties)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 
+import warm
+
 
 class Killed:
     """A process that adds to a file how far it is, and is killed; knows what must be there then."""
 
-    def __init__(self, folder: pathlib.Path, command: list[str]) -> None:
+    def __init__(self, folder: pathlib.Path, command: list[str], tensorflow: bool = False) -> None:
         self._progress = folder / f"progress-{time.monotonic_ns()}"
-        self.process = subprocess.Popen(
-            [sys.executable, *(word.format(progress=self._progress) for word in command)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+        words = [word.format(progress=self._progress) for word in command]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process: warm.Popen | subprocess.Popen[str] = (
+            warm.Popen(words, **pipes)
+            if tensorflow
+            else subprocess.Popen([sys.executable, *words], text=True, **pipes)
         )
         self.accepted: list[tuple[float, int]] = []
         self.at_risk: list[float] = []

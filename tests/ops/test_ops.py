@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import warm
 from training import labels, read
 
 from monolith_keras_metrics import (
@@ -193,7 +192,8 @@ def test_in_a_tf1_graph_with_a_session(tmp_path: pathlib.Path) -> None:
             kept, left_out = session.run(msgs, {{uids: [3, 500]}})
             assert b'"uid":3' in kept and left_out == b""
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    ended = warm.run(["-c", textwrap.dedent(code)])
+    assert ended.returncode == 0, ended.errors
     assert read(tmp_path)["uid"].to_list() == [0, 1, 2, 3]
 
 

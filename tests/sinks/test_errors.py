@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pathlib
 import subprocess
-import sys
 import textwrap
 
 import polars as pl
 import pytest
+import warm
 from places import HELPERS
 from run_files import ORIGIN, every_format, names, noise
 
@@ -47,11 +47,8 @@ def test_a_limit_on_the_size_of_files_may_pass(scheme: str, tmp_path: pathlib.Pa
         except Exception as error:
             print(type(error).__name__, "File too large" in str(error), may_pass(error))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.stdout.split()[1:] == ["True", "True"], done.stderr
+    ended = warm.run(["-c", textwrap.dedent(code)])
+    assert ended.output.split()[1:] == ["True", "True"], ended.errors
     assert names(tmp_path) == []
 
 

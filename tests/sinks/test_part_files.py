@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 import textwrap
 import time
 
 import polars as pl
 import pytest
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import Killed
@@ -283,12 +283,9 @@ def test_two_processes_write_the_same_records(scheme: str, tmp_path: pathlib.Pat
                     time.sleep(0.01)  # as a delivery does
     """
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), name],
-            stderr=subprocess.PIPE, text=True,
-        )
+        warm.Popen(["-c", textwrap.dedent(code), name], stderr=subprocess.PIPE)
         for name in ("a", "b")
-    ]  # fmt: skip
+    ]
     for process in processes:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors

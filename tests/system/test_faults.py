@@ -372,7 +372,7 @@ def test_random_kills_of_fit(tmp_path: pathlib.Path) -> None:
     ended = []
     for worker in range(0, KILLS_OF_FIT, 2):
         words = [script, str(run), "often", "progress", "{progress}", "worker"]
-        processes = [Killed(tmp_path, [*words, str(worker + n)]) for n in range(2)]
+        processes = [Killed(tmp_path, [*words, str(worker + n)], tensorflow=True) for n in range(2)]
         for process in processes:
             assert process.first_line() == "ready"
         for process in processes:

@@ -6,13 +6,13 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import polars as pl
 import pytest
+import warm
 from places import HELPERS
 from training import BATCH, columns, read
 
@@ -20,7 +20,7 @@ from monolith_keras_metrics.pipeline import recovery
 
 pytestmark = pytest.mark.slow
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., warm.Popen]
 _SCRIPT = HELPERS / "process.py"
 # How many loops are signalled in each mode; CI's time is bounded.
 LOOPS = int(os.environ.get("LOOPS", "1"))
@@ -29,14 +29,11 @@ LOOPS = int(os.environ.get("LOOPS", "1"))
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts `process.py`, and returns once it has recorded some steps."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[warm.Popen] = []
 
-    def begin(folder: pathlib.Path | str, *events: str, wait: bool = True) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, str(_SCRIPT), str(folder), *events],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    def begin(folder: pathlib.Path | str, *events: str, wait: bool = True) -> warm.Popen:
+        process = warm.Popen(
+            [str(_SCRIPT), str(folder), *events], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         running.append(process)
         if wait:
@@ -153,11 +150,8 @@ def test_a_signal_in_a_loop_of_ones_own(mode: str, tmp_path: pathlib.Path) -> No
     script = HELPERS / "looping.py"
     for number in range(LOOPS):
         folder = tmp_path / str(number)
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(folder), mode],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        process = warm.Popen(
+            [str(script), str(folder), mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

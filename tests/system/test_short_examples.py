@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
 
 import polars as pl
 import pytest
+import warm
 from places import EXAMPLES
 
 from monolith_keras_metrics import insight
@@ -16,9 +15,9 @@ pytestmark = pytest.mark.slow
 
 
 def run(name: str, out: pathlib.Path) -> tuple[str, pl.DataFrame]:
-    command = [sys.executable, str(EXAMPLES / name), "--out", str(out)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return output, insight.open_run(out).collect()
+    ended = warm.run([str(EXAMPLES / name), "--out", str(out)])
+    assert ended.returncode == 0, ended.errors
+    return ended.output, insight.open_run(out).collect()
 
 
 def test_xla(tmp_path: pathlib.Path) -> None:

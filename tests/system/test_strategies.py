@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
+import warm
 from places import EXAMPLES, HELPERS
 from training import ROWS, columns, labels, read
 
@@ -30,18 +31,17 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start(script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(HELPERS / script), *map(str, arguments)],
+def start(script: str, *arguments: object, **environment: str) -> warm.Popen:
+    return warm.Popen(
+        [str(HELPERS / script), *map(str, arguments)],
         env={**os.environ, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
     )
 
 
-def finished(process: subprocess.Popen[str]) -> str:
+def finished(process: warm.Popen | subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output[-4000:]
     return output
@@ -109,7 +109,14 @@ def test_parameter_servers_are_refused(tmp_path: pathlib.Path) -> None:
 
 def test_legacy_keras(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("tf_keras", reason="legacy Keras is not installed")
-    finished(start("legacy_keras.py", tmp_path, TF_USE_LEGACY_KERAS="1"))
+    process = subprocess.Popen(
+        [sys.executable, str(HELPERS / "legacy_keras.py"), str(tmp_path)],
+        env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    finished(process)
     for way in ("plain", "eager", "xla", "steps"):
         records = read(tmp_path / way)
         assert records["mode"].value_counts().sort("mode").rows() == [("test", 64), ("train", 300)]

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import polars as pl
@@ -81,7 +81,9 @@ class Sending:
 
 
 @pytest.fixture
-def proxied(kafka_jars: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[tuple[Broker, TcpProxy]]:
+def proxied(
+    new_broker: Callable[..., Broker], tmp_path: pathlib.Path
+) -> Iterator[tuple[Broker, TcpProxy]]:
     """A broker whose clients that log in all come through a proxy."""
     proxies: list[TcpProxy] = []
 
@@ -89,7 +91,7 @@ def proxied(kafka_jars: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[tuple[
         proxies.append(TcpProxy(port))
         return proxies[0].port
 
-    broker = Broker(kafka_jars, tmp_path / "kafka", made)
+    broker = new_broker(tmp_path / "kafka", proxy=made)
     broker.sasl_bootstrap = f"127.0.0.1:{proxies[0].port}"
     broker.start()
     broker.create_topic("t")

@@ -7,10 +7,9 @@ last markers.
 from __future__ import annotations
 
 import json
-import pathlib
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import polars as pl
@@ -94,10 +93,10 @@ def open_transaction(broker: Broker, journal: str, records: pl.DataFrame, after:
 
 @pytest.fixture(scope="module")
 def unsettled(
-    kafka_jars: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+    new_broker: Callable[..., Broker], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Broker]:
     """A broker that has a journal for each of `_ATTEMPTS`, the last transaction not settled."""
-    broker = Broker(kafka_jars, tmp_path_factory.mktemp("kafka"))
+    broker = new_broker(tmp_path_factory.mktemp("kafka"))
     broker.start()
     broker.create_topic("t")
     others = confluent_kafka.Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
