@@ -45,13 +45,11 @@ def take(descriptor: int) -> None:
 
 
 def is_taken(descriptor: int) -> bool:
-    """Return True if an open file is locked; False if the platform shows no locks.
+    """Return True if an open file is locked; False if its file system has no locks.
 
     Args:
         descriptor: The descriptor of a file that is open for reading.
     """
-    if not AVAILABLE:
-        return False
     try:
         if answer := _ask(descriptor, "F_OFD_GETLK"):
             return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)

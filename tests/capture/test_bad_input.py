@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from training import columns, dataset, frozen, labels, model
 
 from monolith_keras_metrics import (
@@ -181,6 +182,7 @@ ROWS = len(labels())
         (x_with(uid=np.ones(ROWS, np.float32)), {}, r"`uid`: .* must be integers.*float32"),
         (x_with(uid=np.ones(ROWS, bool)), {}, r"`uid`: .* must be integers or text.*bool"),
         (x_with(uid=np.ones((ROWS, 2), int)), {}, r"`uid`: .* shape \(batch,\).*\(None, 2\)"),
+        (x_with(uid=tf.sparse.eye(ROWS)), {}, r"`uid`: .* dense tensor .*Received: SparseTensor"),
         (x_with(sample_rate=np.array(["u"] * ROWS)), {}, r"`sample_rate`: .* numbers"),
         (x_with(price=np.ones((ROWS, 3))), {"extra_fields": ["price"]}, r"`extra_fields`: .*shape"),
         (x_with(features=None), {}, r"must have a column for each input .*\['features'\]"),

@@ -316,6 +316,22 @@ def test_training_that_raises_in_a_step(tmp_path: pathlib.Path) -> None:
     assert net.train_function is plain
 
 
+def test_flush_has_all_records_so_far_on_disk(tmp_path: pathlib.Path) -> None:
+    """It is for what runs during training. Before and after it there is nothing to flush."""
+    recorder = callback(tmp_path)
+    on_disk = []
+
+    def count(*_: Any) -> None:
+        recorder.flush()
+        on_disk.append(read(tmp_path).height)
+
+    recorder.flush()
+    counter = keras.callbacks.LambdaCallback(on_epoch_end=count)
+    fit(frozen(model()), dataset(columns(), labels()), recorder, counter, epochs=2)
+    recorder.flush()
+    assert on_disk == [ROWS, 2 * ROWS]
+
+
 def test_the_summary_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = frozen(model())
     net.fit(dataset(columns(), labels()), verbose=2, callbacks=[callback(tmp_path)])

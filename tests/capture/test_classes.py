@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -119,6 +120,19 @@ def test_one_hot_classes_without_names_are_recorded_like_indices(tmp_path: pathl
     is_right = predicted.argmax(axis=1) == y
     check_records(records, x, {"kind": (is_right, predicted.max(axis=1))})
     assert records["extra_int"].struct.field("kind_class").to_list() == y.tolist()
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_crossentropy_is_over_classes_of_either_encoding(
+    one_hot: bool, tmp_path: pathlib.Path
+) -> None:
+    """Keras chooses the loss by the shape of the labels."""
+    x, y = columns(), indices(4)
+    model = frozen(softmax(4), loss="crossentropy")
+    predicted = predictions_of(model, x["features"])
+    given = np.eye(4, dtype=np.float32)[y] if one_hot else y.astype(np.float32)
+    records = recorded(model, x, given, tmp_path)
+    check_records(records, x, {"kind": (predicted.argmax(axis=1) == y, predicted.max(axis=1))})
 
 
 def test_columns_that_are_no_classes_must_be_named(tmp_path: pathlib.Path) -> None:
@@ -275,4 +289,16 @@ def test_logits_of_classes_go_through_softmax(classes: int, tmp_path: pathlib.Pa
     if classes > 2:
         expected = (predicted.argmax(axis=1) == y, predicted.max(axis=1))
     check_records(records, x, {"kind": expected})
+    assert records["from_logits"].struct.field("kind").all()
+
+
+def test_a_partial_of_a_loss_is_known_by_its_function_and_its_arguments(
+    tmp_path: pathlib.Path,
+) -> None:
+    x, y = columns(), indices(4).astype(np.float32)
+    loss = functools.partial(keras.losses.sparse_categorical_crossentropy, from_logits=True)
+    model = frozen(softmax(4, None), loss=loss)
+    predicted = tf.nn.softmax(predictions_of(model, x["features"])).numpy()
+    records = recorded(model, x, y, tmp_path)
+    check_records(records, x, {"kind": (predicted.argmax(axis=1) == y, predicted.max(axis=1))})
     assert records["from_logits"].struct.field("kind").all()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -98,6 +100,22 @@ def test_the_same_two_callbacks_again_trace_nothing(tmp_path: pathlib.Path) -> N
     assert len(traces) == once > 0
     net.fit(data, callbacks=both[1:], verbose=0)
     assert [read(tmp_path / name).height for name in "ab"] == [2 * ROWS, 3 * ROWS]
+
+
+@pytest.mark.slow
+def test_callbacks_of_earlier_fits_are_not_kept_for_ever(tmp_path: pathlib.Path) -> None:
+    """One callback is in every fit, beside one that is new each time."""
+    net, data = frozen(model()), dataset(columns(), labels())
+    always, others = callback(tmp_path / "always"), []
+    for day in range(5):
+        other = callback(tmp_path / f"{day}")
+        others.append(weakref.ref(other))
+        net.fit(data, callbacks=[always, other], verbose=0)
+        del other
+    gc.collect()
+    assert others[0]() is None
+    assert read(tmp_path / "always").height == 5 * ROWS
+    assert [read(tmp_path / f"{day}").height for day in range(5)] == [ROWS] * 5
 
 
 class At(keras.callbacks.Callback):

@@ -175,6 +175,32 @@ def test_the_names_of_nested_outputs_are_their_paths() -> None:
     assert [one.name for one in outputs_of(bare, y, y_pred)] == ["buy/0", "buy/1", "click"]
 
 
+def test_outputs_that_share_one_loss_keep_their_own_labels(tmp_path: pathlib.Path) -> None:
+    """As a loss that ranks two items, which gets both predictions and both labels."""
+    x, features = columns(), keras.Input((4,), name="features")
+    names = ("left", "right", "ctr")
+    left, right, ctr = (keras.layers.Dense(1, "sigmoid", name=name)(features) for name in names)
+    try:
+        model = keras.Model(features, {"pair": [left, right], "ctr": ctr})
+    except ValueError:
+        pytest.skip("this Keras has no models of nested outputs")
+
+    def rank(y_true: Any, y_pred: Any) -> Any:
+        return tf.square((y_pred[0] - y_pred[1]) - (y_true[0] - y_true[1]))
+
+    frozen(model, loss={"pair": rank, "ctr": "binary_crossentropy"})
+    y = {"pair": (labels(seed=1), labels(seed=2)), "ctr": labels(seed=3)}
+    predicted = predictions_of(model, x["features"])
+    recorder = DeepInsightCallback(tmp_path, model_name="m", sample_ratio=1.0)
+    model.fit(dataset(x, y), callbacks=[recorder], verbose=0)
+    expected = {
+        "pair/left": (y["pair"][0], predicted["pair"][0]),
+        "pair/right": (y["pair"][1], predicted["pair"][1]),
+        "ctr": (y["ctr"], predicted["ctr"]),
+    }
+    check_records(read(tmp_path), x, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("as_tuple", [False, True])
 def test_a_list_of_labels_goes_with_the_sorted_names_of_outputs(

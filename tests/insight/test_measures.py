@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 from sklearn import metrics as sklearn_metrics
 
 from monolith_keras_metrics.insight import auc, summary
@@ -326,6 +327,18 @@ class TestTargetsAndGroups:
             here = hour == row["hour"]
             area = sklearn_metrics.roc_auc_score(y[here], p[here])
             assert row["auc"] == pytest.approx(area, rel=1e-9)
+
+    def test_large_targets_are_measured_one_after_the_other(self) -> None:
+        """A million rows are measured at once. Results and their order are the same."""
+
+        def rows(target: str, count: int) -> pl.DataFrame:
+            at = pl.int_range(count, eager=True).alias("uid")
+            y, p = (at % 3 == 0).cast(pl.Float64), at % 7 / 7
+            return pl.select(at, target=pl.lit(target), label=y, predict=p)
+
+        targets = [rows("z", 1_000_000), rows("m", 12), rows("a", 9)]
+        alone = [summary(target, visits="all") for target in targets]
+        assert_frame_equal(summary(pl.concat(targets), visits="all"), pl.concat(alone))
 
     def test_no_rows(self) -> None:
         result = summary(ctr([1.0], [0.5]).clear(), "uid").to_dict(as_series=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import pathlib
 import shutil
 import subprocess
@@ -353,6 +354,31 @@ def test_a_process_that_lives_keeps_its_journal(tmp_path: pathlib.Path) -> None:
     first.close()
     assert first.stats().written == batch(1, 0).rows
     assert not spool.exists()
+
+
+@pytest.mark.parametrize("request_number", [None, 9_999], ids=["missing", "refused"])
+def test_the_living_are_told_from_the_dead_by_flock(
+    request_number: int | None,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where Python does not know open file description locks, or the kernel does not."""
+    for name in ("F_OFD_SETLK", "F_OFD_GETLK"):
+        if request_number is None:
+            monkeypatch.delattr(fcntl, name, raising=False)
+        else:
+            monkeypatch.setattr(fcntl, name, request_number, raising=False)
+    with DeepInsightClient(tmp_path) as living:
+        living.write(batch(1, 0))
+        living.flush(to="journal")
+        assert recovery.recover(tmp_path)[:3] == (0, 0, 0)
+        with pytest.raises(FileNotFoundError, match="no file is complete yet"):
+            insight.open_run(tmp_path)
+    left_by_a_killed_process(tmp_path, FRAMES)
+    insight.open_run(tmp_path)
+    assert "a crashed process has left records" in caplog.text
+    assert recovery.recover(tmp_path)[:3] == (13, 0, 0)
 
 
 @pytest.mark.slow

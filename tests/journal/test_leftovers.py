@@ -137,6 +137,16 @@ def test_what_makes_polars_abort_is_set_aside(
     assert any("is set aside" in line for line in warnings_logged)
 
 
+def test_an_entry_of_no_records_holds_up_nothing(tmp_path: pathlib.Path) -> None:
+    """It names no process whose file it could go to. A sink that fails is retried for 30 s."""
+    path = left_by_a_killed_process(tmp_path, FRAMES)
+    empty = journal.encode(frame(0, 0).drop("run", "attempt", "worker", "position"))
+    payload = empty[journal._ENTRY.size :]
+    with path.open("ab") as file:
+        file.write(journal.entry_header(0, journal.NO_POSITION, payload) + payload)
+    assert recovery.recover(tmp_path, timeout=20) == (13, 0, 0, ())
+
+
 @pytest.mark.slow
 def test_what_unpacks_to_more_than_memory_is_set_aside(tmp_path: pathlib.Path) -> None:
     """9 MB that unpack to 2.2 GB: the child that reads them has a bound, training goes on."""
@@ -466,6 +476,32 @@ def test_a_link_of_another_user_in_the_place_of_the_journal(
     assert any(
         "it is a link that belongs to another user (65534)" in line for line in warnings_logged
     )
+
+
+def test_a_folder_of_journals_that_cannot_be_listed(
+    tmp_path: pathlib.Path, warnings_logged: list[str]
+) -> None:
+    """Here it is a link to itself. It is told once, and training goes on without a journal."""
+    (tmp_path / ".spool").symlink_to(".spool")
+    train(tmp_path)
+    assert sum("cannot read the journals in" in line for line in warnings_logged) == 1
+    assert insight.open_run(tmp_path).collect().height == ROWS
+
+
+def test_a_defect_of_recovery_costs_no_records(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This training's own are written. Those of the killed process wait for the next training."""
+
+    def fail(_: pathlib.Path) -> None:
+        raise RuntimeError("as told")
+
+    left_by_a_killed_process(tmp_path, FRAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr(adoption, "probe", fail)
+        assert train(tmp_path).stats().recovered == 0
+    assert "the recovery thread has failed" in caplog.text
+    assert train(tmp_path).stats().recovered == 13
 
 
 def test_a_machine_that_stops_right_after_the_start(tmp_path: pathlib.Path) -> None:

@@ -247,6 +247,8 @@ def test_wrong_arguments_of_one_target(
         ({"extra_fields_keys": list("abcd")}, r"must contain 'uid' once.*\['a', 'b', 'c', 'd'\]"),
         ({"extra_fields_keys": ["hour", "uid", "price", "hour"]}, r"must be different names"),
         ({"targets": ["a", "a", "b"]}, r"`targets` must be different names"),
+        ({"targets": "ctr"}, r"`targets` must be a list of names. Received: targets='ctr'"),
+        ({"extra_fields_keys": "uid"}, r"`extra_fields_keys` must be a list of names"),
     ],
 )
 def test_wrong_arguments_of_several_targets(
@@ -282,6 +284,11 @@ def test_a_handle_of_nothing() -> None:
     client_of(closed).close()
     with pytest.raises(ValueError, match="must not be closed"):
         one_target(closed)
+
+
+def test_a_handle_that_is_no_scalar(handle: tf.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"must be the scalar that.*Received: shape \(1,\)"):
+        one_target(tf.expand_dims(handle, 0))
 
 
 def test_two_calls_give_two_clients() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import multiprocessing
@@ -13,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -613,6 +615,28 @@ def test_a_first_batch_without_rows_tells_nothing_of_the_next() -> None:
         client.write(batch(rows=0))
         with pytest.raises(ValueError, match="The first batch of model 'm'"):
             client.write(batch(uid=np.full(10, 2**63, np.uint64)))
+
+
+@pytest.mark.slow
+def test_layouts_are_not_kept_for_ever() -> None:
+    """As where each step has a model's name of its own."""
+    with DeepInsightClient(Collecting()) as client:
+        first = Layout("m-0", ("ctr",), sample_ratio=0.0)
+        client.write(batch(layout=first))
+        is_kept = weakref.ref(first)
+        del first
+        for number in range(1, 1_001):
+            client.write(batch(layout=Layout(f"m-{number}", ("ctr",), sample_ratio=0.0)))
+        assert client.flush()
+        gc.collect()
+        assert not is_kept()
+    assert client.stats().unsampled == 10_010
+
+
+def test_a_client_shows_where_it_writes(tmp_path: pathlib.Path) -> None:
+    with DeepInsightClient(tmp_path / "run") as client:
+        folder = str(tmp_path / "run")
+        assert repr(client) == f"DeepInsightClient([ParquetSink({folder!r})], run='run')"
 
 
 def test_a_dead_thread_never_has_training_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,22 @@ def test_a_portion_that_begins_in_the_middle_of_a_file(scheme: str, tmp_path: pa
     assert names(tmp_path) == [path_of(tmp_path, n, scheme).name for n in (0, 10, 20, 30, 40)]
 
 
+def test_a_file_of_more_records_than_are_read_at_once(tmp_path: pathlib.Path) -> None:
+    """All of them are compared, and the one that is missing is written."""
+    path_of(tmp_path, 0, "tfrecord").write_bytes(file_with(records(0, 5_000), "tfrecord"))
+    recover(tmp_path, "tfrecord", records(0, 5_001))
+    assert positions(tmp_path, "tfrecord") == list(range(5_001))
+    assert names(tmp_path) == [path_of(tmp_path, n, "tfrecord").name for n in (0, 5_000)]
+
+
+def test_blank_lines_are_no_damage(tmp_path: pathlib.Path, warnings_logged: list[str]) -> None:
+    """Neither for a sink that compares the file with its records, nor for `open_run`."""
+    path_of(tmp_path, 0, "jsonl").write_bytes(b"\n\n")
+    recover(tmp_path, "jsonl", records(0, 20))
+    assert positions(tmp_path, "jsonl") == list(range(20))
+    assert warnings_logged == []
+
+
 @every_format
 def test_records_of_two_schemas_lie_side_by_side(scheme: str, tmp_path: pathlib.Path) -> None:
     """The nearest file may be of the other schema: the search goes on."""
