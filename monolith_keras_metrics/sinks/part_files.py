@@ -203,8 +203,8 @@ def _rows_by_message(frame: pl.DataFrame) -> dict[bytes, int]:
 def _without(frame: pl.DataFrame, rows: set[int]) -> list[pl.DataFrame]:
     """Return the runs of consecutive records that remain without some rows."""
     ends = [-1, *sorted(rows), frame.height]
-    pieces = [frame[start + 1 : stop] for start, stop in itertools.pairwise(ends)]
-    return [piece for piece in pieces if not piece.is_empty()]
+    gaps = ((start + 1, stop) for start, stop in itertools.pairwise(ends))
+    return [frame[start:stop] for start, stop in gaps if start < stop]
 
 
 def _check_writable(folder: pathlib.Path) -> None:
