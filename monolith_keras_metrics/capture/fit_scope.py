@@ -9,6 +9,7 @@ Keras calls no callback if `fit` ends with an exception. The ways to learn that 
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from types import FrameType
@@ -16,6 +17,7 @@ from typing import Any
 
 _FUNCTIONS = ("fit", "evaluate")
 _PACKAGES = ("keras", "tf_keras")
+_COLLECTION = threading.Lock()  # while garbage collection is off
 
 
 class FitScope:
@@ -68,7 +70,7 @@ class FitScope:
         return getattr(self._model, "history", None) is self._history
 
     def _is_running(self) -> bool:
-        running: FrameType | None = sys._current_frames().get(self._thread)
+        running = _running(self._thread)
         kept = self._frames[:]  # another thread may release it meanwhile
         while running is not None and kept:
             # Seen once, in CPython 3.11: what `f_back` of a running thread returned was no frame.
@@ -76,6 +78,20 @@ class FitScope:
                 return True
             running = running.f_back
         return False
+
+
+def _running(thread: int) -> FrameType | None:
+    """Return the frame that a thread is running."""
+    # CPython 3.11 and older hold a lock while they make the frames. A garbage collection that
+    # begins meanwhile, and finds a `threading.local`, waits for that lock without end (gh-106883).
+    with _COLLECTION:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames().get(thread)
+        finally:
+            if was_enabled:
+                gc.enable()
 
 
 def innermost_call() -> FrameType | None:
