@@ -58,6 +58,19 @@ def cut_last_markers(broker: Broker) -> None:
     broker.start()
 
 
+def wait_for_coordinator(broker: Broker, journal: str) -> None:
+    """Wait until the broker has read its ledgers' log again."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            ledger(broker, journal, "read_uncommitted")
+            return
+        except confluent_kafka.KafkaException as error:
+            assert "coordinator" in str(error)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def ledger(broker: Broker, journal: str, isolation: str, timeout: float = 10.0) -> int:
     consumer = confluent_kafka.Consumer(
         {
@@ -122,6 +135,8 @@ def unsettled(
         ledger(broker, journal, "read_committed")  # it answers when the marker is there
     time.sleep(0.5)  # for what the coordinator writes of that
     cut_last_markers(broker)
+    for journal in producers:
+        wait_for_coordinator(broker, journal)
     yield broker
     broker.stop()
 
