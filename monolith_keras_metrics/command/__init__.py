@@ -1,6 +1,10 @@
 """The command `deep-insight`.
 
 deep-insight recover RUN [--sink URI ...] [--redirect] [--timeout SECONDS]
+deep-insight summary RUN [--by NAME ...] [--window TIME] [--interval SHARE] ...
+deep-insight reliability RUN [--by NAME ...] [--bins N] ...
+deep-insight compare A B [--by NAME ...] [--measure NAME ...] ...
+deep-insight explain BEFORE AFTER --by NAME [--measure NAME] ...
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from monolith_keras_metrics.command import measuring
 from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.sinks import parse
 
@@ -20,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command's arguments, without its name. Default: those of the process.
 
     Returns:
-        0: done, or nothing to do. 1: something could not be done. (2, from argparse: invalid
-        arguments.)
+        0: done, or nothing to do. 1: something could not be recovered. 2: invalid arguments, or
+        nothing to measure.
     """
     parser = argparse.ArgumentParser(prog="deep-insight", description="Records of Keras training.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -57,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="give up after this time without a delivery (default: %(default)g)",
     )
     recover.set_defaults(command=_recover)
+    measuring.add_to(commands)
     parsed = parser.parse_args(arguments)
     status: int = parsed.command(parsed)
     return status

@@ -1,8 +1,23 @@
 """Reading and measuring the records of a training, without TensorFlow."""
 
+from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.dataset import open_run
+from monolith_keras_metrics.insight.explain import explain
 from monolith_keras_metrics.insight.long import long_form
-from monolith_keras_metrics.insight.measures import summary
+from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.ranking import auc
+from monolith_keras_metrics.insight.relabel import relabel
+from monolith_keras_metrics.insight.reliability import reliability
+from monolith_keras_metrics.insight.summary import summary
 
-__all__ = ["auc", "long_form", "open_run", "summary"]
+__all__ = [
+    "MEASURES",
+    "auc",
+    "compare",
+    "explain",
+    "long_form",
+    "open_run",
+    "relabel",
+    "reliability",
+    "summary",
+]

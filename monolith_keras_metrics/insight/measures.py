@@ -1,270 +1,355 @@
-"""Measures of a model per target and slice: counts, calibration, AUC, log loss, errors.
+"""The measures: each is one object, which `summary`, the documentation and the command use.
 
-Four rules hold for every measure:
+A measure is a function of the sums of a group (`Sums`). To add one, add it to `MEASURES`, and a
+sum that it needs to `SUMS`.
 
-- Measures use first visits. A record of an example that the model had already learned from is
-  counted under `revisits` and excluded from everything else (see `visits`).
-- A record is *invalid* if its prediction is null, NaN or infinite, its label is infinite, or its
-  weight is not a positive number. Any other record whose label is null or NaN is *unlabelled*.
-  Both are counted as such and excluded from everything else.
-- An undefined measure is null: AUC and normalised entropy if all labels are equal, calibration if
-  there is no positive. It is never 0 or 0.5, which are valid results.
-- AUC, log loss, normalised entropy and the positive rate are for labels 0 and 1. They are null for
-  a group with any other label. Mean prediction and calibration serve regression too. `mae`, `rmse`
-  and `bias` are for targets with labels other than 0 and 1.
+An undefined measure is null: AUC and normalised entropy if all labels are equal, calibration if
+there is no positive. It is never 0 or 0.5, which are valid results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight import long
-from monolith_keras_metrics.insight.ranking import auc_expression, is_binary
-from monolith_keras_metrics.insight.visits import FIRST, first_visits
-from monolith_keras_metrics.records.schema import VALUES
+from monolith_keras_metrics.insight import curves
+from monolith_keras_metrics.insight.curves import EPSILON, Array, Cells
 
-By: TypeAlias = "str | pl.Expr | Sequence[str | pl.Expr]"
+_Y, _P, _W = pl.col("y"), pl.col("p"), pl.col("w")
+_NEAR = _P.clip(EPSILON, 1 - EPSILON)
 
-_COUNTS = ("examples", "unlabelled", "invalid", "revisits", "users")
-# A saturated sigmoid gives exactly 0 or 1. One such wrong prediction would make the log loss
-# infinite. This is float32's machine epsilon, the limit that scikit-learn uses for float32.
-_EPSILON = 2.0**-23
-_ROWS_AT_ONCE = 1_000_000  # of the targets that are measured together; bounds memory
+# Sums over the valid records of a group, with weights w, labels y and predictions p.
+SUMS = {
+    "weights": _W,
+    "squared_weights": _W**2,
+    "labels": _W * _Y,
+    "predictions": _W * _P,
+    "losses": -_W * (_Y * _NEAR.log() + (1 - _Y) * (1 - _NEAR).log()),
+    "errors": _W * (_P - _Y),
+    "distances": _W * (_P - _Y).abs(),
+    "squares": _W * (_P - _Y) ** 2,
+    "variances": _W**2 * _P * (1 - _P),
+}
+# Numbers of records, which are never weighted.
+COUNTS = {
+    "examples": pl.col("valid"),
+    "unlabelled": pl.col("unlabelled"),
+    "invalid": pl.col("invalid"),
+    "revisits": pl.col("revisits"),
+    "other_labels": (_Y != 0) & (_Y != 1),
+    "outside": ~_P.is_between(0, 1),
+}
 
 
-def summary(
-    records: pl.LazyFrame | pl.DataFrame,
-    by: By = (),
-    weighted: bool = True,
-    visits: Literal["first", "all"] = "first",
-) -> pl.DataFrame:
-    """Measure each target, and each group within it.
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """The sums of many groups at once, as arrays of equal shapes.
 
-    With weights w, labels y and predictions p, and sums over the valid records of a group:
-
-    - `positive_rate` is sum(w y) / sum(w); `mean_prediction` is sum(w p) / sum(w);
-    - `calibration` is sum(w p) / sum(w y): above 1 the model over-predicts;
-    - `auc`: see `auc_expression`;
-    - `log_loss` is -sum(w (y ln p + (1 - y) ln(1 - p))) / sum(w), with p clipped to
-      [2^-23, 1 - 2^-23];
-    - `normalised_entropy` is `log_loss` divided by that of always predicting the positive rate r,
-      -(r ln r + (1 - r) ln(1 - r)). Below 1, the model is better than that constant.
-      (He et al. 2014, "Practical Lessons from Predicting Clicks on Ads at Facebook", section 3.)
-    - `mae` is sum(w |p - y|) / sum(w), `rmse` the root of sum(w (p - y)^2) / sum(w), `bias`
-      sum(w (p - y)) / sum(w): above 0 the model over-predicts. All three are null for targets
-      whose labels are all 0 or 1.
-
-    If a target's labels are 0 and 1 and any of its predictions is outside [0, 1], its predictions
-    are logits. Then `calibration`, `log_loss` and `normalised_entropy` are null in all of its
-    groups.
-
-    Training and test records are measured together unless `records` is filtered, or grouped, by
-    `mode`.
-
-    Args:
-        records: Records, as `open_run` returns them, or rows of `long_form`, filtered if you like.
-            Only the columns that are needed are read into memory.
-        by: The groups: the name of a column or of an extra field, a Polars expression over the
-            columns of `long_form`, or several of these.
-        weighted: If True, a record weighs 1 / `sample_rate`, which undoes the down-sampling of
-            examples; if False, each weighs 1.
-        visits: `"first"` measures one record per example: that of the first epoch, or of the last
-            attempt if several attempts trained on it. `"all"` measures every record. If an epoch
-            is part of a stream (`steps_per_epoch`), later epochs visit other examples: record an
-            `example_id`, or pass `"all"`. To compare epochs, pass `by="epoch"` with `"all"`.
-
-    Returns:
-        A row per target, in the order of the records' fields, and per group, in ascending order:
-        `target`; the groups' columns; the counts `examples` (valid records), `unlabelled`,
-        `invalid`, `revisits` and `users` (distinct uids of the examples), which are never
-        weighted; and the measures above.
-
-    Raises:
-        ValueError: If `records` does not hold records; if `by` names a missing column, or has a
-            name that the result needs; or if `visits` is invalid.
-
-    Example:
-    Of the pairs of a positive and a negative, (.35, .1), (.8, .1) and (.8, .4) are in order and
-    (.35, .4) is not: AUC is 3/4. The predictions add up to 1.65 and the labels to 2.
-
-    >>> records = pl.DataFrame({
-    ...     "uid": [1, 1, 2, 3],
-    ...     "label": [{"ctr": y} for y in (0.0, 0.0, 1.0, 1.0)],
-    ...     "predict": [{"ctr": p} for p in (0.1, 0.4, 0.35, 0.8)],
-    ... })
-    >>> result = summary(records)
-    >>> result.select("target", "examples", "users", "positive_rate", "auc").rows()
-    [('ctr', 4, 3, 0.5, 0.75)]
-    >>> round(result["calibration"].item(), 6)
-    0.825
+    Attributes:
+        of: Each of `SUMS` and `COUNTS`, and, where they are needed, `user_aucs` and
+            `user_auc_weights`.
+        binary: True where all labels of the target are 0 or 1.
+        probabilities: True where no prediction of the target is outside [0, 1].
+        exact: True if a cell holds equal predictions only.
+        cells: The cells of the predictions, with one more axis.
+        delays: The weights by delay, with one more axis.
+        seconds: The delays, ascending; of a shape that fits `delays`.
     """
-    if visits not in ("first", "all"):
-        raise ValueError(f"`visits` must be 'first' or 'all'. Received: visits={visits!r}")
-    names, groups, frames = _opened(records.lazy(), by, visits == "first")
-    keys = [f"by.{i}" for i in range(len(groups))]
-    columns = [
-        *(group.alias(key) for key, group in zip(keys, groups, strict=True)),
-        *_inputs(weighted),
-    ]
-    results: list[pl.DataFrame] = []
-    waiting: list[pl.DataFrame] = []
-    targets: list[str] = []
 
-    def measure() -> None:
-        rows = pl.concat(waiting).sort("p")
-        results.append(rows.group_by("target", *keys).agg(_sums()))
-        waiting.clear()
+    of: dict[str, Array]
+    binary: npt.NDArray[np.bool_]
+    probabilities: npt.NDArray[np.bool_]
+    exact: bool
+    cells: Cells
+    delays: Array
+    seconds: Array
 
-    for rows in frames:
-        waiting.append(rows.select("target", *columns))
-        targets += waiting[-1].get_column("target").head(1).to_list()
-        if sum(frame.height for frame in waiting) >= _ROWS_AT_ONCE:
-            measure()
-    if waiting or not results:
-        measure()
-    order = pl.col("target").replace_strict(targets, range(len(targets)), return_dtype=pl.Int64)
-    return (
-        pl.concat(results)
-        # What a single group of a target may not show.
-        .with_columns(
-            pl.col("binary").all().over("target").alias("all_binary"),
-            pl.col("probabilities").all().over("target"),
-        )
-        .with_columns(_measures())
-        .sort(order, *keys, nulls_last=True)
-        .select(
-            "target", *(pl.col(k).alias(n) for k, n in zip(keys, names, strict=True)), *_MEASURES
-        )
-    )
+    @property
+    def there(self) -> npt.NDArray[np.bool_]:
+        """Return whether each part has examples."""
+        examples = self.of["examples"]
+        return examples[:, 1:] < examples[:, :1]
+
+    def __getattr__(self, name: str) -> Array:
+        try:
+            return self.of[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
-def _opened(
-    records: pl.LazyFrame, by: By, first_only: bool
-) -> tuple[list[str], list[pl.Expr], Iterator[pl.DataFrame]]:
-    """Return the names and expressions of the groups, and an iterator of each target's rows.
+Kind = Literal["any", "no logits", "binary", "probability", "regression"]
+# Whether a measure is for a target, by whether its labels are 0 and 1, and its predictions from 0
+# to 1. Predictions of labels 0 and 1 that are not, are logits.
+KINDS: dict[Kind, Callable[[Any, Any], Any]] = {
+    "any": lambda binary, _: binary | ~binary,
+    "no logits": lambda binary, probabilities: probabilities | ~binary,
+    "binary": lambda binary, _: binary,
+    "probability": lambda binary, probabilities: binary & probabilities,
+    "regression": lambda binary, _: ~binary,
+}
 
-    The rows have the columns that are needed, and `FIRST`, which is True for those to measure.
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One measure.
+
+    Attributes:
+        name: Its column.
+        text: Its definition, in one sentence.
+        value: The two sums of which it is the quotient, or a function of all sums.
+        kind: The targets that it is for, as in `KINDS`. It is null for others.
+        better: `"higher"` or `"lower"` values are better; or the value that is best; None for a
+            property of the data.
+        scale: Where its errors are symmetric, for intervals: `"log"` for ratios, `"logit"` for
+            shares; None if it has no interval. (CORP's parts are biased in small samples, since the
+            recalibration fits them too well, and an interval does not see that.)
+        needs: The tables of a `State` that it needs, besides the sums.
+        on_demand: True if it is computed only if it is named, since it costs more than all others.
     """
-    schema = records.collect_schema()
-    form = None if long.is_long(schema) else long.take_apart(records)
-    plain = schema.names() if form is None else list(form.kept)
-    if "uid" not in plain:
-        raise ValueError(
-            "`records` must have a column 'uid', which identifies users. "
-            f"Received: columns {schema.names()}"
-        )
-    names, groups = _groups(plain if form is None else [*plain, *form.names], by)
-    extras = [name for name in plain if name not in schema]
-    first = first_visits(records, extras) if first_only else pl.lit(True)
-    needed = {"uid", *(name for one in (*groups, first) for name in one.meta.root_names())}
-    needed |= {"target", *VALUES} if form is None else form.columns_of_values
-    source = records if form is None else form.records
-    there = source.collect_schema().names()
-    frame = source.select(name for name in there if name in needed).collect()
-    frame = frame.with_columns(first.alias(FIRST))
-    if form is not None:
-        return names, groups, long.by_target(form, frame)
-    if "sample_rate" not in there:
-        frame = frame.with_columns(sample_rate=pl.lit(1.0))
-    return names, groups, iter(frame.partition_by("target", maintain_order=True))
+
+    name: str
+    text: str
+    value: tuple[str, str] | Callable[[Sums], Array]
+    kind: Kind = "any"
+    better: Literal["higher", "lower"] | float | None = None
+    scale: Literal["plain", "log", "logit"] | None = "plain"
+    needs: Literal["cells", "delays", "users", "user_cells"] | None = None
+    on_demand: bool = False
+
+    def __call__(self, sums: Sums) -> Array:
+        """Return its value for each group; NaN where it is undefined."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if isinstance(self.value, tuple):
+                upper, lower = (sums.of[name] for name in self.value)
+                value = np.where(lower > 0, upper / lower, np.nan)
+            else:
+                value = np.where(sums.weights > 0, self.value(sums), np.nan)
+        applies = KINDS[self.kind](sums.binary, sums.probabilities)
+        return np.where(applies & np.isfinite(value), value, np.nan)
 
 
-def _groups(known: Sequence[str], by: By) -> tuple[list[str], list[pl.Expr]]:
-    """Return the names and expressions of the groups."""
-    items = [by] if isinstance(by, (str, pl.Expr)) else list(by)
-    names, groups = [], []
-    for item in items:
-        if isinstance(item, str):
-            if item not in known:
-                raise ValueError(f"`by` must be among {list(known)}. Received: by={item!r}")
-            group = pl.col(item)
-        elif item.meta.has_multiple_outputs():
-            raise ValueError(f"`by` must give one column per expression. Received: {item}")
-        else:
-            group = item
-        name = group.meta.output_name()
-        if name in names or name in ("target", *_MEASURES):
-            raise ValueError(
-                f"`by` must have distinct names that the result does not use. Received: {name!r}. "
-                f"Rename it, as in pl.col({name!r}).alias('group')"
+def _rate(s: Sums) -> Array:
+    return s.labels / s.weights
+
+
+def _normalised(log_loss: Array, s: Sums) -> Array:
+    rate = _rate(s)
+    between = (rate > 0) & (rate < 1)
+    return np.where(between, log_loss / curves.entropy(np.clip(rate, 0, 1)), np.nan)
+
+
+def _calibration_free_ne(s: Sums) -> Array:
+    factor = curves.odds_factor(s.cells)
+    return _normalised(curves.shifted_log_loss(s.cells, factor), s)
+
+
+def _ecce_p(s: Sums) -> Array:
+    return curves.range_p_value(curves.ecce(s.cells) * s.weights / np.sqrt(s.variances))
+
+
+def _miscalibration(s: Sums) -> Array:
+    return s.losses / s.weights - curves.recalibrated_log_loss(s.cells)
+
+
+def _discrimination(s: Sums) -> Array:
+    return curves.entropy(np.clip(_rate(s), 0, 1)) - curves.recalibrated_log_loss(s.cells)
+
+
+def _delay(share: float, s: Sums) -> Array:
+    """Return the smallest delay at which the weights reach a share of all."""
+    seen = np.cumsum(s.delays, axis=-1)
+    total = seen[..., -1:]
+    at = (seen < share * total * (1 - 1e-12)).sum(axis=-1)
+    found = np.take_along_axis(s.seconds, np.minimum(at, s.seconds.shape[-1] - 1)[..., None], -1)
+    return np.where(total[..., 0] > 0, found[..., 0], np.nan)
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure(
+            "effective_examples",
+            "(Σw)² / Σw²: the number of examples of equal weight that would tell as much (Kish)",
+            lambda s: s.weights**2 / s.squared_weights,
+            scale=None,
+        ),
+        Measure("positive_rate", "Σwy / Σw", ("labels", "weights"), "binary", scale="logit"),
+        Measure("mean_prediction", "Σwp / Σw", ("predictions", "weights")),
+        Measure(
+            "calibration",
+            "Σwp / Σwy: above 1 the model over-predicts",
+            ("predictions", "labels"),
+            "no logits",
+            better=1.0,
+            scale="log",
+        ),
+        Measure(
+            "auc",
+            "area under the ROC curve: the share of pairs of a positive and a negative that are in "
+            "order, with ties counting half (Mann-Whitney)",
+            lambda s: curves.auc(s.cells),
+            "binary",
+            "higher",
+            "logit",
+            needs="cells",
+        ),
+        Measure(
+            "auc_error",
+            "largest error of auc: half the pairs within a cell of equal or near predictions; 0 if "
+            "the cells are exact",
+            lambda s: curves.auc_error(s.cells) if not s.exact else np.zeros(s.weights.shape),
+            "binary",
+            scale=None,
+            needs="cells",
+        ),
+        Measure(
+            "gauc",
+            "mean AUC of the users with both labels, each weighted by its Σw (Zhu et al. 2017)",
+            lambda s: s.user_aucs / s.user_auc_weights,
+            "binary",
+            "higher",
+            "logit",
+            needs="user_cells",
+            on_demand=True,
+        ),
+        Measure(
+            "pr_auc",
+            "average precision, equal predictions being one threshold (scikit-learn's)",
+            lambda s: curves.pr_auc(s.cells),
+            "binary",
+            "higher",
+            "logit",
+            needs="cells",
+        ),
+        Measure(
+            "ks",
+            "largest distance of the distributions of positives and negatives (Kolmogorov-Smirnov)",
+            lambda s: curves.ks(s.cells),
+            "binary",
+            "higher",
+            "logit",
+            needs="cells",
+        ),
+        Measure(
+            "log_loss",
+            "-Σw(y ln p + (1 - y) ln(1 - p)) / Σw, with p clipped to [2^-23, 1 - 2^-23]",
+            ("losses", "weights"),
+            "probability",
+            "lower",
+            "log",
+        ),
+        Measure(
+            "normalised_entropy",
+            "log_loss divided by that of always predicting the positive rate; below 1, the model "
+            "is better than that constant (He et al. 2014, section 3)",
+            lambda s: _normalised(s.losses / s.weights, s),
+            "probability",
+            "lower",
+            "log",
+        ),
+        Measure(
+            "calibration_free_ne",
+            "normalised_entropy after all odds were multiplied by odds_factor",
+            _calibration_free_ne,
+            "probability",
+            "lower",
+            "log",
+            needs="cells",
+        ),
+        Measure(
+            "odds_factor",
+            "the factor on all odds p / (1 - p) after which Σwp = Σwy; below 1 the model "
+            "over-predicts",
+            lambda s: curves.odds_factor(s.cells),
+            "probability",
+            1.0,
+            "log",
+            needs="cells",
+        ),
+        Measure(
+            "brier",
+            "Σw(p - y)² / Σw",
+            ("squares", "weights"),
+            "probability",
+            "lower",
+            "log",
+        ),
+        Measure(
+            "ecce",
+            "range of the sums of w(y - p) in the order of p, divided by Σw (Kuiper; "
+            "Arrieta-Ibarra et al. 2022)",
+            lambda s: curves.ecce(s.cells),
+            "probability",
+            "lower",
+            needs="cells",
+        ),
+        Measure(
+            "ecce_p",
+            "the probability that a calibrated model has at least this ecce",
+            _ecce_p,
+            "probability",
+            scale=None,
+            needs="cells",
+        ),
+        Measure(
+            "miscalibration",
+            "what the best increasing recalibration takes off the log loss (CORP; Dimitriadis et "
+            "al. 2021)",
+            _miscalibration,
+            "probability",
+            "lower",
+            scale=None,
+            needs="cells",
+            on_demand=True,
+        ),
+        Measure(
+            "discrimination",
+            "what the recalibrated predictions take off the log loss of the positive rate (CORP)",
+            _discrimination,
+            "probability",
+            "higher",
+            scale=None,
+            needs="cells",
+            on_demand=True,
+        ),
+        Measure(
+            "uncertainty",
+            "the log loss of always predicting the positive rate (CORP)",
+            lambda s: curves.entropy(np.clip(_rate(s), 0, 1)),
+            "probability",
+        ),
+        Measure("mae", "Σw|p - y| / Σw", ("distances", "weights"), "regression", "lower", "log"),
+        Measure(
+            "rmse",
+            "√(Σw(p - y)² / Σw)",
+            lambda s: np.sqrt(s.squares / s.weights),
+            "regression",
+            "lower",
+            "log",
+        ),
+        Measure(
+            "bias",
+            "Σw(p - y) / Σw: above 0 the model over-predicts",
+            ("errors", "weights"),
+            "regression",
+            0.0,
+        ),
+        *(
+            Measure(
+                f"delay_p{percent}",
+                f"seconds from request to training within which {percent} % of Σw were",
+                functools.partial(_delay, percent / 100),
+                "any",
+                "lower",
+                needs="delays",
             )
-        names.append(name)
-        groups.append(group)
-    return names, groups
-
-
-def _inputs(weighted: bool) -> list[pl.Expr]:
-    """Return the columns of each row to aggregate: counts, label, prediction and weight."""
-    label, prediction = (pl.col(name).cast(pl.Float64) for name in ("label", "predict"))
-    weight = 1 / pl.col("sample_rate").cast(pl.Float64) if weighted else pl.lit(1.0)
-    sound = (
-        prediction.is_finite()
-        & weight.is_finite()
-        & (weight > 0)
-        & ~label.is_infinite().fill_null(False)
-    ).fill_null(False)
-    labelled = label.is_finite().fill_null(False)
-    valid = pl.col(FIRST) & sound & labelled
-    return [
-        valid.alias("valid"),
-        (pl.col(FIRST) & sound & ~labelled).alias("unlabelled"),
-        (pl.col(FIRST) & ~sound).alias("invalid"),
-        (~pl.col(FIRST)).alias("revisits"),
-        # Excluded values become null, which sums, counts and AUC ignore.
-        pl.when(valid).then("uid").alias("user"),
-        pl.when(valid).then(label).alias("y"),
-        pl.when(valid).then(prediction).alias("p"),
-        pl.when(valid).then(weight).alias("w"),
-    ]
-
-
-def _sums() -> list[pl.Expr]:
-    """Return the sums from which a group's measures are computed."""
-    y, p, w = pl.col("y"), pl.col("p"), pl.col("w")
-    near = p.clip(_EPSILON, 1 - _EPSILON)
-    loss = -(y * near.log() + (1 - y) * (1 - near).log())
-    return [
-        pl.col("valid").sum().cast(pl.Int64).alias("examples"),
-        pl.col("unlabelled", "invalid", "revisits").sum().cast(pl.Int64),
-        pl.col("user").drop_nulls().n_unique().cast(pl.Int64).alias("users"),
-        w.sum().alias("weights"),
-        (w * y).sum().alias("labels"),
-        (w * p).sum().alias("predictions"),
-        (w * loss).sum().alias("losses"),
-        (w * (p - y)).sum().alias("errors"),
-        (w * (p - y).abs()).sum().alias("distances"),
-        (w * (p - y) ** 2).sum().alias("squares"),
-        is_binary("y").alias("binary"),
-        p.is_between(0, 1).all().alias("probabilities"),
-        auc_expression("y", "p", "w").alias("auc"),
-    ]
-
-
-def _measures() -> list[pl.Expr]:
-    """Return the measures, computed from a group's sums, in the order of the result."""
-    weights, labels, predictions = pl.col("weights"), pl.col("labels"), pl.col("predictions")
-    some = weights > 0
-    regression = some & ~pl.col("all_binary")
-    logits = pl.col("all_binary") & ~pl.col("probabilities")
-    rate = labels / weights
-    log_loss = pl.when(some, "binary", "probabilities").then(pl.col("losses") / weights)
-    entropy = -(rate * rate.log() + (1 - rate) * (1 - rate).log())
-    return [
-        pl.when(some, "binary").then(rate).alias("positive_rate"),
-        pl.when(some).then(predictions / weights).alias("mean_prediction"),
-        pl.when(labels > 0, ~logits).then(predictions / labels).alias("calibration"),
-        pl.col("auc"),
-        log_loss.alias("log_loss"),
-        pl.when(rate.is_between(0, 1, closed="none"))
-        .then(log_loss / entropy)
-        .alias("normalised_entropy"),
-        pl.when(regression).then(pl.col("distances") / weights).alias("mae"),
-        pl.when(regression).then((pl.col("squares") / weights).sqrt()).alias("rmse"),
-        pl.when(regression).then(pl.col("errors") / weights).alias("bias"),
-    ]
-
-
-_MEASURES = (*_COUNTS, *(measure.meta.output_name() for measure in _measures()))
+            for percent in (50, 95, 99)
+        ),
+    )
+}

@@ -60,6 +60,23 @@ def test_with_nothing_but_polars_and_numpy(run: Path) -> None:
     assert "deep-insight recover" in done.stderr
 
 
+def test_what_needs_scipy_says_so(run: Path) -> None:
+    for options in ("interval=0.95", "measures='miscalibration'"):
+        code = f"""
+{WITHOUT_OTHERS}
+from monolith_keras_metrics import insight
+try:
+    insight.summary(insight.open_run({str(run)!r}), {options})
+except ImportError as error:
+    print(error)
+"""
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "needs SciPy. Install it with: pip install 'monolith-keras-metrics[insight]'" in (
+            done.stdout
+        )
+
+
 @pytest.mark.slow
 def test_without_posix(run: Path) -> None:
     """A crashed process's journal is told by the time of its lock, which the living renew."""

@@ -41,9 +41,10 @@ def test_public_names_are_documented(name: str) -> None:
     assert ">>>" in doc or "```python" in doc
 
 
-def test_table_of_options() -> None:
-    """The page has what the code says; `python docs/_tools/options_table.py` writes it."""
-    tool = runpy.run_path(str(ROOT / "docs/_tools/options_table.py"))
+@pytest.mark.parametrize("name", ["options_table.py", "measures_table.py"])
+def test_tables_of_the_documentation(name: str) -> None:
+    """The page has what the code says; `python docs/_tools/NAME` writes it."""
+    tool = runpy.run_path(str(ROOT / "docs/_tools" / name))
     assert tool["PAGE"].read_text(encoding="utf-8") == tool["page"]()
 
 

@@ -1,0 +1,98 @@
+"""Frames as text for a terminal, a file or a page."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+FORMATS = ("table", "csv", "json", "markdown")
+_ENDS = ("_low", "_high")
+
+
+def render(frame: pl.DataFrame, keys: Sequence[str], form: str, width: int) -> str:
+    """Return a frame as text.
+
+    Args:
+        frame: The frame.
+        keys: The columns that identify a row.
+        form: One of `FORMATS`. `"csv"` and `"json"` have all digits; the others are to be read:
+            intervals stand beside their values, and columns without any value are left out.
+        width: The width of the terminal. A table that is wider is divided, with the keys in each
+            part.
+    """
+    if form == "csv":
+        return frame.write_csv()
+    if form == "json":
+        return frame.write_json() + "\n"
+    columns = list(_columns(frame))
+    if form == "markdown":
+        return _markdown(columns)
+    first = [column for column in columns if column[0] in keys]
+    rest = [column for column in columns if column[0] not in keys]
+    return "\n".join(_aligned(part) for part in _parts(first, rest, width))
+
+
+def _columns(frame: pl.DataFrame) -> Iterator[list[str]]:
+    """Yield each column as texts, its name first; intervals beside their values."""
+    ends = {f"{name}{end}" for name in frame.columns for end in _ENDS} & {*frame.columns}
+    for name in frame.columns:
+        if name in ends or (frame.height and frame[name].null_count() == frame.height):
+            continue
+        texts = [_text(value) for value in frame[name]]
+        if f"{name}_low" in ends:
+            low, high = (frame[f"{name}{end}"] for end in _ENDS)
+            texts = [
+                text if below is None else f"{text} [{_text(below)}, {_text(above)}]"
+                for text, below, above in zip(texts, low, high, strict=True)
+            ]
+        yield [name, *texts]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    # Records are untrusted: a terminal acts on control characters.
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in str(value))
+
+
+def _parts(first: list[list[str]], rest: list[list[str]], width: int) -> Iterator[list[list[str]]]:
+    """Yield groups of columns that fit the width, each with those that come first."""
+
+    def size(columns: list[list[str]]) -> int:
+        return sum(max(map(len, column)) + 2 for column in columns)
+
+    part: list[list[str]] = []
+    for column in rest:
+        if part and size([*first, *part, column]) > width:
+            yield [*first, *part]
+            part = []
+        part.append(column)
+    yield [*first, *part]
+
+
+def _aligned(columns: list[list[str]]) -> str:
+    """Return columns as lines of text: numbers to the right, texts to the left."""
+    aligned = []
+    for column in columns:
+        size = max(map(len, column))
+        number = all(text[:1].isdigit() or text[:1] == "-" for text in column[1:])
+        aligned.append([text.rjust(size) if number else text.ljust(size) for text in column])
+    return "".join("  ".join(row).rstrip() + "\n" for row in zip(*aligned, strict=True))
+
+
+def _markdown(columns: list[list[str]]) -> str:
+    escaped = [[text.replace("|", "\\|") for text in column] for column in columns]
+    head, *rows = zip(*escaped, strict=True)
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

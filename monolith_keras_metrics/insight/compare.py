@@ -1,0 +1,151 @@
+"""`compare`: two trainings of the same stream, example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.finish import jackknife
+from monolith_keras_metrics.insight.groups import Groups
+from monolith_keras_metrics.insight.measures import MEASURES, Measure
+from monolith_keras_metrics.insight.pairs import Pairs, default_on
+from monolith_keras_metrics.insight.rows import WINDOW, By, Time, rows_of
+from monolith_keras_metrics.insight.state import PARTS, TABLES, Form, State
+from monolith_keras_metrics.insight.summary import chosen_measures
+
+_COUNTS = ("examples", "only_a", "only_b", "ambiguous")
+
+
+def compare(
+    a: pl.LazyFrame | pl.DataFrame,
+    b: pl.LazyFrame | pl.DataFrame,
+    on: str | Sequence[str] | None = None,
+    by: By = (),
+    window: str | None = None,
+    interval: float | None = 0.95,
+    *,
+    time: Time = "req_time",
+    measures: str | Sequence[str] | None = None,
+    weighted: bool = True,
+    visits: Literal["first", "all"] = "first",
+) -> pl.DataFrame:
+    """Compare two trainings on the examples that both of them recorded.
+
+    Both models are measured on the same examples, and an interval of the difference leaves out the
+    same users of both. What is hard about these examples and users is hard for both, so it cancels
+    out: the interval is narrower than that of two separate summaries, and a smaller difference is
+    found.
+
+    Args:
+        a: The records of one training, such as the one in production.
+        b: The records of the other, such as the candidate.
+        on: The columns or extra fields that identify an example. Default: `example_id` if both have
+            it, else `uid` and `req_time`.
+        by: The groups, as for `summary`. A pair is in the group of its record in `a`.
+        window: The length of a window of time, as for `summary`.
+        interval: The probability that an interval holds the true difference; None for none.
+            Intervals need SciPy, which the extra `insight` installs.
+        time: The column whose time decides the window.
+        measures: The names of the measures. Default: as for `summary`, without delays.
+        weighted: Whether a record weighs 1 / `sample_rate`, as for `summary`.
+        visits: Which visits of an example are counted, as for `summary`.
+
+    Returns:
+        A row per target, group and window: `target`; the groups' columns; `window`; `examples`
+        (pairs), `only_a` and `only_b` (examples of one training only), `ambiguous` (examples that
+        are more than once in `a` or `b`: left out); and for each measure NAME, `NAME_a`, `NAME_b`,
+        `NAME_diff` (b - a), `NAME_diff_low` and `NAME_diff_high`.
+
+    Raises:
+        ValueError: If `a` or `b` does not hold records, or lacks a column of `on`; or if an
+            argument is invalid.
+        ModuleNotFoundError: If SciPy is needed, and is not installed.
+
+    Example:
+    >>> def records(*predictions):
+    ...     return pl.DataFrame({
+    ...         "uid": [1, 1, 2, 3], "req_time": [60, 61, 60, 60],
+    ...         "label": [{"ctr": y} for y in (0.0, 0.0, 1.0, 1.0)],
+    ...         "predict": [{"ctr": p} for p in predictions],
+    ...     })
+    >>> a, b = records(0.1, 0.4, 0.35, 0.8), records(0.1, 0.3, 0.35, 0.8)
+    >>> result = compare(a, b, measures="auc", interval=None)
+    >>> result.select("examples", "auc_a", "auc_b", "auc_diff").rows()
+    [(4, 0.75, 1.0, 0.25)]
+    """
+    if interval is not None and not 0 < interval < 1:
+        raise ValueError(f"`interval` must be between 0 and 1. Received: interval={interval!r}")
+    chosen = [
+        measure
+        for measure in chosen_measures(measures, ())
+        if measures is not None or measure.scale is not None
+    ]
+    ends = ("_a", "_b", "_diff", "_diff_low", "_diff_high")
+    taken = ["target", WINDOW, *_COUNTS, *(name + end for name in MEASURES for end in ends)]
+    names = _on(a, b, on)
+    of_a, of_b = (
+        rows_of(records.lazy(), by, window, time, weighted, visits, taken, names)
+        for records in (a, b)
+    )
+    pairs = Pairs(of_a, of_b)
+    needs = {"sums", "users", *(measure.needs for measure in chosen)}
+    tables = tuple(name for name in TABLES if name in needs)
+    form = Form(of_a.groups, weighted, False, 1 if interval is None else PARTS, tables)
+    one, other = (_layers(State.of_rows([pairs.rows(side)], of_a.keys, form), chosen)
+                  for side in ("a", "b"))  # fmt: skip
+    columns: dict[str, Array] = {}
+    for measure in chosen:
+        name = measure.name
+        difference = other.of[name] - one.of[name]
+        columns |= {f"{name}_a": one.of[name][:, 0], f"{name}_b": other.of[name][:, 0]}
+        columns[f"{name}_diff"] = difference[:, 0]
+        if interval is not None:
+            low, high = jackknife(difference, one.there, "plain", interval)
+            columns |= {f"{name}_diff_low": low, f"{name}_diff_high": high}
+    found = one.groups.select("target", *of_a.keys).with_columns(
+        pl.Series(name, column, nan_to_null=True) for name, column in columns.items()
+    )
+    result = pairs.counts.join(
+        found, on=["target", *of_a.keys], how="left", nulls_equal=True, maintain_order="left"
+    )
+    return result.rename(dict(zip(of_a.keys, of_a.groups, strict=True)))
+
+
+class _Layers(NamedTuple):
+    """The measures of each group, and without each part."""
+
+    groups: pl.DataFrame
+    of: dict[str, Array]
+    there: npt.NDArray[np.bool_]
+
+
+def _layers(state: State, measures: Sequence[Measure]) -> _Layers:
+    parts = state.form.parts
+    groups = Groups(state, leave_out=parts > 1)
+    height = groups.frame.height
+    found = _Layers(
+        groups.frame,
+        {measure.name: np.full((height, 1 + parts), np.nan) for measure in measures},
+        np.zeros((height, parts), np.bool_),
+    )
+    for at, sums in groups.sums():
+        for measure in measures:
+            values = measure(sums)
+            found.of[measure.name][at, : values.shape[1]] = values
+        if parts > 1:
+            found.there[at] = sums.there
+    return found
+
+
+def _on(
+    a: pl.LazyFrame | pl.DataFrame, b: pl.LazyFrame | pl.DataFrame, on: str | Sequence[str] | None
+) -> list[str]:
+    if on is not None:
+        return [on] if isinstance(on, str) else list(on)
+    columns = [records.lazy().collect_schema().names() for records in (a, b)]
+    return default_on(*columns)

@@ -1,0 +1,106 @@
+"""From the sums of a `State` to the measures of its groups, with intervals.
+
+The interval of a measure is by user: it tells what the measure might have been with other users.
+Users are in 100 parts; leaving out one part after the other gives as many values, whose spread is
+the measure's standard error (the delete-a-group jackknife; Kott 2001). Values are compared on a
+scale where errors are symmetric: logarithm for ratios, log odds for shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.groups import Groups
+from monolith_keras_metrics.insight.measures import Measure
+from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.with_scipy import scipy_module
+
+
+def finish(
+    state: State,
+    measures: Sequence[Measure],
+    interval: float | None = None,
+    exact: State | None = None,
+) -> pl.DataFrame:
+    """Return a row per target and group: `target`, the keys, the counts and the measures.
+
+    Args:
+        state: The state; for intervals, with its users in parts.
+        measures: The measures.
+        interval: The probability that an interval holds the true value; None for no intervals.
+        exact: A state of the same records with exact cells, from which values are taken. (Intervals
+            need none, and exact cells of each part would not fit into memory.)
+    """
+    groups = Groups(state, leave_out=interval is not None)
+    values = finish(exact, measures) if exact is not None else None
+    columns: dict[str, Array] = {}
+    for chosen, sums in groups.sums():
+        for measure in measures:
+            layers = measure(sums)
+            if values is not None:
+                layers[:, 0] = values.get_column(measure.name).to_numpy()[chosen]
+            for name, column in _columns(measure, layers, sums.there, interval).items():
+                columns.setdefault(name, np.full(groups.frame.height, np.nan))[chosen] = column
+    return groups.frame.with_columns(
+        pl.Series(name, columns.get(name, []), pl.Float64, nan_to_null=True)
+        for measure in measures
+        for name in _names(measure, interval)
+    )
+
+
+def _names(measure: Measure, interval: float | None) -> list[str]:
+    if interval is None or measure.scale is None:
+        return [measure.name]
+    return [measure.name, f"{measure.name}_low", f"{measure.name}_high"]
+
+
+def _columns(
+    measure: Measure, layers: Array, there: npt.NDArray[np.bool_], interval: float | None
+) -> dict[str, Array]:
+    columns = [layers[:, 0]]
+    if interval is not None and measure.scale is not None:
+        columns += jackknife(layers, there, measure.scale, interval)
+    return dict(zip(_names(measure, interval), columns, strict=True))
+
+
+def jackknife(
+    layers: Array, there: npt.NDArray[np.bool_], scale: str, interval: float
+) -> tuple[Array, Array]:
+    """Return the ends of intervals.
+
+    Args:
+        layers: A measure of each group, and without each part, shape `(groups, 1 + parts)`.
+        there: Whether a part has examples of the group, shape `(groups, parts)`.
+        scale: Where errors are symmetric, as in `Measure`.
+        interval: The probability that the interval holds the true value.
+
+    Returns:
+        The lower and the upper ends; NaN where fewer than two parts have examples, or where the
+        measure is not defined without one of them.
+
+    Raises:
+        ModuleNotFoundError: If SciPy is not installed.
+    """
+    quantile = scipy_module("stats", "`interval`").t.ppf
+    to, back = _SCALES[scale]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle, replicates = to(layers[:, 0]), np.where(there, to(layers[:, 1:]), 0.0)
+        number = there.sum(axis=1)
+        mean = replicates.sum(axis=1) / number
+        squares = np.where(there, (replicates - mean[:, None]) ** 2, 0.0).sum(axis=1)
+        error = np.sqrt(squares * (number - 1) / number)
+        margin = quantile((1 + interval) / 2, np.maximum(number - 1, 1)) * error
+        margin = np.where(number > 1, margin, np.nan)
+        return back(middle - margin), back(middle + margin)
+
+
+_SCALES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "plain": (lambda x: x, lambda x: x),
+    "log": (np.log, np.exp),
+    "logit": (lambda x: np.log(x) - np.log1p(-x), lambda x: 1 / (1 + np.exp(-x))),
+}

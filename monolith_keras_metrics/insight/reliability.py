@@ -1,0 +1,143 @@
+"""`reliability`: do predictions of 0.3 come true three times of ten?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.finish import jackknife
+from monolith_keras_metrics.insight.groups import Groups
+from monolith_keras_metrics.insight.rows import By, rows_of
+from monolith_keras_metrics.insight.state import PARTS, Form, State
+
+_NOTHING = pl.DataFrame(
+    schema={
+        "group": pl.Int64,
+        "bin": pl.Int64,
+        "examples": pl.Int64,
+        "mean_prediction": pl.Float64,
+        "positive_rate": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+    }
+)
+
+
+def reliability(
+    records: pl.LazyFrame | pl.DataFrame,
+    by: By = (),
+    bins: int = 20,
+    interval: float = 0.95,
+    *,
+    weighted: bool = True,
+    visits: Literal["first", "all"] = "first",
+) -> pl.DataFrame:
+    """Return what came true of predictions of each size.
+
+    The examples of a group, in the order of their predictions, are divided into bins of equal
+    weight. (Predictions that are equal, or nearly so, stay together, so there may be fewer bins.)
+    Where `mean_prediction` is outside `low` to `high`, the model is not calibrated.
+
+    Args:
+        records: Records, as `open_run` returns them, or rows of `long_form`.
+        by: The groups, as for `summary`.
+        bins: The number of bins.
+        interval: The probability that the interval holds the true positive rate. Intervals are by
+            user, as those of `summary`; they need SciPy, which the extra `insight` installs.
+        weighted: Whether a record weighs 1 / `sample_rate`, as for `summary`.
+        visits: Which visits of an example are counted, as for `summary`.
+
+    Returns:
+        A row per target, group and bin, in ascending order: `target`; the groups' columns; `bin`,
+        from 0; `examples`, never weighted; `mean_prediction`; `positive_rate`; and its interval,
+        `low` and `high`, null where it is not defined. Targets whose labels are not 0 and 1, or
+        whose predictions are not from 0 to 1, have no rows.
+
+    Raises:
+        ValueError: If `records` does not hold records, or an argument is invalid.
+        ModuleNotFoundError: If SciPy is not installed.
+
+    Example:
+    >>> records = pl.DataFrame({
+    ...     "uid": [1, 2, 3, 4],
+    ...     "label": [{"ctr": y} for y in (0.0, 1.0, 1.0, 1.0)],
+    ...     "predict": [{"ctr": p} for p in (0.25, 0.25, 0.75, 0.75)],
+    ... })
+    >>> result = reliability(records, bins=2)
+    >>> result.select("bin", "examples", "mean_prediction", "positive_rate").rows()
+    [(0, 2, 0.25, 0.5), (1, 2, 0.75, 1.0)]
+    """
+    if bins < 1:
+        raise ValueError(f"`bins` must be at least 1. Received: bins={bins!r}")
+    if not 0 < interval < 1:
+        raise ValueError(f"`interval` must be between 0 and 1. Received: interval={interval!r}")
+    rows = rows_of(
+        records.lazy(), by, None, "req_time", weighted, visits, ("target", *_NOTHING.columns[1:])
+    )
+    form = Form(rows.groups, weighted, False, PARTS, ("sums", "cells", "users"))
+    groups = Groups(State.of_rows(rows.frames, rows.keys, form), leave_out=True)
+    results = []
+    for chosen, sums in groups.sums():
+        weights = sums.cells.weights
+        at = _bins(weights[:, 0], bins)
+        positives, all_, predictions, examples = (
+            _added(values, at, bins)
+            for values in (
+                sums.cells.positives,
+                weights,
+                sums.cells.predictions,
+                sums.cells.examples,
+            )
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rates = np.where(all_ > 0, positives / all_, np.nan)
+            means = predictions[:, 0] / all_[:, 0]
+        groups_and_bins = chosen.size * bins
+        low, high = jackknife(
+            np.moveaxis(rates, 2, 1).reshape(groups_and_bins, -1),
+            np.moveaxis(examples[:, 1:] < examples[:, :1], 2, 1).reshape(groups_and_bins, -1),
+            "logit",
+            interval,
+        )
+        frame = pl.DataFrame(
+            {
+                "group": chosen.repeat(bins),
+                "bin": np.tile(np.arange(bins), chosen.size),
+                "examples": examples[:, 0].ravel().astype(np.int64),
+                "mean_prediction": means.ravel(),
+                "positive_rate": rates[:, 0].ravel(),
+                "low": low,
+                "high": high,
+            },
+            nan_to_null=True,
+        )
+        known = pl.Series((sums.binary & sums.probabilities)[:, 0].repeat(bins))
+        results.append(frame.filter(known & (pl.col("examples") > 0)))
+    keys = groups.frame.select("target", *rows.keys).rename(
+        dict(zip(rows.keys, rows.groups, strict=True))
+    )
+    found = pl.concat([_NOTHING, *results]).sort("group", "bin")
+    numbered = found.with_columns(bin=pl.col("bin").rle_id().over("group").cast(pl.Int64))
+    return pl.concat([keys[found.get_column("group")], numbered.drop("group")], how="horizontal")
+
+
+def _bins(weights: Array, bins: int) -> npt.NDArray[np.int64]:
+    """Return the bin of each cell, by the middle of its weight."""
+    middle = np.cumsum(weights, axis=-1) - weights / 2
+    total = weights.sum(axis=-1, keepdims=True)
+    share = np.divide(middle, total, out=np.zeros(middle.shape), where=total > 0)
+    numbers: npt.NDArray[np.int64] = np.minimum((share * bins).astype(np.int64), bins - 1)
+    return numbers
+
+
+def _added(values: Array, at: npt.NDArray[np.int64], bins: int) -> Array:
+    """Return the sums of cells in each bin, shape `(groups, layers, bins)`."""
+    groups, layers, _ = values.shape
+    sums = np.zeros((groups, layers, bins))
+    for number in range(bins):
+        sums[..., number] = np.where((at == number)[:, None], values, 0.0).sum(axis=-1)
+    return sums

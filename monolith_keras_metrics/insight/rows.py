@@ -1,0 +1,194 @@
+"""Rows of one example and one target each, with what measures are made of.
+
+- Measures use first visits. A record of an example that the model had already learned from is
+  counted under `revisits` and excluded from everything else (see `visits`).
+- A record is *invalid* if its prediction is null, NaN or infinite, its label is infinite, or its
+  weight is not a positive number. Any other record whose label is null or NaN is *unlabelled*.
+  Both are counted as such and excluded from everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import polars as pl
+
+from monolith_keras_metrics.insight import long
+from monolith_keras_metrics.insight.visits import FIRST, first_visits
+from monolith_keras_metrics.records.schema import VALUES
+
+By: TypeAlias = "str | pl.Expr | Sequence[str | pl.Expr]"
+Time: TypeAlias = Literal["req_time", "train_time"]
+
+WINDOW = "window"
+
+
+class Rows(NamedTuple):
+    """The rows of each target.
+
+    Attributes:
+        groups: The names of the groups' columns in a result.
+        keys: Their columns in the rows.
+        on: The columns in the rows that identify an example.
+        frames: The rows of one target each: `target`, the keys; `valid`, `unlabelled`, `invalid`
+            and `revisits`, one of which is True; and of valid rows, null in others, `user`, `y`,
+            `p`, `w`, and `delay` (seconds; null if the records have no times).
+    """
+
+    groups: tuple[str, ...]
+    keys: tuple[str, ...]
+    on: tuple[str, ...]
+    frames: Iterator[pl.DataFrame]
+
+
+def rows_of(
+    records: pl.LazyFrame,
+    by: By,
+    window: str | None,
+    time: Time,
+    weighted: bool,
+    visits: Literal["first", "all"],
+    taken: Sequence[str],
+    on: Sequence[str] = (),
+) -> Rows:
+    """Return the rows of records, or of rows of `long_form`.
+
+    Args:
+        records: Records. Only the columns that are needed are read into memory.
+        by: The groups, as `summary` takes them.
+        window: The length of a window, or None.
+        time: The column whose time decides a row's window.
+        weighted: Whether a row weighs 1 / `sample_rate`.
+        visits: Which visits of an example are counted.
+        taken: Names of a result's columns, which no group may have.
+        on: The columns or extra fields that identify an example.
+
+    Raises:
+        ValueError: If an argument is invalid, or the records do not have what it needs.
+    """
+    if visits not in ("first", "all"):
+        raise ValueError(f"`visits` must be 'first' or 'all'. Received: visits={visits!r}")
+    schema = records.collect_schema()
+    form = None if long.is_long(schema) else long.take_apart(records)
+    plain = schema.names() if form is None else list(form.kept)
+    if "uid" not in plain:
+        raise ValueError(
+            "`records` must have a column 'uid', which identifies users. "
+            f"Received: columns {schema.names()}"
+        )
+    known = plain if form is None else [*plain, *form.names]
+    names, groups = _groups(known, by, taken)
+    if missing := [name for name in on if name not in known]:
+        raise ValueError(f"`on` must be among {list(known)}. Received: on={missing[0]!r}")
+    if window is not None:
+        names.append(WINDOW)
+        groups.append(_window(plain, window, time))
+    keys = [f"by.{i}" for i in range(len(groups))]
+    extras = [name for name in plain if name not in schema]
+    first = first_visits(records, extras) if visits == "first" else pl.lit(True)
+    delay = _delay(plain)
+    columns = [
+        "target",
+        *(group.alias(key) for key, group in zip(keys, groups, strict=True)),
+        *(pl.col(name).alias(f"on.{i}") for i, name in enumerate(on)),
+        *_inputs(weighted, delay),
+    ]
+    needed = {
+        "uid",
+        *on,
+        *(name for one in (*groups, first, delay) for name in one.meta.root_names()),
+    }
+    needed |= {"target", *VALUES} if form is None else form.columns_of_values
+    source = records if form is None else form.records
+    there = source.collect_schema().names()
+    frame = source.select(name for name in there if name in needed).collect()
+    frame = frame.with_columns(first.alias(FIRST))
+    if form is not None:
+        frames = long.by_target(form, frame)
+    else:
+        if "sample_rate" not in there:
+            frame = frame.with_columns(sample_rate=pl.lit(1.0))
+        frames = iter(frame.partition_by("target", maintain_order=True))
+    columns_of_example = tuple(f"on.{i}" for i in range(len(on)))
+    return Rows(
+        tuple(names), tuple(keys), columns_of_example, (rows.select(columns) for rows in frames)
+    )
+
+
+def _groups(known: Sequence[str], by: By, taken: Sequence[str]) -> tuple[list[str], list[pl.Expr]]:
+    """Return the names and expressions of the groups."""
+    items = [by] if isinstance(by, (str, pl.Expr)) else list(by)
+    names: list[str] = []
+    groups: list[pl.Expr] = []
+    for item in items:
+        if isinstance(item, str):
+            if item not in known:
+                raise ValueError(f"`by` must be among {list(known)}. Received: by={item!r}")
+            group = pl.col(item)
+        elif item.meta.has_multiple_outputs():
+            raise ValueError(f"`by` must give one column per expression. Received: {item}")
+        else:
+            group = item
+        name = group.meta.output_name()
+        if name in (*names, *taken):
+            raise ValueError(
+                f"`by` must have distinct names that the result does not use. Received: {name!r}. "
+                f"Rename it, as in pl.col({name!r}).alias('group')"
+            )
+        names.append(name)
+        groups.append(group)
+    return names, groups
+
+
+def _window(known: Sequence[str], window: str, time: Time) -> pl.Expr:
+    """Return the start of each row's window, in UTC."""
+    if time not in ("req_time", "train_time"):
+        raise ValueError(f"`time` must be 'req_time' or 'train_time'. Received: time={time!r}")
+    if time not in known:
+        raise ValueError(
+            f"`records` must have a column {time!r} for `window`. Received: columns {list(known)}"
+        )
+    try:
+        start = pl.from_epoch(time).dt.replace_time_zone("UTC").dt.truncate(window)
+        pl.DataFrame({time: [0]}).select(start)
+    except (pl.exceptions.PolarsError, TypeError, AttributeError):
+        start = None
+    if start is None or not isinstance(window, str) or window.startswith("-"):
+        raise ValueError(
+            "`window` must be a length of time, such as '1h', '30m' or '1d'. "
+            f"Received: window={window!r}"
+        )
+    return start.alias(WINDOW)
+
+
+def _delay(known: Sequence[str]) -> pl.Expr:
+    """Return the seconds from each row's request to its training."""
+    if not {"req_time", "train_time"} <= {*known}:
+        return pl.lit(None, pl.Float64)
+    return (pl.col("train_time") - pl.col("req_time")).cast(pl.Float64)
+
+
+def _inputs(weighted: bool, delay: pl.Expr) -> list[pl.Expr]:
+    label, prediction = (pl.col(name).cast(pl.Float64) for name in ("label", "predict"))
+    weight = 1 / pl.col("sample_rate").cast(pl.Float64) if weighted else pl.lit(1.0)
+    sound = (
+        prediction.is_finite()
+        & weight.is_finite()
+        & (weight > 0)
+        & ~label.is_infinite().fill_null(False)
+    ).fill_null(False)
+    labelled = label.is_finite().fill_null(False)
+    valid = pl.col(FIRST) & sound & labelled
+    return [
+        valid.alias("valid"),
+        (pl.col(FIRST) & sound & ~labelled).alias("unlabelled"),
+        (pl.col(FIRST) & ~sound).alias("invalid"),
+        (~pl.col(FIRST)).alias("revisits"),
+        # Excluded values become null, which sums ignore.
+        pl.when(valid).then("uid").alias("user"),
+        pl.when(valid).then(label).alias("y"),
+        pl.when(valid).then(prediction).alias("p"),
+        pl.when(valid).then(weight).alias("w"),
+        pl.when(valid).then(delay).alias("delay"),
+    ]
