@@ -91,11 +91,13 @@ class State:
         """
         parts: list[State] = []
         waiting: list[pl.DataFrame] = []
+        rows = 0
         for frame in frames:
             waiting.append(frame)
-            if sum(frame.height for frame in waiting) >= _ROWS_AT_ONCE:
+            rows += frame.height
+            if rows >= _ROWS_AT_ONCE:
                 parts.append(cls._of_frame(pl.concat(waiting), keys, form))
-                waiting = []
+                waiting, rows = [], 0
         if waiting or not parts:
             parts.append(cls._of_frame(pl.concat(waiting), keys, form))
         return cls.merge(parts)
