@@ -186,7 +186,7 @@ def test_what_the_error_shows_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_by_hand_comes_before_tf_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even before one that makes no sense."""
+    """Even before an invalid one."""
     monkeypatch.setenv("TF_CONFIG", "{")
     mine = TaskContext("ps", ps_index=3, num_workers=2, model_name="ctr")
     task_context.set_context(mine)

@@ -1,4 +1,4 @@
-"""What is wrong is told before training, with the argument, what came and what to do."""
+"""An error before training names the argument, what came and what to do."""
 
 from __future__ import annotations
 

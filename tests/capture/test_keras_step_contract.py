@@ -35,7 +35,7 @@ def plain(steps: int = 1) -> BothWays:
 
 @functools.cache
 def ends_a_call() -> bool:
-    """Whether data may end within a call of Keras's own function; in Keras 3.3 that is an error,
+    """Return True if data may end within a call of Keras's own function: in Keras 3.3 an error,
     which takes the logs of the call's steps with it."""
     seen = both_ways.Seen()
     net = plain(2).net

@@ -1,4 +1,4 @@
-"""Models as people write them, and data as they have it: recorded, or told what to write."""
+"""Models as people write them, and data as they have it: recorded, or an error says what to write."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Broken(TakesArray):
 
 @quiet
 def test_a_call_with_a_mistake_of_its_own(tmp_path: pathlib.Path) -> None:
-    """The model's own error is told, with what the model got."""
+    """The model's own error is shown, with what the model got."""
     message = told(Broken(), tmp_path, MORE, within=Broken.call)
     assert "`call` with the dict: KeyError: colour.\n" in message
     one = told(Broken(), tmp_path, X)

@@ -1,4 +1,4 @@
-"""An Apache Kafka broker of one node, run as a process of its own for as long as a test needs it.
+"""An Apache Kafka broker of one node, in its own process, for as long as a test needs it.
 
 The jars are those of `kafka_pom.xml`; `conftest.py` has the fixtures `broker` and `own_broker`.
 """
@@ -509,7 +509,7 @@ class Broker:
 
 
 def _have_leaders(found: ClusterMetadata) -> bool:
-    """Whether each partition that was found can be written and read."""
+    """Return True if each partition that was found can be written and read."""
     topics = found.topics.values()
     return all(part.leader >= 0 for topic in topics for part in topic.partitions.values())
 

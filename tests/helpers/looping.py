@@ -1,4 +1,4 @@
-"""A training loop of one's own, with the operations, for tests that signal it.
+"""A custom training loop with the operations, for tests that signal it.
 
     python looping.py FOLDER graph|eager
 

@@ -1,4 +1,4 @@
-"""A training in a process of its own, for tests that signal or kill it.
+"""A training in its own process, for tests that signal or kill it.
 
     python process.py FOLDER [EVENT ...]
 
@@ -41,7 +41,7 @@ class Hanging:
 
 
 class Steps(keras.callbacks.Callback):
-    """Tells the parent how far training is."""
+    """Report to the parent how far training is."""
 
     def __init__(self, events: list[str]) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from monolith_keras_metrics import DeepInsightCallback
 
 
 class HalfDone(keras.callbacks.Callback):
-    """Says so in the middle of epoch 1, once what came before is on disk, and then waits."""
+    """Print a line in the middle of epoch 1, once all before it is on disk, and wait."""
 
     def __init__(self, recorder: DeepInsightCallback, folder: str) -> None:
         super().__init__()

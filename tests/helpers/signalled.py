@@ -25,7 +25,7 @@ from monolith_keras_metrics.sinks.parquet import ParquetSink
 
 
 def break_things(fault: str) -> None:
-    """Has disk and sink behave as told."""
+    """Make the disk and the sink behave as `fault` says."""
     fsync, write, write_file = os.fsync, os.write, ParquetSink.write
 
     def slow_fsync(descriptor: int) -> None:

@@ -41,7 +41,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def refused(strategy: tf.distribute.Strategy, folder: str) -> None:
-    """What one is told under `ParameterServerStrategy`, and the way that works there."""
+    """The errors under `ParameterServerStrategy`, and the way that works there."""
     with strategy.scope():
         net = frozen(model())
         recorder = DeepInsightCallback(folder, model_name="m")

@@ -31,7 +31,7 @@ LAYOUT = Layout("m", ("ctr",), ("carrier",), 1.0, "train")
 
 
 def uid_of(attempt: int, positions: np.ndarray) -> np.ndarray:
-    """Tells examples of one process from those of another."""
+    """Distinguish examples of one process from those of another."""
     return (positions * 7919 + attempt) % 1_000_000_007
 
 

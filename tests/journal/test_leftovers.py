@@ -77,7 +77,7 @@ def test_leftovers_that_cannot_be_read_now_hold_up_nothing(
 def test_what_is_no_file_stops_nothing(
     kind: str, suffix: str, tmp_path: pathlib.Path, warnings_logged: list[str]
 ) -> None:
-    """It is left where it is, and told; the others are delivered."""
+    """It is left where it is, and reported; the others are delivered."""
     path = left_by_a_killed_process(tmp_path, FRAMES)
     written(path.parent, FRAMES, stem=OTHER)
     odd = path.with_name(f"{OTHER}{suffix}")
@@ -248,7 +248,7 @@ def test_what_was_not_delivered_is_never_deleted(tmp_path: pathlib.Path) -> None
 def test_leftovers_of_another_user(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], warnings_logged: list[str]
 ) -> None:
-    """They are left alone, and told: by `recover`, by `open_run` and by a training."""
+    """They are left alone, and reported: by `recover`, by `open_run` and by a training."""
     path = left_by_a_killed_process(tmp_path, FRAMES)
     lock = path.with_name(f"{STEM}.lock")
     for one in (path, lock):
@@ -407,7 +407,7 @@ def test_a_lock_that_could_not_be_removed_is_by_the_next(tmp_path: pathlib.Path)
 def test_a_file_system_without_locks(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, warnings_logged: list[str]
 ) -> None:
-    """There can be no journal; nothing of the attempt stays, and it is told."""
+    """There can be no journal; nothing of the attempt stays, and a warning says so."""
 
     def refuse(_: int) -> None:
         raise OSError(37, "No locks available")

@@ -1,4 +1,4 @@
-"""Any text as a place for records, and files damaged in any way: refused or read, and told."""
+"""Any text as a place for records, and files damaged in any way: refused or read, and reported."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_damaged_file_takes_no_other_with_it(scheme: str, damage: Damage) -> N
 
 
 def includes(record: Any, sound: Any) -> bool:
-    """Whether a record is the sound one; it may have more fields, of the damaged file's schema."""
+    """Return True for the sound record; it may have more fields, of the damaged file's schema."""
     if isinstance(sound, dict):
         return isinstance(record, dict) and all(
             includes(record.get(name), value) for name, value in sound.items()

@@ -30,13 +30,13 @@ TARGETS = ("dep_late", "arr_late")
 
 
 def run(script: str, *arguments: str, cwd: pathlib.Path) -> str:
-    """Runs an example in a process of its own, and returns what it printed."""
+    """Run an example in its own process; return what it printed."""
     result = warm.run([str(EXAMPLES / script), *arguments], cwd=cwd)
     return checked(result.returncode, result.output, result.errors)
 
 
 def checked(returncode: int | None, output: str, errors: str) -> str:
-    """Returns what an example printed, which has no trace of anything unexpected."""
+    """Return what an example printed, after checking that nothing went wrong."""
     assert returncode == 0, errors
     for sign in ("Traceback", "AutoGraph could not", "UserWarning", "LOST"):
         assert sign not in output + errors

@@ -71,7 +71,7 @@ def test_mirrored_strategy_over_two_cpus(tmp_path: pathlib.Path) -> None:
 
 
 def test_two_workers_write_their_own_parts(tmp_path: pathlib.Path) -> None:
-    """`MultiWorkerMirroredStrategy` with the operations in a loop of one's own."""
+    """`MultiWorkerMirroredStrategy` with the operations in a custom loop."""
     example = EXAMPLES / "two_workers.py"
     output = finished(start(str(example), "--out", tmp_path))
     records = pl.read_parquet(f"{tmp_path}/*.parquet")

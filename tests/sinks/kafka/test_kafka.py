@@ -396,7 +396,7 @@ def test_a_broker_that_has_lost_what_it_acknowledged(
 def test_a_producer_that_ends_while_it_commits(
     committed: bool, wrapped: bool, broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the commit took place tells the ledger: what it holds is not sent again."""
+    """The ledger shows whether the commit took place: what it holds is not sent again."""
     from confluent_kafka import KafkaError, KafkaException
 
     producers = note_producers(monkeypatch)
