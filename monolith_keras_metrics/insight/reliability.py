@@ -11,6 +11,7 @@ import polars as pl
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.finish import jackknife
 from monolith_keras_metrics.insight.groups import Groups
+from monolith_keras_metrics.insight.measures import Sums
 from monolith_keras_metrics.insight.rows import By, rows_of
 from monolith_keras_metrics.insight.state import PARTS, Form, State
 
@@ -80,49 +81,47 @@ def reliability(
     )
     form = Form(rows.groups, weighted, False, PARTS, ("sums", "cells", "users"))
     groups = Groups(State.of_rows(rows.frames, rows.keys, form), leave_out=True)
-    results = []
-    for chosen, sums in groups.sums():
-        weights = sums.cells.weights
-        at = _bins(weights[:, 0], bins)
-        positives, all_, predictions, examples = (
-            _added(values, at, bins)
-            for values in (
-                sums.cells.positives,
-                weights,
-                sums.cells.predictions,
-                sums.cells.examples,
-            )
-        )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rates = np.where(all_ > 0, positives / all_, np.nan)
-            means = predictions[:, 0] / all_[:, 0]
-        groups_and_bins = chosen.size * bins
-        low, high = jackknife(
-            np.moveaxis(rates, 2, 1).reshape(groups_and_bins, -1),
-            np.moveaxis(examples[:, 1:] < examples[:, :1], 2, 1).reshape(groups_and_bins, -1),
-            "logit",
-            interval,
-        )
-        frame = pl.DataFrame(
-            {
-                "group": chosen.repeat(bins),
-                "bin": np.tile(np.arange(bins), chosen.size),
-                "examples": examples[:, 0].ravel().astype(np.int64),
-                "mean_prediction": means.ravel(),
-                "positive_rate": rates[:, 0].ravel(),
-                "low": low,
-                "high": high,
-            },
-            nan_to_null=True,
-        )
-        known = pl.Series((sums.binary & sums.probabilities)[:, 0].repeat(bins))
-        results.append(frame.filter(known & (pl.col("examples") > 0)))
+    results = [_curves(chosen, sums, bins, interval) for chosen, sums in groups.sums()]
     keys = groups.frame.select("target", *rows.keys).rename(
         dict(zip(rows.keys, rows.groups, strict=True))
     )
     found = pl.concat([_NOTHING, *results]).sort("group", "bin")
     numbered = found.with_columns(bin=pl.col("bin").rle_id().over("group").cast(pl.Int64))
     return pl.concat([keys[found.get_column("group")], numbered.drop("group")], how="horizontal")
+
+
+def _curves(chosen: npt.NDArray[np.int64], sums: Sums, bins: int, interval: float) -> pl.DataFrame:
+    """Return the bins of some groups that have examples."""
+    cells = sums.cells
+    at = _bins(cells.weights[:, 0], bins)
+    positives, weights, predictions, examples = (
+        _added(values, at, bins)
+        for values in (cells.positives, cells.weights, cells.predictions, cells.examples)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = np.where(weights > 0, positives / weights, np.nan)
+        means = predictions[:, 0] / weights[:, 0]
+    groups_and_bins = chosen.size * bins
+    low, high = jackknife(
+        np.moveaxis(rates, 2, 1).reshape(groups_and_bins, -1),
+        np.moveaxis(examples[:, 1:] < examples[:, :1], 2, 1).reshape(groups_and_bins, -1),
+        "logit",
+        interval,
+    )
+    frame = pl.DataFrame(
+        {
+            "group": chosen.repeat(bins),
+            "bin": np.tile(np.arange(bins), chosen.size),
+            "examples": examples[:, 0].ravel().astype(np.int64),
+            "mean_prediction": means.ravel(),
+            "positive_rate": rates[:, 0].ravel(),
+            "low": low,
+            "high": high,
+        },
+        nan_to_null=True,
+    )
+    known = pl.Series((sums.binary & sums.probabilities)[:, 0].repeat(bins))
+    return frame.filter(known & (pl.col("examples") > 0))
 
 
 def _bins(weights: Array, bins: int) -> npt.NDArray[np.int64]:

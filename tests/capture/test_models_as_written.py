@@ -1,4 +1,4 @@
-"""Models as people write them, and data as they have it: recorded, or an error says what to write."""
+"""Models as people write them, and data as they have it: recorded, or an error says how to."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_disk_that_is_full_for_longer_than_records_are_tried_loses_nothing(
 def test_a_disk_that_stays_full_costs_records_and_no_training(
     small_disk: pathlib.Path, warnings_logged: list[str]
 ) -> None:
-    """Training waits for `retry_seconds`, once; then records are given up, counted, and reported."""
+    """Training waits for `retry_seconds`, once; then records are given up, counted and logged."""
     client = DeepInsightClient(
         small_disk / "run",
         flush_seconds=0.1,
