@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import functools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -26,6 +25,7 @@ from monolith_keras_metrics.records.schema import SCHEMA, STRUCTS, fields_of
 
 # Polars reads such a column or field name as a pattern, and panics.
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
+_IDENTITY = ["run", "attempt", "worker", "position"]
 _SCHEME = re.compile(rf"({'|'.join(run_folder.FORMATS)}):(.+)", re.DOTALL)
 
 
@@ -39,9 +39,10 @@ class _Part(NamedTuple):
 
 
 def open_run(
-    path: str | os.PathLike[str], on_corrupt: Literal["warn", "raise"] = "warn"
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    on_corrupt: Literal["warn", "raise"] = "warn",
 ) -> pl.LazyFrame:
-    """Open a run: a folder that training wrote to, or one file of it.
+    """Open a run: a folder that training wrote to, one file of it, or several of these.
 
     The files of a run may differ in targets and extra fields; those missing from a file are null.
     Hidden files, files that end in `.inprogress` and subfolders are ignored. If a crashed process
@@ -55,7 +56,8 @@ def open_run(
 
     Args:
         path: A folder; a file, which is TFRecord unless its name ends in `.parquet` or `.jsonl`;
-            or the sink that training was given, such as `"jsonl:PATH"`.
+            or the sink that training was given, such as `"jsonl:PATH"`. Or a list of these, which
+            may overlap: a record that is in several of them is read once.
         on_corrupt: `"warn"` logs the name of a corrupt or torn file and reads the intact records;
             `"raise"` raises.
 
@@ -81,9 +83,12 @@ def open_run(
         raise ValueError(
             f"`on_corrupt` must be 'warn' or 'raise'. Received: on_corrupt={on_corrupt!r}"
         )
-    file_format, files = _find(path)
+    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    if not paths:
+        raise ValueError("`path` must name at least one run. Received: an empty list")
+    files = [(file_format, file) for file_format, found in map(_find, paths) for file in found]
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(functools.partial(_read, file_format), files))
+        parts = list(pool.map(lambda file: _read(*file), dict.fromkeys(files)))
     problems = [f"{str(part.path)!r}: {part.problem}" for part in parts if part.problem]
     if problems and on_corrupt == "raise":
         raise ValueError(
@@ -94,10 +99,11 @@ def open_run(
         logging.warning("open_run: %s", problem)
     readable = [part for part in parts if part.schema]
     if readable:
-        return _joined(readable)
+        records = _joined(readable)
+        return records if len(paths) == 1 else _each_once(records)
     if problems:
         raise ValueError(f"`path` must hold at least one readable file. Received: {problems[0]}")
-    raise _no_records(path, f"all of its {len(parts)} files are empty")
+    raise _no_records(paths[0], f"all of its {len(parts)} files are empty")
 
 
 def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
@@ -235,7 +241,8 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
     wide: set[str] = set()
     for part in parts:
         wide |= _wide(part.schema)
-        groups[tuple(part.schema.items())].append(part)
+        key = (part.frame is None, *part.schema.items())
+        groups[key].append(part)
         for column, names in fields_of(part.schema).items():
             fields[column] = list(dict.fromkeys([*fields.get(column, []), *names]))
     frames = []
@@ -246,6 +253,16 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
     joined = pl.concat(frames, how="diagonal_relaxed")
     names = joined.collect_schema().names()
     return joined.select(sorted(names, key=(*SCHEMA, *names).index))
+
+
+def _each_once(records: pl.LazyFrame) -> pl.LazyFrame:
+    """Return the records without copies of the same one."""
+    names = records.collect_schema().names()
+    if not {*_IDENTITY} <= {*names}:
+        return records
+    known = pl.all_horizontal(pl.col(_IDENTITY).is_not_null())
+    once = records.filter(known).unique(_IDENTITY, keep="any")
+    return pl.concat([once, records.filter(~known)])
 
 
 def _wide(schema: pl.Schema) -> set[str]:

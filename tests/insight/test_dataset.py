@@ -325,3 +325,38 @@ class TestLongForm:
         assert (row["uid"], row["extra_str.uid"]) == (3, "x")
         assert (row["label"], row["extra_str.label"]) == (0.0, "y")
         assert (row["hour"], row["extra_int.hour"]) == (0.5, 7)
+
+
+class TestSeveralRuns:
+    """Runs, files and formats that overlap."""
+
+    def test_a_record_in_several_of_them_is_read_once(self, tmp_path: Path) -> None:
+        """The first run is there as JSON Lines, too; one of its files is named once more."""
+        folders = [tmp_path / name for name in ("a", "b", "c")]
+        for folder in folders:
+            folder.mkdir()
+        part = write(folders[0], "parquet", 0, [message(0), message(1)])
+        write(folders[1], "jsonl", 0, [message(0), message(1), message(2)])
+        write(folders[2], "parquet", 0, [message(0, attempt=1790000000000001)])
+        records = open_run([*folders, part]).sort("attempt", "position").collect()
+        assert records["uid"].to_list() == [0, 1, 2, 0]
+        assert records["predict"].struct.field("ctr").to_list() == [pytest.approx(0.4)] * 4
+        assert records["attempt"].n_unique() == 2
+
+    def test_records_without_a_position_are_all_read(self, tmp_path: Path) -> None:
+        """Nothing shows that two of them are the same."""
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            unplaced = message(0, run=None, attempt=None, worker=None, position=None)
+            write(tmp_path / name, "jsonl", 0, [unplaced])
+        write(tmp_path / "b", "jsonl", 1, [message(0)])
+        runs = [tmp_path / "a", f"jsonl:{tmp_path / 'b'}"]
+        assert open_run(runs).collect().height == 3
+        assert open_run(runs[:1]).collect().height == 1
+
+    def test_a_run_that_is_missing_or_none(self, tmp_path: Path) -> None:
+        write(tmp_path, "jsonl", 0, [message(0)])
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            open_run([tmp_path, tmp_path / "nowhere"])
+        with pytest.raises(ValueError, match="`path` must name at least one run"):
+            open_run([])
