@@ -97,7 +97,7 @@ def _add(
 ) -> None:
     """Add the subcommand of a function of this module."""
     name = measured.__name__.strip("_")
-    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:])
     for argument in arguments:
         parser.add_argument(argument, **_ARGUMENTS[argument])
     parser.set_defaults(command=_report, measured=measured, name=name, **defaults)

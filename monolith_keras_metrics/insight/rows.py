@@ -109,7 +109,7 @@ def rows_of(
     else:
         if "sample_rate" not in there:
             frame = frame.with_columns(sample_rate=pl.lit(1.0))
-        frames = iter(frame.partition_by("target", maintain_order=True))
+        frames = iter(frame.partition_by("target", maintain_order=True) or [frame])
     columns_of_example = tuple(f"on.{i}" for i in range(len(on)))
     return Rows(
         tuple(names), tuple(keys), columns_of_example, (rows.select(columns) for rows in frames)

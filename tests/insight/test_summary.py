@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from sklearn import metrics as sklearn_metrics
 
-from monolith_keras_metrics.insight import auc, summary
+from monolith_keras_metrics.insight import auc, long_form, summary
 
 NAN, INF = float("nan"), float("inf")
 COUNTS = ["examples", "unlabelled", "invalid", "revisits", "users"]
@@ -348,6 +348,7 @@ class TestTargetsAndGroups:
             result = summary(frame.clear(), "uid", **options)
             assert result.is_empty()
             assert result.schema == summary(frame, "uid", **options).schema
+            assert summary(long_form(frame.clear()), "uid", **options).schema == result.schema
 
 
 @pytest.mark.parametrize(
