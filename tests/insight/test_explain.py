@@ -65,7 +65,8 @@ class TestExplain:
         after = records([("a", 1, 0.5)] * 2 + [(None, 1, 0.75)] * 2)  # type: ignore[list-item]
         result = explain(before, after, "country", "mean_prediction")
         assert result["model"].to_list() == [0, 0]
-        assert result["mix"].sum() == 0.125
+        # The mean of the overall values is 0.5625: 0.5 · (0.75 - it) and -0.5 · (0.5 - it).
+        assert result["mix"].to_list() == [0.09375, 0.03125]
         assert result.filter(pl.col("country").is_null())["before"].to_list() == [None]
 
     @pytest.mark.parametrize(
