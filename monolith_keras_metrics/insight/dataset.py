@@ -1,8 +1,8 @@
-"""A run's folder as one lazy Polars frame.
+"""A run's folder, or a topic, as one lazy Polars frame.
 
-The three formats give the same frame, with the schema in `monolith_keras_metrics.records.schema`.
+All formats give the same frame, with the schema in `monolith_keras_metrics.records.schema`.
 Parquet is opened lazily, so a query reads only the columns that it needs. JSON messages, in JSON
-Lines or TFRecord files, are read into memory at once.
+Lines files, TFRecord files or a topic, are read into memory at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -26,13 +26,14 @@ from monolith_keras_metrics.records.schema import SCHEMA, STRUCTS, fields_of
 # Polars reads such a column or field name as a pattern, and panics.
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
 _IDENTITY = ["run", "attempt", "worker", "position"]
+_TOPIC = re.compile(r"kafka:(.*)", re.DOTALL)
 _SCHEME = re.compile(rf"({'|'.join(run_folder.FORMATS)}):(.+)", re.DOTALL)
 
 
 class _Part(NamedTuple):
-    """The contents of one file. `frame` is None for Parquet, or without records."""
+    """The contents of one file or part of a topic. `frame` is None for Parquet, or if empty."""
 
-    path: pathlib.Path
+    path: pathlib.Path | str
     schema: pl.Schema
     frame: pl.DataFrame | None = None
     problem: str = ""
@@ -42,7 +43,7 @@ def open_run(
     path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     on_corrupt: Literal["warn", "raise"] = "warn",
 ) -> pl.LazyFrame:
-    """Open a run: a folder that training wrote to, one file of it, or several of these.
+    """Open a run: a folder or topic that training wrote to, one file of it, or several of these.
 
     The files of a run may differ in targets and extra fields; those missing from a file are null.
     Hidden files, files that end in `.inprogress` and subfolders are ignored. If a crashed process
@@ -54,10 +55,14 @@ def open_run(
     only the footer is read here: a damaged page raises Polars' own error when the frame is
     collected. The checksums in TFRecord files are not checked.
 
+    A topic is read from its start to its present end. Messages that are no records are skipped, as
+    are transactions that are not committed.
+
     Args:
         path: A folder; a file, which is TFRecord unless its name ends in `.parquet` or `.jsonl`;
-            or the sink that training was given, such as `"jsonl:PATH"`. Or a list of these, which
-            may overlap: a record that is in several of them is read once.
+            or the sink that training was given, such as `"jsonl:PATH"` or
+            `"kafka://HOST:PORT/TOPIC"`. Or a list of these, which may overlap: a record that is in
+            several of them is read once.
         on_corrupt: `"warn"` logs the name of a corrupt or torn file and reads the intact records;
             `"raise"` raises.
 
@@ -69,6 +74,8 @@ def open_run(
         FileNotFoundError: If the path does not exist, or holds no records yet.
         ValueError: If all files are corrupt; if one is and `on_corrupt="raise"`; or if the folder
             holds files of several formats, which may be the same records twice.
+        ConnectionError, PermissionError: If Kafka's brokers do not answer, or refuse.
+        ImportError: If confluent-kafka is not installed, for a topic.
 
     Example:
     >>> import os, tempfile
@@ -86,9 +93,12 @@ def open_run(
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise ValueError("`path` must name at least one run. Received: an empty list")
-    files = [(file_format, file) for file_format, found in map(_find, paths) for file in found]
+    topics = [match[1] for one in paths if (match := _TOPIC.fullmatch(os.fspath(one)))]
+    folders = [one for one in paths if not _TOPIC.fullmatch(os.fspath(one))]
+    files = [(file_format, file) for file_format, found in map(_find, folders) for file in found]
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         parts = list(pool.map(lambda file: _read(*file), dict.fromkeys(files)))
+    parts += [part for topic in topics for part in _read_topic(topic)]
     problems = [f"{str(part.path)!r}: {part.problem}" for part in parts if part.problem]
     if problems and on_corrupt == "raise":
         raise ValueError(
@@ -103,7 +113,8 @@ def open_run(
         return records if len(paths) == 1 else _each_once(records)
     if problems:
         raise ValueError(f"`path` must hold at least one readable file. Received: {problems[0]}")
-    raise _no_records(paths[0], f"all of its {len(parts)} files are empty")
+    empty = f"all of its {len(files)} files are empty" if files else "no message in it is a record"
+    raise _no_records(paths[0], empty)
 
 
 def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
@@ -166,7 +177,7 @@ def _left_in(root: pathlib.Path) -> str:
 def _no_records(path: str | os.PathLike[str], why: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"`path` must be the folder that training writes *.parquet, *.jsonl or *.tfrecord files "
-        f"to, or one such file. Received: {os.fspath(path)!r}, which has no records: {why}"
+        f"to, one such file, or a topic. Received: {os.fspath(path)!r}, which has no records: {why}"
     )
 
 
@@ -180,20 +191,38 @@ def _read(file_format: str, file: pathlib.Path) -> _Part:
         split = _jsonl_lines if file_format == "jsonl" else _tfrecord_lines
         lines, torn = split(file.read_bytes())
         problem = f"its end is torn: the last {torn:,} bytes are no complete record" if torn else ""
-        if not lines.strip():
-            return _Part(file, pl.Schema(), None, problem)
-        # All lines determine the schema, since a dump may hold examples of several models.
-        # (read_ndjson ignores infer_schema_length for bytes in Polars 1.31.)
-        frame = pl.scan_ndjson(lines, infer_schema_length=None).collect()
-        _check_records(frame.schema)
-        fields = fields_of(frame.schema)
-        frame = _aligned(
-            frame.lazy(), frame.schema, fields, fields.get("extra_float", ())
-        ).collect()
-        return _Part(file, frame.schema, frame, problem)
+        return _of_lines(file, lines, problem)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         why = str(error).strip().partition("\n")[0]
         return _Part(file, pl.Schema(), None, f"it is corrupt, and none of it is read: {why}")
+
+
+def _read_topic(rest: str) -> Iterator[_Part]:
+    """Yield the contents of a topic, given its URI without the scheme."""
+    from monolith_keras_metrics.insight.topic import Topic
+
+    try:
+        topic = Topic(rest)
+        for lines in topic.portions():
+            yield _of_lines(str(topic), lines)
+    except (ValueError, OSError) as error:  # its clients name the argument that training has
+        raise type(error)(str(error).replace("`sink`", "`path`")) from None
+    if topic.others:
+        problem = f"{topic.others:,} of its messages are no records, and are skipped"
+        yield _Part(str(topic), pl.Schema(), None, problem)
+
+
+def _of_lines(path: pathlib.Path | str, lines: bytes, problem: str = "") -> _Part:
+    """Return the records of JSON messages, one per line."""
+    if not lines.strip():
+        return _Part(path, pl.Schema(), None, problem)
+    # All lines determine the schema, since a dump may hold examples of several models.
+    # (read_ndjson ignores infer_schema_length for bytes in Polars 1.31.)
+    frame = pl.scan_ndjson(lines, infer_schema_length=None).collect()
+    _check_records(frame.schema)
+    fields = fields_of(frame.schema)
+    frame = _aligned(frame.lazy(), frame.schema, fields, fields.get("extra_float", ())).collect()
+    return _Part(path, frame.schema, frame, problem)
 
 
 def _scan(files: list[pathlib.Path]) -> pl.LazyFrame:
@@ -248,7 +277,7 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
     frames = []
     for group in groups.values():
         held = [part.frame.lazy() for part in group if part.frame is not None]
-        frame = pl.concat(held) if held else _scan([part.path for part in group])
+        frame = pl.concat(held) if held else _scan([pathlib.Path(part.path) for part in group])
         frames.append(_aligned(frame, group[0].schema, fields, wide))
     joined = pl.concat(frames, how="diagonal_relaxed")
     names = joined.collect_schema().names()
