@@ -62,12 +62,13 @@ class Estimates(NamedTuple):
 
     def distance(self, bound: float) -> Array:
         """Return how far the estimates are above a bound, in standard errors around the bound."""
-        largest = 1 / np.sqrt((self.shares**2).sum(axis=1))
         with np.errstate(divide="ignore", invalid="ignore"):
+            largest = 1 / np.sqrt((self.shares**2).sum(axis=1))
             above = self.middle - bound
             squares = ((self.moved + above[:, None] * self.shares) ** 2).sum(axis=1)
             errors = np.where(above == 0, 0.0, above / np.sqrt(squares))
-        errors = np.where(np.isinf(above), np.sign(above) * largest, errors)
+        if math.isinf(bound):
+            errors = np.where(np.isnan(self.moved).any(axis=1), np.nan, -np.sign(bound) * largest)
         # A bound farther away may not be less certain: no bound is more certain than `largest`.
         distances: Array = np.clip(errors, -largest, largest)
         return distances
@@ -76,9 +77,9 @@ class Estimates(NamedTuple):
         """Return the bounds of which the estimates are `errors` standard errors above and below."""
         own, shares = (self.moved**2).sum(axis=1), (self.shares**2).sum(axis=1)
         common = (self.moved * self.shares).sum(axis=1)
-        rest = 1 - errors**2 * shares
         ends = []
         with np.errstate(divide="ignore", invalid="ignore"):
+            rest = 1 - errors**2 * shares
             for sign in (1, -1):
                 root = errors * np.sqrt((errors * common) ** 2 + rest * own)
                 margin = (sign * errors**2 * common + root) / rest
@@ -112,7 +113,7 @@ def log_mixture(
     100 observations of variance 1 with a mean of 0.5 are 5 standard errors above 0: good evidence.
 
     >>> float(np.exp(log_mixture(50.0, 100.0, prior=10.0)).round(0))
-    51800.0
+    51940.0
     """
     score, information, prior = (np.asarray(one, np.float64) for one in (score, information, prior))
     total = information + prior

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,21 @@ class Layers(NamedTuple):
     of: dict[str, Array]
     there: npt.NDArray[np.bool_]
     shares: Array
+
+    def at(self, positions: npt.NDArray[np.int64], groups: pl.DataFrame) -> Layers:
+        """Return the layers of other groups.
+
+        Args:
+            positions: The position of each of them in these layers; -1 if it has no examples.
+            groups: A row per group.
+        """
+
+        def chosen(layers: npt.NDArray[Any], nothing: float) -> npt.NDArray[Any]:
+            last = np.full((1, layers.shape[1]), nothing, layers.dtype)
+            return np.concatenate([layers, last])[positions]
+
+        of = {name: chosen(one, np.nan) for name, one in self.of.items()}
+        return Layers(groups, of, chosen(self.there, False), chosen(self.shares, 0.0))
 
 
 def layers_of(state: State, measures: Sequence[Measure]) -> Layers:
