@@ -25,7 +25,7 @@ COLUMNS = (
 )
 # With less, estimates are too far from normal, and their errors too badly known.
 _PARTS_NEEDED = 20
-_EVENTS_NEEDED = 20
+EVENTS_NEEDED = 20
 
 
 class Bound(NamedTuple):
@@ -151,7 +151,7 @@ def _lacking(question: Question, layers: Layers) -> list[str]:
         rate = layers.of["positive_rate"][:, 0]
         fewer = np.minimum(rate, 1 - rate) * layers.of["effective_examples"][:, 0]
         of_labels = measure.kind in ("no logits", "binary", "probability")
-        few = np.logical_and(of_labels, fewer < _EVENTS_NEEDED)
+        few = np.logical_and(of_labels, fewer < EVENTS_NEEDED)
     moved = np.stack([bound.estimates.moved for bound in question.bounds])
     known = np.isfinite(moved.sum(axis=(0, 2)))
     reasons = []
@@ -159,7 +159,7 @@ def _lacking(question: Question, layers: Layers) -> list[str]:
         if not examples:
             reason = "no examples"
         elif few[at]:
-            reason = f"fewer than {_EVENTS_NEEDED} positives, or negatives"
+            reason = f"fewer than {EVENTS_NEEDED} positives, or negatives"
         elif np.isnan(question.value[at]):
             reason = "it is not defined for these labels or predictions"
         elif parts[at] < _PARTS_NEEDED:
