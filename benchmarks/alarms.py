@@ -3,8 +3,8 @@
     python benchmarks/alarms.py --replicates 1000
 
 Each replicate is a training of 30 days with about 2,000 examples an hour, that is looked at every
-hour. The numbers of examples of its users are Pareto distributed. *Persistent* users come back all
-the time, and each of them always clicks more, or less, than the model can know.
+hour, or every minute. The numbers of examples of its users are Pareto distributed. *Persistent*
+users come back all the time, and each of them always clicks more, or less, than the model can know.
 
 The sums of each hour and part of the users are drawn at once, exactly as if each record were drawn:
 given its users, the clicks of a part are Poisson distributed. They are judged by the functions that
@@ -51,6 +51,7 @@ class Scenario(NamedTuple):
         bounds: The rule's bounds.
         stays_hours: How long a user stays, on average; None for always.
         last: The hours of a sliding window; None to look at all records.
+        looks: The number of looks an hour.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Scenario(NamedTuple):
     bounds: tuple[float, float] = (1.0, 1.0)
     stays_hours: float | None = None
     last: int | None = None
+    looks: int = 1
 
 
 HEALTHY = (
@@ -74,6 +76,8 @@ HEALTHY = (
     Scenario("last 6 hours, records independent", taste=0.0, last=6),
     Scenario("last 6 hours, persistent users", last=6),
     Scenario("last 6 hours, persistent users, in the middle", bounds=(0.95, 1.05), last=6),
+    Scenario("every minute, records independent", taste=0.0, looks=60),
+    Scenario("every minute, last 6 hours, independent", taste=0.0, last=6, looks=60),
 )
 ILL = (
     Scenario("records independent, rate 10 %", taste=0.0),
@@ -84,8 +88,8 @@ ILL = (
 )
 
 
-class Hours(NamedTuple):
-    """Sums by hour (or look) and part of the users, shape `(hours, parts)`.
+class Sums(NamedTuple):
+    """Sums by look and part of the users, shape `(looks, parts)`.
 
     Attributes:
         examples: The number of examples.
@@ -108,45 +112,47 @@ def users_of(scenario: Scenario, random: Random) -> tuple[Array, npt.NDArray[np.
     return sizes / sizes.sum(), parts, np.exp(taste - scenario.taste**2 / 2)
 
 
-def drawn(scenario: Scenario, random: Random) -> Hours:
-    """Draw the sums of a training."""
+def drawn(scenario: Scenario, random: Random) -> Sums:
+    """Draw the sums of a training: of the records that are new at each look."""
+    looks, number = HOURS * scenario.looks, PER_HOUR / scenario.looks
     active, parts, factor = users_of(scenario, random)
     if scenario.stays_hours is None:
         one, other = (np.bincount(parts, weights, PARTS) for weights in (active, active * factor))
-        shares, liked = (np.broadcast_to(each, (HOURS, PARTS)) for each in (one, other))
+        shares, liked = (np.broadcast_to(each, (looks, PARTS)) for each in (one, other))
     else:
         stay = random.exponential(scenario.stays_hours, scenario.users)
         begin = random.uniform(-3 * scenario.stays_hours, HOURS, scenario.users)
-        hours = np.arange(HOURS)[:, None]
+        hours = np.arange(looks)[:, None] / scenario.looks
         there = np.where((hours >= begin) & (hours < begin + stay), active, 0.0)
         there /= there.sum(axis=1, keepdims=True)
         order = np.argsort(parts, kind="stable")
         starts = np.searchsorted(parts[order], np.arange(PARTS))
         shares = np.add.reduceat(there[:, order], starts, axis=1)
         liked = np.add.reduceat((there * factor)[:, order], starts, axis=1)
-    sums = [np.zeros((HOURS, PARTS)) for _ in Hours._fields]
+    sums = [np.zeros((looks, PARTS)) for _ in Sums._fields]
     for sign in (-1, 1):
         p = scenario.rate * (1 + sign * _SPREAD)
-        mean = PER_HOUR / 2 * np.minimum(p / scenario.calibration * liked, shares)
+        mean = number / 2 * np.minimum(p / scenario.calibration * liked, shares)
         clicks = random.poisson(mean)
-        examples = clicks + random.poisson(PER_HOUR / 2 * shares - mean)
+        examples = clicks + random.poisson(number / 2 * shares - mean)
         more = (examples, clicks, p * examples, p * (1 - p) * examples)
         sums = [total + one for total, one in zip(sums, more, strict=True)]
-    return Hours(*sums)
+    return Sums(*sums)
 
 
-def looks_of(hours: Hours, last: int | None) -> Hours:
-    """Return the sums that each look sees: of all hours so far, or of the last ones."""
+def looks_of(scenario: Scenario, new: Sums) -> Sums:
+    """Return the sums that each look sees: of all records so far, or of the last hours."""
     sums = []
-    for one in hours:
+    for one in new:
         so_far = np.cumsum(one, axis=0)
-        if last is not None:
+        if scenario.last is not None:
+            last = scenario.last * scenario.looks
             so_far[last:] = so_far[last:] - so_far[:-last]
         sums.append(so_far)
-    return Hours(*sums)
+    return Sums(*sums)
 
 
-def broken_at(scenario: Scenario, looks: Hours) -> npt.NDArray[np.bool_]:
+def broken_at(scenario: Scenario, looks: Sums) -> npt.NDArray[np.bool_]:
     """Return at which looks `check` says that the rule is broken."""
     examples, clicks = looks.examples.sum(axis=1), looks.clicks.sum(axis=1)
     all_ = (looks.predictions.sum(axis=1, keepdims=True), looks.clicks.sum(axis=1, keepdims=True))
@@ -156,23 +162,25 @@ def broken_at(scenario: Scenario, looks: Hours) -> npt.NDArray[np.bool_]:
         )
     moved = influences(layers, looks.examples > 0, "log")
     estimates = Estimates(*moved, looks.examples / examples[:, None])
-    against = np.full(HOURS, -np.inf)
+    against = np.full(examples.size, -np.inf)
     for side, bound in zip((-1, 1), scenario.bounds, strict=True):
         distance = side * estimates.distance(math.log(bound))
         if scenario.last is None:
             evidence = log_evidence(distance, examples)
         else:
-            moves = np.maximum(0, np.ceil((np.arange(HOURS) + 1) / scenario.last) - 1).astype(int)
+            hours = (np.arange(examples.size) + 1) / scenario.looks
+            moves = np.maximum(0, np.ceil(hours / scenario.last) - 1).astype(int)
             evidence = np.concatenate(
                 [log_evidence(distance[moves == one], examples[moves == one], one)
                  for one in range(moves[-1] + 1)]
             )  # fmt: skip
         against = np.fmax(against, evidence)
     broken = against >= math.log(2 / FALSE_ALARMS)
-    return np.logical_and(broken, clicks >= EVENTS_NEEDED)
+    result: npt.NDArray[np.bool_] = np.logical_and(broken, clicks >= EVENTS_NEEDED)
+    return result
 
 
-def tested_at(scenario: Scenario, looks: Hours) -> npt.NDArray[np.bool_]:
+def tested_at(scenario: Scenario, looks: Sums) -> npt.NDArray[np.bool_]:
     """Return at which looks a test at 1 %, by record, says that the rule is broken."""
     clicks, predictions, variances = (one.sum(axis=1) for one in looks[1:])
     low, high = scenario.bounds
@@ -180,7 +188,8 @@ def tested_at(scenario: Scenario, looks: Hours) -> npt.NDArray[np.bool_]:
     above = (predictions / high - clicks) / error
     below = (clicks - predictions / low) / error
     broken = np.maximum(above, below) > 2.576  # 0.5 % a side
-    return np.logical_and(broken, clicks >= EVENTS_NEEDED)
+    result: npt.NDArray[np.bool_] = np.logical_and(broken, clicks >= EVENTS_NEEDED)
+    return result
 
 
 def false_alarms(scenario: Scenario, replicates: int, seed: int = 1) -> tuple[int, int]:
@@ -188,7 +197,7 @@ def false_alarms(scenario: Scenario, replicates: int, seed: int = 1) -> tuple[in
     random = np.random.default_rng(seed)
     found = np.zeros(2, np.int64)
     for _ in range(replicates):
-        looks = looks_of(drawn(scenario, random), scenario.last)
+        looks = looks_of(scenario, drawn(scenario, random))
         found += [broken_at(scenario, looks).any(), tested_at(scenario, looks).any()]
     return int(found[0]), int(found[1])
 
@@ -199,7 +208,7 @@ def hours_until_found(scenario: Scenario, replicates: int, seed: int = 2) -> Arr
     random = np.random.default_rng(seed)
     hours = np.full(replicates, np.inf)
     for number in range(replicates):
-        broken = broken_at(ill, looks_of(drawn(ill, random), ill.last))
+        broken = broken_at(ill, looks_of(ill, drawn(ill, random)))
         if broken.any():
             hours[number] = 1 + int(np.argmax(broken))
     return hours
@@ -242,11 +251,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=1000)
     replicates = parser.parse_args().replicates
-    print(f"{HOURS} hourly looks at {PER_HOUR:,} examples an hour; {replicates:,} trainings each\n")
+    print(f"{HOURS} hours of {PER_HOUR:,} examples, looked at every hour; {replicates:,} each\n")
     print(f"{'trainings with any false alarm':50} {'check':>8} {'test at 1 %':>12}")
     for scenario in HEALTHY:
         begin = time.monotonic()
-        few = replicates if scenario.stays_hours is None else max(1, replicates // 10)
+        slow = scenario.stays_hours is not None or scenario.looks > 1
+        few = max(1, replicates // 10) if slow else replicates
         check, test = (number / few for number in false_alarms(scenario, few))
         print(f"{scenario.name:50} {check:8.2%} {test:12.1%}   ({few:,}, "
               f"{time.monotonic() - begin:.0f} s)", flush=True)  # fmt: skip
