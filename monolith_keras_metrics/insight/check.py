@@ -20,7 +20,7 @@ from monolith_keras_metrics.insight.questions import (
     measures_of,
 )
 from monolith_keras_metrics.insight.rows import By, rows_of
-from monolith_keras_metrics.insight.rules import rules_of
+from monolith_keras_metrics.insight.rules import WITH_ERRORS, rules_of
 from monolith_keras_metrics.insight.state import PARTS, TABLES, Form, State
 from monolith_keras_metrics.insight.verdicts import COLUMNS, verdicts
 
@@ -29,11 +29,10 @@ _COUNTS_OF_PAIRS = ("examples", "only_a", "only_b", "ambiguous")
 # Properties of the records themselves: they have no error.
 _EXACT = ("effective_examples", "auc_error")
 _ENDS = ("_a", "_b", "_diff")
-_WITH_ERRORS = [name for name, one in MEASURES.items() if one.scale is not None]
-RULED = (*_COUNTS, *_EXACT, *_WITH_ERRORS)
+RULED = (*_COUNTS, *_EXACT, *WITH_ERRORS)
 RULED_PAIRS = (
     *_COUNTS_OF_PAIRS,
-    *(f"{name}{end}" for name in _WITH_ERRORS if MEASURES[name].needs != "delays" for end in _ENDS),
+    *(f"{name}{end}" for name in WITH_ERRORS if MEASURES[name].needs != "delays" for end in _ENDS),
 )
 
 
@@ -65,7 +64,8 @@ def check(
     Args:
         records: All records of a training so far, as for `summary`.
         rules: Rules, such as `"auc >= 0.7"` or `"0.95 <= calibration <= 1.05"`, about any measure
-            that has an interval, or a count. Bounds may have a percent sign.
+            that has an interval (but `ecce`, which chance can only raise), or a count. Bounds may
+            have a percent sign.
         by: The groups, as for `summary`. All groups share the permitted false alarms, so more
             groups need more evidence each. Do not group by time: each new group would be a new try.
         last: A length of time, such as `"6h"`: only records whose `req_time` is at most that much
