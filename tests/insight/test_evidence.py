@@ -120,6 +120,22 @@ class TestEstimates:
             else:  # not even a bound that is infinitely far away is excluded
                 assert side * estimates.distance(-side * math.inf)[0] <= errors
 
+    @given(SIZES, st.lists(st.floats(-1, 1), min_size=8, max_size=8))
+    def test_a_bound_farther_away_is_not_less_certain(
+        self, sizes: list[float], moved: list[float]
+    ) -> None:
+        shares = np.array([sizes]) / sum(sizes)
+        estimates = Estimates(np.array([0.0]), np.array([moved]) - np.mean(moved), shares)
+        distances = [estimates.distance(bound)[0] for bound in (-1e9, -9, -2, -1, -0.5, -0.1, 0.1)]
+        assert (np.diff(distances) <= 1e-6).all()
+
+    def test_a_part_that_pulls_the_other_way_does_not_make_it_more_certain(self) -> None:
+        """The largest part is below the estimate: farther bounds seem less certain, and are not."""
+        estimates = Estimates(np.array([0.0]), np.array([[-0.5, 0.5]]), np.array([[0.9, 0.1]]))
+        limit = 1 / np.hypot(0.9, 0.1)
+        assert estimates.distance(-1.0) == pytest.approx(limit)
+        assert estimates.distance(-100.0) == pytest.approx(limit, rel=1e-2)
+
     def test_equal_parts_far_from_a_bound(self) -> None:
         """100 parts that do not differ: no bound is more than 10 standard errors away."""
         shares = np.full((1, 100), 0.01)
