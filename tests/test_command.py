@@ -131,3 +131,114 @@ def test_a_table_shows_every_row(rows: list[tuple[Any, ...]], width: int) -> Non
     parts = text.split("\n\n")
     for part in parts:
         assert len(part.splitlines()) in (0, 1 + frame.height)
+
+
+@pytest.fixture
+def clicks(tmp_path: Path) -> Path:
+    """A run of 4,000 records of 400 users, whose predictions are three times the clicks."""
+    rows = range(4_000)
+    pl.DataFrame(
+        {
+            "uid": [row % 400 for row in rows],
+            "req_time": [1_700_000_000 + 60 * row for row in rows],
+            "label": [{"ctr": float(row * 7919 % 10_007 < 2_000)} for row in rows],
+            "predict": [{"ctr": 0.6 + row % 5 / 100} for row in rows],
+            "extra_str": [{"country": "DE" if row % 3 else None} for row in rows],
+        }
+    ).write_parquet(tmp_path / "worker-00000.parquet")
+    return tmp_path
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("rules", "status"),
+        [
+            (["calibration > 2"], 0),
+            (["calibration > 2", "examples >= 4000"], 0),
+            (["calibration > 2", "2.9 < calibration < 3.1"], 3),
+            (["2.9 < calibration < 3.1", "calibration < 2"], 1),
+            (["examples > 4000"], 1),
+        ],
+    )
+    def test_the_exit_status_is_that_of_the_worst(
+        self, clicks: Path, capsys: pytest.CaptureFixture[str], rules: list[str], status: int
+    ) -> None:
+        options = [option for rule in rules for option in ("--rule", rule)]
+        assert command.main(["check", str(clicks), *options]) == status
+        output = capsys.readouterr()
+        assert output.err == ""
+        assert all(rule in output.out for rule in rules)
+
+    def test_a_sentence_says_what_is_broken(
+        self, clicks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        rules = ["--rule", "calibration < 2", "--rule", "examples > 1e4", "--by", "country"]
+        assert command.main(["check", str(clicks), *rules]) == 1
+        lines = capsys.readouterr().out.splitlines()
+        expected = insight.check(insight.open_run(clicks), ["calibration < 2"], "country")
+        row = expected.filter(pl.col("country") == "DE").row(0, named=True)
+        value, low, high = (row[name] for name in ("value", "low", "high"))
+        text = "broken: calibration < 2, of ctr, country DE: "
+        (sentence,) = (line for line in lines if line.startswith(text))
+        assert sentence.startswith(f"{text}{value:.4g} [{low:.4g}, {high:.4g}]; evidence ")
+        assert sentence.endswith(" : 1, asked 200 : 1")
+        assert "broken: examples > 1e4, of ctr, country -: 1,334" in lines
+        assert lines[-1] == "4 broken"
+        assert max(len(line) for line in lines if not line.startswith("broken:")) <= 80
+
+    def test_many_broken_rules_are_not_all_told(
+        self, clicks: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rules = [option for i in range(25) for option in ("--rule", f"examples < {i}")]
+        assert command.main(["check", str(clicks), *rules]) == 1
+        *_, more, counted = capsys.readouterr().out.splitlines()
+        assert (more, counted) == ("and 5 more", "25 broken")
+
+    def test_programs_get_the_verdicts_as_they_are(
+        self, clicks: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = ["--rule", "calibration < 2", "--last", "48h", "--format", "json"]
+        assert command.main(["check", str(clicks), *options]) == 1
+        (row,) = json.loads(capsys.readouterr().out)
+        expected = insight.check(insight.open_run(clicks), "calibration < 2", last="48h")
+        assert row == expected.row(0, named=True)
+        assert row["examples"] == 2_880
+
+    def test_a_gate(self, clicks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        pair = ["compare", str(clicks), str(clicks), "--rule"]
+        assert command.main([*pair, "calibration_diff <= 0.001"]) == 0
+        assert command.main([*pair, "calibration_a <= 2", "--target", "ctr"]) == 1
+        assert command.main([*pair, "2.9 < calibration_b < 3.1"]) == 3
+        assert "1 undecided" in capsys.readouterr().out
+        for option in (["--window", "1h"], ["--measure", "auc"], ["--interval", "0.9"]):
+            assert command.main([*pair, "auc_diff > 0", *option]) == 2
+            assert "--rule cannot be used with" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            (["{run}"], "`rules` must be at least one rule"),
+            (["{run}", "--rule", "auc"], "A rule must be such as"),
+            (["{run}", "--rule", "auc > 0", "--target", "cvr"], "`targets` must be among"),
+            (["nowhere", "--rule", "auc > 0"], "`path` must be the folder"),
+        ],
+    )
+    def test_what_cannot_be_checked(
+        self, clicks: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
+    ) -> None:
+        given = [argument.format(run=clicks) for argument in arguments]
+        assert command.main(["check", *given]) == 2
+        output = capsys.readouterr()
+        assert re.match(f"deep-insight check: {error}", output.err)
+        assert output.out == ""
+
+    def test_a_run_without_records(
+        self, clicks: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        frame = pl.read_parquet(clicks / "worker-00000.parquet").clear()
+        frame.write_parquet(empty / "worker-00000.parquet")
+        assert command.main(["check", str(empty), "--rule", "auc > 0"]) == 2
+        assert capsys.readouterr().err == "deep-insight check: There are no records to check\n"

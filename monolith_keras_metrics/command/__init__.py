@@ -5,6 +5,7 @@ deep-insight summary RUN [--by NAME ...] [--window TIME] [--interval SHARE] ...
 deep-insight reliability RUN [--by NAME ...] [--bins N] ...
 deep-insight compare A B [--by NAME ...] [--measure NAME ...] ...
 deep-insight explain BEFORE AFTER --by NAME [--measure NAME] ...
+deep-insight check RUN --rule RULE ... [--by NAME ...] [--last TIME] ...
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command's arguments, without its name. Default: those of the process.
 
     Returns:
-        0: done, or nothing to do. 1: something could not be recovered. 2: invalid arguments, or
-        nothing to measure.
+        0: done, or nothing to do. 1: something could not be recovered, or a rule is broken. 2:
+        invalid arguments, or nothing to measure. 3: a rule is undecided, and none is broken.
     """
     parser = argparse.ArgumentParser(prog="deep-insight", description="Records of Keras training.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,4 +1,4 @@
-"""The subcommands that measure runs: `summary`, `reliability`, `compare` and `explain`."""
+"""The subcommands that measure runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from monolith_keras_metrics import insight
+from monolith_keras_metrics.command import checking
 from monolith_keras_metrics.command.tables import FORMATS, render
 
 # Enough to see whether a model is well, and narrow enough for a terminal.
@@ -24,6 +25,7 @@ _AT_A_GLANCE = (
     "rmse",
     "bias",
 )
+_INTERVAL = 0.95
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -55,6 +57,8 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "--minimum-users": {"type": int, "default": 0, "metavar": "N",
                         "help": "hide groups of fewer users"},
     "--bins": {"type": int, "default": 20, "metavar": "N", "help": "default: %(default)s"},
+    "--rule": {"action": "append", "default": [], "metavar": "RULE",
+               "help": "such as 'auc >= 0.7' or '0.95 <= calibration <= 1.05'; repeat for several"},
     "--on": {"action": "append", "metavar": "NAME",
              "help": "a column that identifies an example; repeat for several; default: "
              "example_id, or uid and req_time"},
@@ -75,20 +79,27 @@ def add_to(commands: Any) -> None:
         _reliability,
         "show what came true of predictions of each size",
         ("run", *_COMMON, "--bins", "--interval"),
-        interval=0.95,
+        interval=_INTERVAL,
     )
     _add(
         commands,
         _compare,
         "compare two trainings of the same stream, example by example",
-        ("run", "other", *_COMMON, "--window", "--measure", "--on", "--interval"),
-        interval=0.95,
+        ("run", "other", *_COMMON, "--window", "--measure", "--on", "--interval", "--rule"),
+        interval=_INTERVAL,
     )
     _add(
         commands,
         _explain,
         "divide the change of a measure among groups: did traffic move, or the model change?",
         ("run", "other", *_COMMON, "--measure"),
+    )
+    _add(
+        commands,
+        _check,
+        "decide whether rules hold, as often as you like (exit status: 0 all hold, 1 a rule is "
+        "broken, 2 invalid arguments or no data, 3 undecided)",
+        ("run", "--rule", *_COMMON),
     )
 
 
@@ -107,6 +118,8 @@ def _report(arguments: argparse.Namespace) -> int:
     """Run a subcommand; report what cannot be measured."""
     try:
         frame = arguments.measured(arguments)
+        if "verdict" in frame.columns:
+            return checking.report(frame, arguments.by, arguments.format)
     except (OSError, ValueError, ImportError) as error:
         print(f"deep-insight {arguments.name}: {error}", file=sys.stderr)
         return 2
@@ -163,6 +176,17 @@ def _reliability(arguments: argparse.Namespace) -> pl.DataFrame:
 
 
 def _compare(arguments: argparse.Namespace) -> pl.DataFrame:
+    if arguments.rule:
+        if arguments.window or arguments.measure or arguments.interval != _INTERVAL:
+            raise ValueError("--rule cannot be used with --window, --measure or --interval")
+        return insight.check_pairs(
+            insight.open_run(arguments.run),
+            insight.open_run(arguments.other),
+            arguments.rule,
+            arguments.on,
+            arguments.by,
+            **_of_rules(arguments),
+        )
     return insight.compare(
         _records(arguments.run, arguments),
         _records(arguments.other, arguments),
@@ -183,3 +207,18 @@ def _explain(arguments: argparse.Namespace) -> pl.DataFrame:
         (arguments.measure or ["calibration"])[-1],
         visits=arguments.visits,
     )
+
+
+def _check(arguments: argparse.Namespace) -> pl.DataFrame:
+    return insight.check(
+        insight.open_run(arguments.run), arguments.rule, arguments.by, **_of_rules(arguments)
+    )
+
+
+def _of_rules(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        # The complete run tells how long it has been looked at, so it is not filtered here.
+        "last": None if arguments.last is None else f"{arguments.last}s",
+        "targets": arguments.target or None,
+        "visits": arguments.visits,
+    }

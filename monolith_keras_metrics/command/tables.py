@@ -41,17 +41,18 @@ def _columns(frame: pl.DataFrame) -> Iterator[list[str]]:
     for name in frame.columns:
         if name in ends or (frame.height and frame[name].null_count() == frame.height):
             continue
-        texts = [_text(value) for value in frame[name]]
+        texts = [text_of(value) for value in frame[name]]
         if f"{name}_low" in ends:
             low, high = (frame[f"{name}{end}"] for end in _ENDS)
             texts = [
-                text if below is None else f"{text} [{_text(below)}, {_text(above)}]"
+                text if below is None else f"{text} [{text_of(below)}, {text_of(above)}]"
                 for text, below, above in zip(texts, low, high, strict=True)
             ]
         yield [name, *texts]
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return a value as text to be read."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -1,5 +1,6 @@
 """Reading and measuring the records of a training, without TensorFlow."""
 
+from monolith_keras_metrics.insight.check import check, check_pairs
 from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.dataset import open_run
 from monolith_keras_metrics.insight.explain import explain
@@ -13,6 +14,8 @@ from monolith_keras_metrics.insight.summary import summary
 __all__ = [
     "MEASURES",
     "auc",
+    "check",
+    "check_pairs",
     "compare",
     "explain",
     "long_form",

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.finish import jackknife
-from monolith_keras_metrics.insight.groups import Groups
+from monolith_keras_metrics.insight.layers import Layers, layers_of
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.pairs import Pairs, default_on
 from monolith_keras_metrics.insight.rows import WINDOW, By, Time, rows_of
@@ -87,17 +85,8 @@ def compare(
     ]
     ends = ("_a", "_b", "_diff", "_diff_low", "_diff_high")
     taken = ["target", WINDOW, *_COUNTS, *(name + end for name in MEASURES for end in ends)]
-    names = _on(a, b, on)
-    of_a, of_b = (
-        rows_of(records.lazy(), by, window, time, weighted, visits, taken, names)
-        for records in (a, b)
-    )
-    pairs = Pairs(of_a, of_b)
-    needs = {"sums", "users", *(measure.needs for measure in chosen)}
-    tables = tuple(name for name in TABLES if name in needs)
-    form = Form(of_a.groups, weighted, False, 1 if interval is None else PARTS, tables)
-    one, other = (_layers(State.of_rows([pairs.rows(side)], of_a.keys, form), chosen)
-                  for side in ("a", "b"))  # fmt: skip
+    rows = paired(a, b, on, by, window, time, weighted, visits, taken)
+    one, other = rows.layers(chosen, 1 if interval is None else PARTS)
     columns: dict[str, Array] = {}
     for measure in chosen:
         name = measure.name
@@ -107,39 +96,72 @@ def compare(
         if interval is not None:
             low, high = jackknife(difference, one.there, "plain", interval)
             columns |= {f"{name}_diff_low": low, f"{name}_diff_high": high}
-    found = one.groups.select("target", *of_a.keys).with_columns(
+    found = one.groups.select("target", *rows.keys).with_columns(
         pl.Series(name, column, nan_to_null=True) for name, column in columns.items()
     )
-    result = pairs.counts.join(
-        found, on=["target", *of_a.keys], how="left", nulls_equal=True, maintain_order="left"
+    result = rows.pairs.counts.join(
+        found, on=["target", *rows.keys], how="left", nulls_equal=True, maintain_order="left"
     )
-    return result.rename(dict(zip(of_a.keys, of_a.groups, strict=True)))
+    return result.rename(dict(zip(rows.keys, rows.groups, strict=True)))
 
 
-class _Layers(NamedTuple):
-    """The measures of each group, and without each part."""
+class Paired(NamedTuple):
+    """The pairs of two trainings, and the groups that they are in.
 
-    groups: pl.DataFrame
-    of: dict[str, Array]
-    there: npt.NDArray[np.bool_]
+    Attributes:
+        pairs: The pairs.
+        groups: The names of the groups.
+        keys: Their columns in the rows.
+        weighted: Whether a record weighs 1 / `sample_rate`.
+    """
+
+    pairs: Pairs
+    groups: tuple[str, ...]
+    keys: tuple[str, ...]
+    weighted: bool
+
+    def layers(self, measures: Sequence[Measure], parts: int) -> tuple[Layers, Layers]:
+        """Return the measures of either training on the pairs."""
+        needs = {"sums", "users", *(measure.needs for measure in measures)}
+        tables = tuple(name for name in TABLES if name in needs)
+        form = Form(self.groups, self.weighted, False, parts, tables)
+        one, other = (
+            layers_of(State.of_rows([self.pairs.rows(side)], self.keys, form), measures)
+            for side in ("a", "b")
+        )
+        return one, other
 
 
-def _layers(state: State, measures: Sequence[Measure]) -> _Layers:
-    parts = state.form.parts
-    groups = Groups(state, leave_out=parts > 1)
-    height = groups.frame.height
-    found = _Layers(
-        groups.frame,
-        {measure.name: np.full((height, 1 + parts), np.nan) for measure in measures},
-        np.zeros((height, parts), np.bool_),
+def paired(
+    a: pl.LazyFrame | pl.DataFrame,
+    b: pl.LazyFrame | pl.DataFrame,
+    on: str | Sequence[str] | None,
+    by: By,
+    window: str | None,
+    time: Time,
+    weighted: bool,
+    visits: Literal["first", "all"],
+    taken: Sequence[str],
+) -> Paired:
+    """Return the pairs of two trainings.
+
+    Args:
+        a: The records of one training.
+        b: The records of the other.
+        on: As for `compare`, as are those that follow.
+        by: The groups.
+        window: The length of a window, or None.
+        time: The column whose time decides the window.
+        weighted: Whether a record weighs 1 / `sample_rate`.
+        visits: Which visits of an example are counted.
+        taken: Names of a result's columns, which no group may have.
+    """
+    names = _on(a, b, on)
+    of_a, of_b = (
+        rows_of(records.lazy(), by, window, time, weighted, visits, taken, names)
+        for records in (a, b)
     )
-    for at, sums in groups.sums():
-        for measure in measures:
-            values = measure(sums)
-            found.of[measure.name][at, : values.shape[1]] = values
-        if parts > 1:
-            found.there[at] = sums.there
-    return found
+    return Paired(Pairs(of_a, of_b), of_a.groups, of_a.keys, weighted)
 
 
 def _on(

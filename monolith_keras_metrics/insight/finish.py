@@ -16,7 +16,7 @@ import polars as pl
 
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.groups import Groups
-from monolith_keras_metrics.insight.measures import Measure
+from monolith_keras_metrics.insight.measures import Measure, Scale
 from monolith_keras_metrics.insight.state import State
 from monolith_keras_metrics.insight.with_scipy import scipy_module
 
@@ -69,7 +69,7 @@ def _columns(
 
 
 def jackknife(
-    layers: Array, there: npt.NDArray[np.bool_], scale: str, interval: float
+    layers: Array, there: npt.NDArray[np.bool_], scale: Scale, interval: float
 ) -> tuple[Array, Array]:
     """Return the ends of intervals.
 
@@ -87,19 +87,38 @@ def jackknife(
         ModuleNotFoundError: If SciPy is not installed.
     """
     quantile = scipy_module("stats", "`interval`").t.ppf
-    to, back = _SCALES[scale]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        middle, replicates = to(layers[:, 0]), np.where(there, to(layers[:, 1:]), 0.0)
-        number = there.sum(axis=1)
-        mean = replicates.sum(axis=1) / number
-        squares = np.where(there, (replicates - mean[:, None]) ** 2, 0.0).sum(axis=1)
-        error = np.sqrt(squares * (number - 1) / number)
-        margin = quantile((1 + interval) / 2, np.maximum(number - 1, 1)) * error
-        margin = np.where(number > 1, margin, np.nan)
+    middle, moved = influences(layers, there, scale)
+    error = np.sqrt((moved**2).sum(axis=1))
+    margin = quantile((1 + interval) / 2, np.maximum(there.sum(axis=1) - 1, 1)) * error
+    _, back = SCALES[scale]
+    with np.errstate(divide="ignore", over="ignore"):
         return back(middle - margin), back(middle + margin)
 
 
-_SCALES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+def influences(layers: Array, there: npt.NDArray[np.bool_], scale: Scale) -> tuple[Array, Array]:
+    """Return estimates, and how far each part of the users moves them.
+
+    Args:
+        layers: A measure of each group, and without each part, as for `jackknife`.
+        there: Whether a part has examples of the group.
+        scale: Where errors are symmetric; both results are on this scale.
+
+    Returns:
+        The estimates, shape `(groups,)`, and the influences, shape `(groups, parts)`: positive if a
+        part raises the estimate. The sum of their squares is the square of the standard error. It
+        is NaN where fewer than two parts have examples, or where the measure is not defined without
+        one of them.
+    """
+    to, _ = SCALES[scale]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle, replicates = to(layers[:, 0]), np.where(there, to(layers[:, 1:]), 0.0)
+        number = there.sum(axis=1)[:, None]
+        mean = replicates.sum(axis=1, keepdims=True) / number
+        moved = np.where(there, mean - replicates, 0.0) * np.sqrt((number - 1) / number)
+        return middle, np.where(number > 1, moved, np.nan)
+
+
+SCALES: dict[Scale, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "plain": (lambda x: x, lambda x: x),
     "log": (np.log, np.exp),
     "logit": (lambda x: np.log(x) - np.log1p(-x), lambda x: 1 / (1 + np.exp(-x))),

@@ -83,6 +83,7 @@ class Sums:
             raise AttributeError(name) from None
 
 
+Scale = Literal["plain", "log", "logit"]
 Kind = Literal["any", "no logits", "binary", "probability", "regression"]
 # Whether a measure is for a target, by whether its labels are 0 and 1, and its predictions from 0
 # to 1. Predictions of labels 0 and 1 that are not, are logits.
@@ -118,7 +119,7 @@ class Measure:
     value: tuple[str, str] | Callable[[Sums], Array]
     kind: Kind = "any"
     better: Literal["higher", "lower"] | float | None = None
-    scale: Literal["plain", "log", "logit"] | None = "plain"
+    scale: Scale | None = "plain"
     needs: Literal["cells", "delays", "users", "user_cells"] | None = None
     on_demand: bool = False
 

@@ -1,0 +1,71 @@
+"""The measures of each group, of all users and without each part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.groups import Groups
+from monolith_keras_metrics.insight.measures import Measure
+from monolith_keras_metrics.insight.state import State
+
+
+class Layers(NamedTuple):
+    """The measures of each group, and without each part.
+
+    Attributes:
+        groups: A row per target and group: `target`, the keys, and the counts.
+        of: Each measure, shape `(groups, 1 + parts)`. The first layer is of all users, the others
+            leave out one part each. If all users are in one part, there is the first layer only.
+        there: Whether a part has examples of the group, shape `(groups, parts)`.
+        shares: The share of a part in the group's weights, shape `(groups, parts)`.
+    """
+
+    groups: pl.DataFrame
+    of: dict[str, Array]
+    there: npt.NDArray[np.bool_]
+    shares: Array
+
+    def at(self, positions: npt.NDArray[np.int64], groups: pl.DataFrame) -> Layers:
+        """Return the layers of other groups.
+
+        Args:
+            positions: The position of each of them in these layers; -1 if it has no examples.
+            groups: A row per group.
+        """
+
+        def chosen(layers: npt.NDArray[Any], nothing: float) -> npt.NDArray[Any]:
+            last = np.full((1, layers.shape[1]), nothing, layers.dtype)
+            return np.concatenate([layers, last])[positions]
+
+        of = {name: chosen(one, np.nan) for name, one in self.of.items()}
+        return Layers(groups, of, chosen(self.there, False), chosen(self.shares, 0.0))
+
+
+def layers_of(state: State, measures: Sequence[Measure]) -> Layers:
+    """Return the measures of a state."""
+    parts = state.form.parts
+    groups = Groups(state, leave_out=parts > 1)
+    height = groups.frame.height
+    left_out = parts if parts > 1 else 0
+    found = Layers(
+        groups.frame,
+        {measure.name: np.full((height, 1 + left_out), np.nan) for measure in measures},
+        np.zeros((height, left_out), np.bool_),
+        np.zeros((height, left_out)),
+    )
+    for at, sums in groups.sums():
+        for measure in measures:
+            found.of[measure.name][at] = measure(sums)
+        if left_out:
+            found.there[at] = sums.there
+            total = sums.weights[:, :1]
+            with np.errstate(invalid="ignore"):
+                shares = (total - sums.weights[:, 1:]) / total
+            found.shares[at] = np.where(total > 0, shares, 0.0)
+    return found
