@@ -8,6 +8,7 @@ from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.ranking import auc
 from monolith_keras_metrics.insight.relabel import relabel
 from monolith_keras_metrics.insight.reliability import reliability
+from monolith_keras_metrics.insight.slices import slices
 from monolith_keras_metrics.insight.summary import summary
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "open_run",
     "relabel",
     "reliability",
+    "slices",
     "summary",
 ]
