@@ -7,8 +7,9 @@
    and *whichever of those that reach the hurdle are reported*, at most the given rate of the
    reported ones is right, on average. So the second step may choose freely.
 2. The smallest explanation is chosen: the slice with the largest z-value, or a larger slice with
-   fewer fields that is off just as much. Its records are left out, and what is left of the other
-   slices is tried again. A slice whose error was that of others has nothing left.
+   fewer fields that is off just as much. Its records now *belong* to it, and the others are tried
+   again without them. A slice whose error was that of others has none left. A pair with a value
+   that was found is tried for how it differs from that.
 
 Single values get half of the false discovery rate, and pairs, of which there are many more, the
 other half (weights as in Genovese, Roeder and Wasserman 2006). The target as a whole is one of the
@@ -45,7 +46,8 @@ class Found(NamedTuple):
         slice: The slice.
         log_e: The logarithm of its e-value.
         records: True for its records.
-        excess: The sum of the errors of those records that no slice found before it has.
+        excess: The sum of the errors of the records that it owns: a record belongs to the pair
+            that was found first, else to the single value, else to the whole.
     """
 
     slice: Slice
@@ -100,27 +102,37 @@ class Search:
 
     def run(self) -> list[Found]:
         """Return the slices that are off, the whole first, then as they were found."""
-        found: list[Found] = []
-        whole: Found | None = None
-        left = np.ones(len(self._errors.errors), np.bool_)
+        found: list[tuple[Slice, float]] = []
+        whole: float | None = None
+        owners = np.full(len(self._errors.errors), NONE)
         pool = self._tried(0.0)
-        sums = pool.sums
         while True:
-            at = self._next(pool, sums, left, whole is not None, len(found) + 1)
+            at = self._next(pool, [one for one, _ in found], owners, whole is not None)
             if at is None:
-                return found if whole is None else [whole, *found]
-            one, log_e = pool.slices[at], float(pool.log_e[at])
-            records = self._records(one)
-            if not one.fields:
-                # Slices that were found before start again: do they differ from the whole?
-                whole, found = Found(one, log_e, records, 0.0), []
-                left[:] = True
-                pool = self._tried(_mean_error(sums))
+                return self._results(found, whole, owners)
+            one = pool.slices[at]
+            if one.fields:
+                fewer = [len(other.fields) < len(one.fields) for other, _ in found]
+                free = np.array([*fewer, True])[owners]  # the last is that of records without owner
+                owners[self._records(one) & free] = len(found)
+                found.append((one, float(pool.log_e[at])))
             else:
-                excess = float(self._errors.errors[records & left].sum())
-                found.append(Found(one, log_e, records, excess))
-                left &= ~records
-            sums = self._sums(pool.slices, left, 0.0)
+                # Slices that were found before start again: do they differ from the whole?
+                whole, found = float(pool.log_e[at]), []
+                pool = self._tried(_mean_error(self._errors, owners < 0))
+                owners[:] = NONE
+
+    def _results(
+        self, found: Sequence[tuple[Slice, float]], whole: float | None, owners: Numbers
+    ) -> list[Found]:
+        """Return what was found, with the errors that each slice owns."""
+        owned = np.bincount(owners + 1, self._errors.errors, len(found) + 1).tolist()
+        first = [] if whole is None else [(Slice((), ()), whole)]
+        excesses = [*owned[: len(first)], *owned[1:]]
+        return [
+            Found(one, log_e, self._records(one), excess)
+            for (one, log_e), excess in zip([*first, *found], excesses, strict=True)
+        ]
 
     def _tried(self, error: float) -> _Pool:
         """Try all slices.
@@ -128,7 +140,7 @@ class Search:
         Args:
             error: The error for each size that is that of the whole, and not of the slice.
         """
-        errors = self._errors.relative_to(error) if error else self._errors
+        errors = self._errors.beyond(error) if error else self._errors
         slices: list[Slice] = []
         sums: list[Sums] = []
         tastes: list[float] = []
@@ -153,28 +165,37 @@ class Search:
         z, log_e = together.evidence(tastes)
         return _Pool(slices, together, np.array(tastes), hurdles, np.sign(z), log_e)
 
-    def _next(self, pool: _Pool, sums: Sums, left: Mask, relative: bool, rank: int) -> int | None:
+    def _next(
+        self, pool: _Pool, found: Sequence[Slice], owners: Numbers, relative: bool
+    ) -> int | None:
         """Return the place of the slice that is found next; None if no other can be.
 
         Args:
             pool: The slices.
-            sums: The sums of what is left of them.
-            left: True for the records that are left.
+            found: The slices that were found.
+            owners: The place among them of the one that owns each record; `NONE` if none does.
             relative: Whether the whole was found.
-            rank: How many slices are found with this one.
         """
-        hurdles = pool.hurdles - np.log(rank)
+        hurdles = pool.hurdles - np.log(len(found) + 1)
+        rest = owners < 0
+        levels = [_mean_error(self._errors, owners == one) for one in range(len(found))]
+        z, log_e = self._sums(pool.slices[:1], self._errors, rest).evidence(pool.tastes[0])
+        # If the rest is off, but not in the way that the whole is, it makes up for the slices that
+        # were found: a model learns to be right on average.
+        made_up = log_e[0] >= hurdles[0] and not (
+            pool.log_e[0] >= hurdles[0] and z[0] * pool.signs[0] > 0
+        )
+        levels.append(_mean_error(self._errors, rest) if relative or made_up else 0.0)
+        errors = self._errors.beyond(np.array(levels)[owners])
+        # What is left of a slice is tried; of one within a slice that was found, how it differs.
+        sums = self._sums(pool.slices, errors, rest)
+        within = np.array([any(_contains(big, one) for big in found) for one in pool.slices])
+        if within.any():
+            all_records = self._sums(pool.slices, errors)
+            sums = Sums(*(np.where(within, *both) for both in zip(all_records, sums, strict=True)))
         z, log_e = sums.evidence(pool.tastes)
-        can = (pool.log_e >= hurdles) & (sums.examples >= self._minimum)
-        error = 0.0
-        # If what is left is off, but not in the way that the whole is, it makes up for the slices
-        # that were found: a model learns to be right on average.
-        if relative or (log_e[0] >= hurdles[0] and not (can[0] and z[0] * pool.signs[0] > 0)):
-            error = _mean_error(sums)
-            sums = self._sums(pool.slices, left, error)
-            z, log_e = sums.evidence(pool.tastes)
-            can[0] = False
-        can &= (z * pool.signs > 0) & (log_e >= hurdles)
+        can = (pool.log_e >= hurdles) & (log_e >= hurdles) & (z * pool.signs > 0)
+        can &= sums.examples >= self._minimum
         if not can.any():
             return None
         best = int(np.argmax(np.where(can, np.abs(z), -1.0)))
@@ -184,36 +205,13 @@ class Search:
             if _contains(pool.slices[at], pool.slices[best])
         ]
         larger.sort(key=lambda at: (len(pool.slices[at].fields), -abs(float(z[at]))))
+        inner = self._records(pool.slices[best])
         for at in larger:
-            rest = left & self._records(pool.slices[at]) & ~self._records(pool.slices[best])
-            if self._is_off_alike(sums.take(np.array([best])), rest, error, pool.tastes[at]):
+            outer = rest & self._records(pool.slices[at]) & ~inner
+            tastes = float(pool.tastes[at])
+            if _are_off_alike(errors.where(inner & rest), errors.where(outer), tastes):
                 return at
         return best
-
-    def _is_off_alike(self, inner: Sums, rest: Mask, error: float, taste: float) -> bool:
-        """Return True unless the rest of a larger slice is clearly nearer to no error.
-
-        The rest of the larger slice may be off like the smaller one, or not at all. The larger
-        slice is the simpler explanation, so it is chosen unless the rest speaks against it by more
-        than two standard errors, squared.
-
-        Args:
-            inner: The sums of the smaller slice.
-            rest: True for the records of the rest.
-            error: The error for each size that is that of the whole.
-            taste: The variance of tastes.
-        """
-        errors = self._errors.where(rest).relative_to(error)
-        outer = Sums.of(errors, np.zeros(len(errors.errors), np.int64), 1)
-        scale = outer.sizes[0] / inner.sizes[0]
-        alike = inner.errors[0] * scale
-        variance = outer.variances_of_errors(taste)[0]
-        if variance <= 0:
-            return True
-        uncertain = variance + inner.variances_of_errors(taste)[0] * scale**2
-        against_none = outer.errors[0] ** 2 / variance
-        against_alike = (outer.errors[0] - alike) ** 2 / uncertain
-        return bool(against_alike <= against_none + _CLEARLY)
 
     def _combinations(self) -> list[tuple[int, ...]]:
         numbers = range(len(self._fields))
@@ -269,9 +267,11 @@ class Search:
             records &= self._fields[field].numbers == value
         return records
 
-    def _sums(self, slices: Sequence[Slice], records: Mask, error: float) -> Sums:
+    def _sums(
+        self, slices: Sequence[Slice], errors: Errors, records: Mask | slice = slice(None)
+    ) -> Sums:
         """Return the sums of slices over some records only."""
-        errors = self._errors.where(records).relative_to(error)
+        errors = errors.where(records)
         sums: list[Sums] = []
         for fields, group in itertools.groupby(slices, lambda one: one.fields):
             keys = self._keys(fields, records)
@@ -307,12 +307,37 @@ def _places(keys: Numbers, wanted: Numbers, size: int) -> Numbers:
     return places
 
 
-def _mean_error(sums: Sums) -> float:
-    """Return the error for each size of the target as a whole."""
-    return float(sums.errors[0] / sums.sizes[0]) if sums.sizes[0] > 0 else 0.0
+def _mean_error(errors: Errors, records: Mask) -> float:
+    """Return the error for each size of some records."""
+    size = errors.sizes[records].sum()
+    return float(errors.errors[records].sum() / size) if size > 0 else 0.0
 
 
 def _contains(one: Slice, other: Slice) -> bool:
     """Return True if a slice has all records of another, and fewer fields."""
     pairs = set(zip(other.fields, other.values, strict=True))
     return {*zip(one.fields, one.values, strict=True)} < pairs
+
+
+def _are_off_alike(inner: Errors, outer: Errors, taste: float) -> bool:
+    """Return True unless the rest of a larger slice is clearly nearer to no error.
+
+    The rest of the larger slice may be off like the smaller one, or not at all. The larger slice is
+    the simpler explanation, so it is chosen unless the rest speaks against it by more than two
+    standard errors, squared.
+
+    Args:
+        inner: The errors of the smaller slice.
+        outer: The errors of the rest of the larger one.
+        taste: The variance of tastes.
+    """
+    small, rest = (Sums.of(one, np.zeros(len(one.errors), np.int64), 1) for one in (inner, outer))
+    variance = rest.variances_of_errors(taste)[0]
+    if variance <= 0:
+        return False  # all the rest belongs to slices that were found
+    scale = rest.sizes[0] / small.sizes[0]
+    alike = small.errors[0] * scale
+    uncertain = variance + small.variances_of_errors(taste)[0] * scale**2
+    against_none = rest.errors[0] ** 2 / variance
+    against_alike = (rest.errors[0] - alike) ** 2 / uncertain
+    return bool(against_alike <= against_none + _CLEARLY)

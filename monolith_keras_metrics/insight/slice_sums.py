@@ -12,10 +12,11 @@ Since no normal distribution is needed, it holds for slices of few users, and of
 t-test does not: most slices lack the few users with many examples who like everything, so they have
 too few labels *and* look as if errors varied little.
 
-E[X²] is what a calibrated model would have: the variance of the labels, and that of tastes. The
-latter is t·(ΣE[y])², where t is estimated from all users of the target, and again from all slices
-by the same fields, since tastes may be for some values only; the larger counts. And V is ΣX² where
-that is larger: a slice may have stronger tastes than others.
+E[X²] is what a calibrated model would have: the variances of the user's labels, and, since tastes
+make labels alike, the covariance t·E[y]·E[y'] of any two of them. Here t is estimated from all
+users of the target, and again from all slices by the same fields, since tastes may be for some
+values only; the larger counts. And V is ΣX² where that is larger: a slice may have stronger tastes
+than others.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Errors(NamedTuple):
         sizes: w(|p| + |y|) / 2. The sum of errors divided by that of sizes is nearly the logarithm
             of the calibration, and is defined for any labels.
         expected: What tastes multiply: w times the label that is expected.
-        variances: The variance of the error if the model is right, without tastes.
+        variances: The variance of the error if the model is right.
     """
 
     users: Numbers
@@ -78,11 +79,11 @@ class Errors(NamedTuple):
         users = rows.get_column("user").rle_id().cast(pl.Int64).to_numpy()
         return cls(users, errors, sizes, expected, variances)
 
-    def where(self, mask: Mask) -> Errors:
+    def where(self, mask: Mask | slice) -> Errors:
         """Return those of some records."""
         return Errors(self.users[mask], *(column[mask] for column in self[1:]))
 
-    def relative_to(self, error: float) -> Errors:
+    def beyond(self, error: float | Array) -> Errors:
         """Return the errors beyond an error of `error` for each size."""
         return self._replace(errors=self.errors - error * self.sizes)
 
@@ -96,7 +97,7 @@ class Sums(NamedTuple):
         sizes: The sum of the sizes.
         variances: The sum of the variances.
         squares: The sum of the squares of the users' errors.
-        expected_squares: The sum of the squares of the users' expected labels.
+        expected_pairs: The sum of the products of any two expected labels of the same user.
     """
 
     examples: Array
@@ -104,7 +105,7 @@ class Sums(NamedTuple):
     sizes: Array
     variances: Array
     squares: Array
-    expected_squares: Array
+    expected_pairs: Array
 
     @classmethod
     def of(cls, errors: Errors, slices: Numbers, number: int) -> Sums:
@@ -140,7 +141,7 @@ class Sums(NamedTuple):
             added(of_slice, by_user(errors.sizes)),
             added(of_slice, by_user(errors.variances)),
             added(of_slice, of_users**2),
-            added(of_slice, by_user(errors.expected) ** 2),
+            added(of_slice, by_user(errors.expected) ** 2 - by_user(errors.expected**2)),
         )
 
     def take(self, chosen: Numbers | Mask) -> Sums:
@@ -148,11 +149,11 @@ class Sums(NamedTuple):
         return Sums(*(column[chosen] for column in self))
 
     def taste(self) -> float:
-        """Return the variance of the users' tastes, as a share of the squares of what is expected.
+        """Return the variance of the users' tastes, which multiply what is expected.
 
         The moments of all slices; 0 if users do not vary more than records that are independent.
         """
-        expected = self.expected_squares.sum()
+        expected = self.expected_pairs.sum()
         beyond = (self.squares - self.variances).sum()
         return max(0.0, float(beyond / expected)) if expected > 0 else 0.0
 
@@ -179,7 +180,7 @@ class Sums(NamedTuple):
         return v
 
     def _expected(self, tastes: npt.ArrayLike) -> Array:
-        expected: Array = self.variances + np.asarray(tastes) * self.expected_squares
+        expected: Array = self.variances + np.asarray(tastes) * self.expected_pairs
         return expected
 
 

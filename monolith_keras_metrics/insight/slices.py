@@ -88,9 +88,9 @@ def slices(
           `calibration_low` and `calibration_high`. They are what `summary` returns for the slice.
         - `impact`: |Σw(p - y)|, by how many labels the predictions are wrong.
         - `share`: the part of the target's excess that the slice carries. Each example belongs to
-          the smallest slice found that has it, or to the rest; the excess is the sum of |Σw(p - y)|
-          over these. So what is too much in one slice does not cancel what is too little in
-          another.
+          one of the slices found that have it, to a pair first, or to the rest; the excess is the
+          sum of |Σw(p - y)| over these. So what is too much in one slice does not cancel what is
+          too little in another.
         - `e_value`: the evidence. If the slice was right, its e-value would be 1 or less on
           average, and reach 1,000 at most once in 1,000 times (see `mixture_e_value`). If the
           row "everything" is there, the evidence of others is that they differ from the whole.
@@ -171,15 +171,15 @@ def _table(
     state = State.of_rows([everything, *of_slices], [_NUMBER], form)
     measured = finish(state, _SHOWN, interval=0.95).filter(pl.col(_NUMBER) >= 0)
     excesses = np.array([one.excess for one in found])
-    rest = errors.errors.sum() - excesses.sum()
     is_whole = np.array([not one.slice.fields for one in found])
+    rest = errors.errors.sum() - excesses.sum()  # 0 if the whole was found
     total = np.abs(excesses).sum() + abs(rest)
     texts = [_words(one, fields) for one in found]
     table = measured.with_columns(
         pl.Series("slice", [text for text, _ in texts]),
         pl.Series("where", [where for _, where in texts]),
         pl.Series("impact", [abs(float(errors.errors[one.records].sum())) for one in found]),
-        pl.Series("share", np.abs(np.where(is_whole, rest, excesses)) / total),
+        pl.Series("share", np.abs(excesses) / total),
         pl.Series("e_value", np.exp(np.minimum([one.log_e for one in found], 700.0))),
         pl.Series("whole", is_whole),
     )
