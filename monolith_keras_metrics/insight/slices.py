@@ -92,8 +92,8 @@ def slices(
           sum of |Σw(p - y)| over these. So what is too much in one slice does not cancel what is
           too little in another.
         - `e_value`: the evidence. If the slice was right, its e-value would be 1 or less on
-          average, and reach 1,000 at most once in 1,000 times (see `mixture_e_value`). If the
-          row "everything" is there, the evidence of others is that they differ from the whole.
+          average, and reach 1,000 at most once in 1,000 times. If the row "everything" is there,
+          the evidence of others is that they differ from the whole.
 
         Targets with labels 0 and 1 and predictions outside [0, 1], which are logits, are not tried;
         a warning is logged.
