@@ -205,11 +205,11 @@ class Search:
             if _contains(pool.slices[at], pool.slices[best])
         ]
         larger.sort(key=lambda at: (len(pool.slices[at].fields), -abs(float(z[at]))))
-        inner = self._records(pool.slices[best])
+        inside = self._records(pool.slices[best])
+        inner = errors.where(inside if within[best] else inside & rest)
         for at in larger:
-            outer = rest & self._records(pool.slices[at]) & ~inner
-            tastes = float(pool.tastes[at])
-            if _are_off_alike(errors.where(inner & rest), errors.where(outer), tastes):
+            outer = errors.where(self._records(pool.slices[at]) & rest & ~inside)
+            if _are_off_alike(inner, outer, float(pool.tastes[at])):
                 return at
         return best
 

@@ -79,6 +79,11 @@ class TestWhatIsFound:
             ([(pl.lit(True), 1.2)], ["everything"]),
             # A country that is wrong, and most so on one device.
             ([(DE, 1.4), (DE & IOS, 1.6)], ["country=DE", "country=DE, device=ios"]),
+            # Two that are wrong, and more so together.
+            (
+                [(DE, 1.3), (IOS, 1.3), (DE & IOS, 1.7)],
+                ["country=DE", "country=DE, device=ios", "device=ios"],
+            ),
             # Two that are wrong in opposite ways, and cross each other.
             ([(DE, 1.7), (IOS, 0.5)], ["country=DE", "device=ios"]),
         ],
