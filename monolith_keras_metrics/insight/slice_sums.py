@@ -119,13 +119,13 @@ class Sums(NamedTuple):
             slices: The slice of each record, from 0 to `number` - 1, or negative for none.
             number: The number of slices.
         """
-        inside = slices >= 0
-        if not inside.all():
-            errors, slices = errors.where(inside), slices[inside]
+        inside = np.flatnonzero(slices >= 0)
+        slices = slices[inside]
         # Sorting small integers takes linear time, and leaves users in order.
         small = slices.astype(np.uint16) if number <= 1 << 16 else slices
-        order = np.argsort(small, kind="stable")
-        slices, users = slices[order], errors.users[order]
+        sorting = np.argsort(small, kind="stable")
+        order = inside[sorting]
+        slices, users = slices[sorting], errors.users[order]
         new = np.ones(len(order), np.bool_)
         new[1:] = (slices[1:] != slices[:-1]) | (users[1:] != users[:-1])
         starts = np.flatnonzero(new)
