@@ -188,7 +188,8 @@ class Search:
         levels.append(_mean_error(self._errors, rest) if relative or made_up else 0.0)
         errors = self._errors.beyond(np.array(levels)[owners])
         # What is left of a slice is tried; of one within a slice that was found, how it differs.
-        sums = self._sums(pool.slices, errors, rest)
+        again = relative or bool(found)
+        sums = self._sums(pool.slices, errors, rest) if again else pool.sums
         within = np.array([any(_contains(big, one) for big in found) for one in pool.slices])
         if within.any():
             all_records = self._sums(pool.slices, errors)
