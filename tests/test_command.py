@@ -242,3 +242,32 @@ class TestCheck:
         frame.write_parquet(empty / "worker-00000.parquet")
         assert command.main(["check", str(empty), "--rule", "auc > 0"]) == 2
         assert capsys.readouterr().err == "deep-insight check: There are no records to check\n"
+
+
+def test_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "300")
+    number = 2000
+    pl.DataFrame(
+        {
+            "uid": range(number),
+            "req_time": [1_700_000_000 + row for row in range(number)],
+            "label": [{"ctr": float(row % 2), "cvr": 1.0} for row in range(number)],
+            "predict": [{"ctr": 0.8 if row % 4 < 2 else 0.5, "cvr": 1.0} for row in range(number)],
+            "extra_str": [{"site": "a" if row % 4 < 2 else "b"} for row in range(number)],
+        }
+    ).write_parquet(tmp_path / "worker-00000.parquet")
+    head, row = printed(capsys, "slices", tmp_path).splitlines()
+    assert head.split()[:4] == ["target", "slice", "examples", "users"]
+    assert "where" not in head
+    assert row.split()[:4] == ["ctr", "site=a", "1,000", "1,000"]
+    output = printed(capsys, "slices", tmp_path, "--field", "site", "--last", "20m",
+                     "--depth", 1, "--minimum-examples", 100, "--format", "json")  # fmt: skip
+    (found,) = json.loads(output)
+    assert (found["examples"], found["where"]) == (600, "\"site\" = 'a'")
+    nothing = printed(capsys, "slices", tmp_path, "--target", "cvr")
+    assert nothing == "No slice is wrong by more than chance.\n"
+    assert command.main(["slices", str(tmp_path), "--target", "stay"]) == 2
+    assert "--target must be among ['ctr', 'cvr']" in capsys.readouterr().err
+    assert command.main(["slices", str(tmp_path), "--depth", "3"]) == 2
+    assert "`depth` must be 1" in capsys.readouterr().err

@@ -59,6 +59,16 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "--bins": {"type": int, "default": 20, "metavar": "N", "help": "default: %(default)s"},
     "--rule": {"action": "append", "default": [], "metavar": "RULE",
                "help": "such as 'auc >= 0.7' or '0.95 <= calibration <= 1.05'; repeat for several"},
+    "--field": {"action": "append", "default": [], "metavar": "NAME",
+                "help": "slice by this extra field or column; repeat for several; default: all "
+                "extra fields"},
+    "--depth": {"type": int, "default": 2, "metavar": "N",
+                "help": "1: single values; 2: pairs of values, too (default: %(default)s)"},
+    "--minimum-examples": {"type": int, "default": 200, "metavar": "N",
+                           "help": "try no smaller slices (default: %(default)s)"},
+    "--false-discovery-rate": {"type": float, "default": 0.05, "metavar": "SHARE",
+                               "help": "of the slices found, how many may be right, on average "
+                               "(default: %(default)s)"},
     "--on": {"action": "append", "metavar": "NAME",
              "help": "a column that identifies an example; repeat for several; default: "
              "example_id, or uid and req_time"},
@@ -87,6 +97,13 @@ def add_to(commands: Any) -> None:
         "compare two trainings of the same stream, example by example",
         ("run", "other", *_COMMON, "--window", "--measure", "--on", "--interval", "--rule"),
         interval=_INTERVAL,
+    )
+    _add(
+        commands,
+        _slices,
+        "find where the model predicts too much, or too little",
+        ("run", *_COMMON[1:], "--field", "--depth", "--minimum-examples", "--false-discovery-rate"),
+        by=[],
     )
     _add(
         commands,
@@ -124,7 +141,7 @@ def _report(arguments: argparse.Namespace) -> int:
         print(f"deep-insight {arguments.name}: {error}", file=sys.stderr)
         return 2
     if arguments.target:
-        known = frame["target"].unique(maintain_order=True).to_list()
+        known = _targets(frame, arguments)
         if missing := [name for name in arguments.target if name not in known]:
             print(
                 f"deep-insight {arguments.name}: --target must be among {known}. "
@@ -133,10 +150,24 @@ def _report(arguments: argparse.Namespace) -> int:
             )
             return 2
         frame = frame.filter(pl.col("target").is_in(arguments.target))
-    keys = ["target", *arguments.by, "window", "bin"]
+    keys = ["target", *arguments.by, "window", "bin", "slice"]
+    if arguments.measured is _slices and arguments.format in ("table", "markdown"):
+        if frame.is_empty():
+            print("No slice is wrong by more than chance.")
+            return 0
+        frame = frame.drop("where")
     width = shutil.get_terminal_size().columns
     print(render(frame, keys, arguments.format, width), end="")
     return 0
+
+
+def _targets(frame: pl.DataFrame, arguments: argparse.Namespace) -> list[str]:
+    """Return the targets that may be shown."""
+    if arguments.measured is not _slices:
+        return frame["target"].unique(maintain_order=True).to_list()
+    # A target without a slice that is wrong has no row.
+    label = insight.open_run(arguments.run).collect_schema()["label"]
+    return [field.name for field in label.fields] if isinstance(label, pl.Struct) else []
 
 
 def _records(run: str, arguments: argparse.Namespace) -> pl.LazyFrame:
@@ -195,6 +226,17 @@ def _compare(arguments: argparse.Namespace) -> pl.DataFrame:
         arguments.window,
         arguments.interval,
         measures=_measures(arguments),
+        visits=arguments.visits,
+    )
+
+
+def _slices(arguments: argparse.Namespace) -> pl.DataFrame:
+    return insight.slices(
+        _records(arguments.run, arguments),
+        arguments.field or None,
+        arguments.depth,
+        arguments.minimum_examples,
+        arguments.false_discovery_rate,
         visits=arguments.visits,
     )
 

@@ -9,6 +9,7 @@ from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.ranking import auc
 from monolith_keras_metrics.insight.relabel import relabel
 from monolith_keras_metrics.insight.reliability import reliability
+from monolith_keras_metrics.insight.slices import slices
 from monolith_keras_metrics.insight.summary import summary
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "open_run",
     "relabel",
     "reliability",
+    "slices",
     "summary",
 ]
