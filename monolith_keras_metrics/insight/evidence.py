@@ -125,6 +125,28 @@ def log_mixture(
     return np.where(quotient < -_LARGEST, -np.inf, result)
 
 
+def log_two_sided_mixture(
+    z: npt.ArrayLike, information: npt.ArrayLike, prior: npt.ArrayLike
+) -> Array:
+    """Return the logarithm of an e-value against "the effect is zero".
+
+    It is that of `log_mixture` for effects of either sign, from a whole normal distribution.
+
+    Args:
+        z: The estimate, divided by its standard error.
+        information: 1 / (standard error)².
+        prior: 1 / (standard deviation of the effects that are expected)², in the same units.
+
+    Example:
+    >>> np.exp(log_two_sided_mixture([0.0, 2.0, 5.0], 24.0, prior=1.0)).round(2).tolist()
+    [0.2, 1.36, 32550.96]
+    """
+    z, information = np.asarray(z, np.float64), np.asarray(information, np.float64)
+    share = information / (information + prior)
+    result: Array = (np.log1p(-share) + share * z**2) / 2
+    return result
+
+
 def log_evidence(distance: Array, examples: Array, moves: int | None = None) -> Array:
     """Return the logarithm of the evidence that a measure is above a bound.
 

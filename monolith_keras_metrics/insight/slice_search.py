@@ -85,16 +85,24 @@ class Search:
         depth: The largest number of fields of a slice: 1 or 2.
         minimum: The smallest number of examples of a slice.
         rate: The false discovery rate.
+        most: The largest number of slices to find, besides the whole.
     """
 
     def __init__(
-        self, errors: Errors, fields: Sequence[Field], depth: int, minimum: int, rate: float
+        self,
+        errors: Errors,
+        fields: Sequence[Field],
+        depth: int,
+        minimum: int,
+        rate: float,
+        most: int,
     ) -> None:
         self._errors = errors
         self._fields = fields
         self._depth = depth
         self._minimum = minimum
         self._rate = rate
+        self._most = most
         self._sizes = [
             np.bincount(field.numbers[field.numbers >= 0], minlength=len(field.texts))
             for field in fields
@@ -106,10 +114,10 @@ class Search:
         whole: float | None = None
         owners = np.full(len(self._errors.errors), NONE)
         pool = self._tried(0.0)
-        while True:
+        while len(found) < self._most:
             at = self._next(pool, [one for one, _ in found], owners, whole is not None)
             if at is None:
-                return self._results(found, whole, owners)
+                break
             one = pool.slices[at]
             if one.fields:
                 fewer = [len(other.fields) < len(one.fields) for other, _ in found]
@@ -121,6 +129,7 @@ class Search:
                 whole, found = float(pool.log_e[at]), []
                 pool = self._tried(_mean_error(self._errors, owners < 0))
                 owners[:] = NONE
+        return self._results(found, whole, owners)
 
     def _results(
         self, found: Sequence[tuple[Slice, float]], whole: float | None, owners: Numbers
@@ -197,6 +206,8 @@ class Search:
         z, log_e = sums.evidence(pool.tastes)
         can = (pool.log_e >= hurdles) & (log_e >= hurdles) & (z * pool.signs > 0)
         can &= sums.examples >= self._minimum
+        # A pair that shares its records with pairs found before may still be off with them.
+        can &= np.array([one not in found for one in pool.slices])
         if not can.any():
             return None
         best = int(np.argmax(np.where(can, np.abs(z), -1.0)))

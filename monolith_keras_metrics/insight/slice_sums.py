@@ -30,7 +30,7 @@ import numpy.typing as npt
 import polars as pl
 
 from monolith_keras_metrics.insight.curves import EPSILON, Array
-from monolith_keras_metrics.insight.e_value import log_mixture_e_value
+from monolith_keras_metrics.insight.evidence import log_two_sided_mixture
 
 Numbers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -178,7 +178,7 @@ class Sums(NamedTuple):
         slope = _BET / np.sqrt(expected)
         either = np.logaddexp(slope * self.errors, -slope * self.errors) - np.log(2)
         bets = np.log(_STAKE) + either - slope**2 * variances / 2
-        mixture = np.log(1 - _STAKE) + log_mixture_e_value(z, variances, expected / _SPREAD)
+        mixture = np.log(1 - _STAKE) + log_two_sided_mixture(z, variances, expected / _SPREAD)
         log_e: Array = np.logaddexp(bets, mixture)
         return z, log_e
 
