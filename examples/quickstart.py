@@ -72,33 +72,31 @@ def train(folder: str, sample_ratio: float) -> None:
 
 
 def show(folder: str) -> None:
-    """Print the measures of the newest training in `folder`."""
+    """Print the measures of the newest training in `folder`, and where it is wrong."""
     records = insight.open_run(folder)
     newest = records.filter(pl.col("attempt") == pl.col("attempt").max())
-    by_target = insight.summary(newest)
-    by_month = insight.summary(newest, by=MONTH)
+    by_target = insight.summary(newest, measures=["calibration", "auc"], interval=0.95)
+    by_month = insight.summary(newest, by=MONTH, measures="auc")
+    wrong = insight.slices(newest, ["carrier", "origin", "hour"], most=5)
     with pl.Config(
         float_precision=3,
         tbl_cols=-1,
         tbl_rows=-1,
+        tbl_width_chars=120,
         tbl_hide_column_data_types=True,
         tbl_hide_dataframe_shape=True,
         thousands_separator=",",
     ):
-        print("\nQuality of the predictions:")
-        print(
-            by_target.select(
-                "target",
-                "examples",
-                "users",
-                "positive_rate",
-                "mean_prediction",
-                "calibration",
-                "auc",
-            )
-        )
+        print("\nQuality of the predictions, with intervals of 95%:")
+        print(by_target.drop("unlabelled", "invalid", "revisits"))
         print("\nAUC by month:")
         print(by_month.pivot("target", index=["month", "examples"], values="auc"))
+        print("\nWhere they are clearly too high or too low; impact is the number of late flights:")
+        print(
+            wrong.select(
+                "target", "slice", "examples", "mean_prediction", "mean_label", "impact", "share"
+            )
+        )
 
 
 def main() -> None:

@@ -80,9 +80,11 @@ def check_records(records: pl.DataFrame, flights: pl.DataFrame) -> None:
     assert records["position"].to_list() == list(range(flights.height))
 
 
-def check_auc(records: pl.DataFrame, output: str) -> dict[str, float]:
-    """Asserts that AUC is scikit-learn's, or nearly so, and as the printed table has it."""
-    by_target = insight.summary(records)
+def check_shown(records: pl.DataFrame, output: str) -> dict[str, float]:
+    """Asserts that AUC is scikit-learn's, or nearly so, and that the printed tables have it."""
+    table, _, rest = output.partition("AUC by month:")
+    columns = [f"{name}{end}" for name in ("calibration", "auc") for end in ("", "_low", "_high")]
+    by_target = insight.summary(records, measures=["calibration", "auc"], interval=0.95)
     assert by_target["target"].to_list() == list(TARGETS)
     areas = dict(zip(TARGETS, by_target["auc"].to_list(), strict=True))
     exact = insight.summary(records, exact=True, measures="auc")["auc"]
@@ -90,15 +92,14 @@ def check_auc(records: pl.DataFrame, output: str) -> dict[str, float]:
         label, prediction = (records[c].struct.field(target) for c in ("label", "predict"))
         assert exact_area == pytest.approx(roc_auc_score(label, prediction), abs=1e-9)
         assert area == pytest.approx(exact_area, abs=2e-5)
-        assert cells(target, output) == [
-            target,
-            f"{records.height:,}",
-            f"{records['uid'].n_unique():,}",
-            f"{label.mean():.3f}",
-            f"{prediction.cast(pl.Float64).mean():.3f}",
-            f"{prediction.cast(pl.Float64).sum() / label.cast(pl.Float64).sum():.3f}",
-            f"{area:.3f}",
-        ]
+        predicted, observed = (one.cast(pl.Float64).sum() for one in (prediction, label))
+        values = by_target.row(by_predicate=pl.col("target") == target, named=True)
+        values["calibration"] = predicted / observed
+        counts = [f"{records.height:,}", f"{records['uid'].n_unique():,}"]
+        assert cells(target, table) == [target, *counts, *(f"{values[c]:.3f}" for c in columns)]
+    wrong = insight.slices(records, ["carrier", "origin", "hour"], most=5)
+    for target, where in wrong.select("target", "slice").rows():
+        assert re.search(rf"^│ {target} ┆ {where} ", rest, re.MULTILINE)
     return areas
 
 
@@ -191,8 +192,9 @@ def test_quickstart(flights: pl.DataFrame, tmp_path: pathlib.Path) -> None:
     assert f"Deep insight: {FLIGHTS:,} of {FLIGHTS:,} examples written to runs/flights" in output
     records = pl.read_parquet(folder / "worker-*.parquet").sort("position")
     check_records(records, flights)
-    for area in check_auc(records, output).values():
+    for area in check_shown(records, output).values():
         assert area > 0.68
+    assert "│ dep_late ┆ hour=6 " in output
     months = [cells(f"2013-{month:02d}", output) for month in range(1, 13)]
     assert sum(int(count.replace(",", "")) for _, count, *_ in months) == FLIGHTS
     assert months[0][1] == "27,004"
@@ -209,7 +211,7 @@ def test_custom_loop(flights: pl.DataFrame, tmp_path: pathlib.Path) -> None:
     assert f"Stats(accepted={limit}, sampled={limit}, unsampled=0, written={limit}" in output
     records = read(tmp_path / "records")
     check_records(records, flights.head(limit))
-    check_auc(records, output)
+    check_shown(records, output)
 
 
 def outputs(notebook: Any) -> list[Any]:
