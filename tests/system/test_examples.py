@@ -24,7 +24,7 @@ from monolith_keras_metrics import insight
 
 pytestmark = pytest.mark.slow
 
-NOTEBOOK = EXAMPLES / "notebooks" / "first_look.ipynb"
+NOTEBOOKS = {"first_look": ["first_look"], "compare_models": ["production", "candidate"]}
 FLIGHTS = 336_776
 TARGETS = ("dep_late", "arr_late")
 
@@ -223,8 +223,13 @@ def pictures(notebook: Any) -> list[str]:
     return [picture for picture in found if picture]
 
 
+def notebook_of(name: str) -> Any:
+    return nbformat.read(EXAMPLES / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook(
-    flights: pl.DataFrame, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    name: str, flights: pl.DataFrame, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole notebook runs, and trains and plots as the committed one did."""
     for script in EXAMPLES.glob("*.py"):
@@ -232,18 +237,20 @@ def test_notebook(
     folder = tmp_path / "notebooks"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = notebook_of(name)
     committed = pictures(notebook)
     client = nbclient.NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": str(folder)}}
     )
     client.execute()  # raises what a cell raises
-    assert len(pictures(notebook)) == len(committed) == 4
-    check_records(read(folder / "runs" / "first_look"), flights)
+    assert len(pictures(notebook)) == len(committed) == {"first_look": 4, "compare_models": 1}[name]
+    for run in NOTEBOOKS[name]:
+        check_records(read(folder / "runs" / run), flights)
 
 
-def test_committed_notebook_reads_well_without_running() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_committed_notebook_reads_well_without_running(name: str) -> None:
+    notebook = notebook_of(name)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
@@ -257,4 +264,4 @@ def test_committed_notebook_reads_well_without_running() -> None:
         if "image/png" not in out.get("data", {}):
             assert not re.search(r"(^|[\s'\"(])(/\w+|[A-Z]:\\)[/\w]", text), "a path"
     shown = [out for out in outputs(notebook) if f"{FLIGHTS:,}" in out.get("text", "")]
-    assert len(shown) == 1
+    assert len(shown) == len(NOTEBOOKS[name])
