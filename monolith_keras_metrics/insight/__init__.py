@@ -8,10 +8,13 @@ from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.ranking import auc
 from monolith_keras_metrics.insight.relabel import relabel
 from monolith_keras_metrics.insight.reliability import reliability
+from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.states import state_of
 from monolith_keras_metrics.insight.summary import summary
 
 __all__ = [
     "MEASURES",
+    "State",
     "auc",
     "compare",
     "explain",
@@ -19,5 +22,6 @@ __all__ = [
     "open_run",
     "relabel",
     "reliability",
+    "state_of",
     "summary",
 ]
