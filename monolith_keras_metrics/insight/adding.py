@@ -51,9 +51,7 @@ def grouped(frame: pl.DataFrame) -> tuple[pl.DataFrame, Numbers]:
     found = frame.with_row_index(_ROW).group_by(frame.columns, maintain_order=True).agg(_ROW)
     numbers = np.empty(frame.height, np.int64)
     rows = found.get_column(_ROW)
-    numbers[rows.explode().to_numpy()] = np.arange(found.height).repeat(
-        rows.list.len().to_numpy()
-    )
+    numbers[rows.explode().to_numpy()] = np.arange(found.height).repeat(rows.list.len().to_numpy())
     return found.select(frame.columns), numbers
 
 
@@ -165,7 +163,10 @@ def _frame(
 ) -> pl.DataFrame:
     dtypes = {"group": pl.UInt32, "part": pl.UInt8}
     return pl.DataFrame(
-        {name: pl.Series(column).cast(dtypes.get(name, pl.Float64)) for name, column in keys.items()}
+        {
+            name: pl.Series(column).cast(dtypes.get(name, pl.Float64))
+            for name, column in keys.items()
+        }
         | {**values}
     )
 
@@ -181,11 +182,10 @@ def _distinct(
         if not number:
             labels, at = [own], codes
             continue
-        size = labels[0].size * own.size
         if own.size == 1:
-            pairs, at = np.arange(labels[0].size), at
-        else:
-            pairs, at = _compact(at * own.size + codes, size)
+            labels.append(own.repeat(labels[0].size))
+            continue
+        pairs, at = _compact(at * own.size + codes, labels[0].size * own.size)
         labels = [label[pairs // max(1, own.size)] for label in labels]
         labels.append(own[pairs % max(1, own.size)])
     return labels, at

@@ -28,7 +28,8 @@ def codes_of(values: Values) -> Codes:
     codes = distance.view(np.uint32) >> _DROPPED
     codes[codes == _MINUS_ZERO] = 0  # -0.0 is equal to 0.0
     codes |= upper * _UPPER
-    return codes.astype(np.int64)
+    numbers: Codes = codes.astype(np.int64)
+    return numbers
 
 
 def values_of(codes: Codes) -> Values:

@@ -29,17 +29,23 @@ def _losses(y: Array, p: Array, w: Array) -> Array:
     return losses
 
 
+def _sum(value: Callable[..., npt.NDArray[Any]], *names: str) -> _Sum:
+    """Return a function of y, p and w that passes on those that are named."""
+    positions = ["ypw".index(name) for name in names]
+    return lambda *values: value(*(values[position] for position in positions))
+
+
 # Sums over the valid records of a group: functions of their labels y, predictions p and weights w.
 SUMS: dict[str, _Sum] = {
-    "weights": lambda y, p, w: w,
-    "squared_weights": lambda y, p, w: w * w,
-    "labels": lambda y, p, w: w * y,
-    "predictions": lambda y, p, w: w * p,
+    "weights": _sum(lambda w: w, "w"),
+    "squared_weights": _sum(lambda w: w * w, "w"),
+    "labels": _sum(lambda y, w: w * y, "y", "w"),
+    "predictions": _sum(lambda p, w: w * p, "p", "w"),
     "losses": _losses,
     "errors": lambda y, p, w: w * (p - y),
     "distances": lambda y, p, w: w * np.abs(p - y),
     "squares": lambda y, p, w: w * (p - y) ** 2,
-    "variances": lambda y, p, w: w * w * p * (1 - p),
+    "variances": _sum(lambda p, w: w * w * p * (1 - p), "p", "w"),
 }
 # Numbers of records, which are never weighted; of valid records by a function of these, too.
 COUNTS: dict[str, _Sum | None] = {
@@ -47,8 +53,8 @@ COUNTS: dict[str, _Sum | None] = {
     "unlabelled": None,
     "invalid": None,
     "revisits": None,
-    "other_labels": lambda y, p, w: (y != 0) & (y != 1),
-    "outside": lambda y, p, w: (p < 0) | (p > 1),
+    "other_labels": _sum(lambda y: (y != 0) & (y != 1), "y"),
+    "outside": _sum(lambda p: (p < 0) | (p > 1), "p"),
 }
 
 

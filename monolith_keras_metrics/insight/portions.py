@@ -21,7 +21,8 @@ from monolith_keras_metrics.insight.rows import Plan
 _VALUES = 1_000_000  # of targets in a portion
 _MOST, _LEAST = 500_000, 20_000  # records of a portion
 _THREADS = 2
-_One, _Other = TypeVar("_One"), TypeVar("_Other")
+_One = TypeVar("_One")
+_Other = TypeVar("_Other")
 
 
 def portions_of(plan: Plan) -> Iterator[pl.DataFrame]:

@@ -180,11 +180,14 @@ def plan_of(
 
 
 def _is_by_row(expression: pl.Expr) -> bool:
-    """Return True if the expression's value for a row depends on that row only."""
+    """Return True if it is known that the value of a row depends on that row only."""
     if expression.meta.undo_aliases().meta.is_column():
         return True
-    check = getattr(expression.meta, "is_row_separable", None)  # not in the oldest Polars
-    return check is not None and bool(check())
+    try:
+        # Polars tells it of the outermost operation only, and the oldest one does not at all.
+        return expression.meta.is_row_separable() and all(map(_is_by_row, expression.meta.pop()))
+    except (AttributeError, pl.exceptions.PolarsError):
+        return False
 
 
 def _groups(known: Sequence[str], by: By, taken: Sequence[str]) -> tuple[list[str], list[pl.Expr]]:

@@ -98,7 +98,8 @@ class State(Tables):
         """Return the measures of the records, as `summary` does.
 
         Args:
-            measures: The names of the measures. Default: all that the state has the sums for.
+            measures: The names of the measures. Default: those of `summary` that the state has the
+                sums for.
             interval: The probability of an interval, such as 0.95; the state must have been made
                 with `intervals=True`.
             minimum_users: The values of a group with fewer users are null, as for `summary`.
@@ -117,7 +118,11 @@ class State(Tables):
                 f"Received: interval={interval!r}"
             )
         known = [one for one in MEASURES.values() if one.needs in (None, *self.form.tables)]
-        chosen = known if measures is None else named_measures(measures)
+        chosen = (
+            [one for one in known if one.needs == "user_cells" or not one.on_demand]
+            if measures is None
+            else named_measures(measures)
+        )
         if lacking := [one.name for one in chosen if one not in known]:
             raise ValueError(
                 f"`measures` must be among those that the state was made for, "
@@ -209,9 +214,7 @@ def _merged(states: Sequence[Tables]) -> Tables:
             first += state.groups.height
             table = state.tables[name]
             renumbered.append(table.with_columns(own.gather(table.get_column("group"))))
-        tables[name] = adding.added(
-            pl.concat(renumbered, how="vertical_relaxed"), name, form.exact
-        )
+        tables[name] = adding.added(pl.concat(renumbered, how="vertical_relaxed"), name, form.exact)
     return Tables(form, [*targets], groups, tables)
 
 

@@ -12,7 +12,6 @@ from monolith_keras_metrics.insight.portions import in_threads, portions_of
 from monolith_keras_metrics.insight.rows import WINDOW, By, Plan, Time, Visits, plan_of
 from monolith_keras_metrics.insight.state import State, named_measures
 from monolith_keras_metrics.insight.tables import PARTS, TABLES, Form
-from monolith_keras_metrics.insight.visits import Facts
 
 Records: TypeAlias = "pl.LazyFrame | pl.DataFrame"
 
@@ -77,7 +76,9 @@ def state_of(
 
 def measures_for(records: Records, names: str | Sequence[str] | None) -> list[str]:
     """Return the names of measures; None for those that the records' columns allow."""
-    return [measure.name for measure in chosen_measures(names, records.lazy().collect_schema())]
+    return [
+        measure.name for measure in chosen_measures(names, records.lazy().collect_schema().names())
+    ]
 
 
 def chosen_measures(names: str | Sequence[str] | None, columns: Sequence[str]) -> list[Measure]:

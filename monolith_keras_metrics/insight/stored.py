@@ -89,8 +89,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tables, dict[str, Any]]:
             )
         }
         groups = tables.pop(_GROUPS)
-        highest = max(table.get_column("group").max() or 0 for table in tables.values())
-        if highest >= max(1, groups.height):  # type: ignore[operator]
+        if any((table.get_column("group") >= groups.height).any() for table in tables.values()):
             raise _foreign(file, "a state whose groups are missing")
         return Tables(Form(**form), about["targets"], groups, tables), about["notes"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

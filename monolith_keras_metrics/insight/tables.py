@@ -110,7 +110,8 @@ def parts_of(user: pl.Series, parts: int) -> npt.NDArray[np.uint8]:
     mixed = user.fill_null(0).cast(pl.Int64).to_numpy().view(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return (mixed % np.uint64(parts)).astype(np.uint8)
+    found: npt.NDArray[np.uint8] = (mixed % np.uint64(parts)).astype(np.uint8)
+    return found
 
 
 def part_of(user: pl.Expr, parts: int) -> pl.Expr:

@@ -48,7 +48,7 @@ class Facts(NamedTuple):
         """Return True if a record of a first visit is known without the other records."""
         return not self.has_several_attempts and not self.revisits
 
-    def __or__(self, other: Facts) -> Facts:  # type: ignore[override]
+    def __or__(self, other: Facts) -> Facts:
         return Facts(self.attempts | other.attempts, self.revisits or other.revisits)
 
 
