@@ -59,6 +59,9 @@ def added(table: pl.DataFrame, name: str, exact: bool) -> pl.DataFrame:
     """Return a table in which rows of equal keys are added up."""
     own = TABLES[name].own
     keys = TABLES[name].keys
+    if name == "users":
+        numbers = table.get_column("group").to_numpy().astype(np.int64)
+        return _users(numbers, table.get_column("user"))
     if "user" in own:
         return table.group_by(keys).agg(pl.col(TABLES[name].sums).sum())
     columns = {key: table.get_column(key).to_numpy() for key in keys}
@@ -126,16 +129,19 @@ def _users(group: Numbers, user: pl.Series) -> pl.DataFrame:
     """Return each user of each group once."""
     if user.dtype != pl.Int64 or user.null_count() or group.max(initial=0) > 1_000:
         return pl.DataFrame({"group": group.astype(np.uint32), "user": user}).unique()
-    order = np.argsort(group.astype(np.uint16), kind="stable")
-    sizes = np.bincount(group)
+    users = user.to_numpy()
+    sizes = np.bincount(group, minlength=1)
+    if sizes.size > 1:
+        users = users[np.argsort(group.astype(np.uint16), kind="stable")]
     found = []
-    # Sorting the users of one group after the other is ten times faster than hashing pairs.
-    users = user.to_numpy() if sizes.size <= 1 else user.to_numpy()[order]
+    # Sorting the users of one group after the other is faster than hashing pairs.
     for own in np.split(users, np.cumsum(sizes)[:-1]):
         ordered = np.sort(own)
-        found.append(ordered[np.diff(ordered, prepend=ordered[:1] - 1) != 0])
+        is_new = np.ones(ordered.size, np.bool_)
+        np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+        found.append(ordered[is_new])
     groups = np.arange(len(found), dtype=np.uint32).repeat([own.size for own in found])
-    return pl.DataFrame({"group": groups, "user": np.concatenate([*found, users[:0]])})
+    return pl.DataFrame({"group": groups, "user": np.concatenate(found)})
 
 
 def _added(

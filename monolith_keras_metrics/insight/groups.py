@@ -146,9 +146,17 @@ class Groups:
 
 def _ranked(table: pl.DataFrame, cell: str) -> pl.DataFrame:
     """Return the table with the rank of each cell within its group, from 0."""
-    ranks = table.select(_GROUP, cell).unique().sort(_GROUP, cell)
-    ranks = ranks.with_columns(rank=pl.int_range(pl.len()).over(_GROUP))
-    return table.join(ranks, on=[_GROUP, cell])
+    group, cells = (table.get_column(name).to_numpy() for name in (_GROUP, cell))
+    rising = (group[1:] > group[:-1]) | ((group[1:] == group[:-1]) & (cells[1:] >= cells[:-1]))
+    if not rising.all():
+        order = np.lexsort((cells, group))
+        table, group, cells = table[order], group[order], cells[order]
+    is_new = np.ones(group.size, np.bool_)  # the first row of a cell
+    is_new[1:] = (group[1:] != group[:-1]) | (cells[1:] != cells[:-1])
+    cell_number = np.cumsum(is_new) - 1
+    starts = np.flatnonzero(np.diff(group.astype(np.int64), prepend=-1))
+    firsts = cell_number[starts].repeat(np.diff(starts, append=group.size))
+    return table.with_columns(rank=pl.Series(cell_number - firsts, dtype=pl.Int64))
 
 
 def _with_user_aucs(sums: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
