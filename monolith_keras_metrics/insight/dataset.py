@@ -86,9 +86,8 @@ def open_run(
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise ValueError("`path` must name at least one run. Received: an empty list")
-    files = [(file_format, file) for file_format, found in map(_find, paths) for file in found]
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(lambda file: _read(*file), dict.fromkeys(files)))
+    files = [(file_format, file) for file_format, found in map(find, paths) for file in found]
+    parts = _parts([*dict.fromkeys(files)])
     problems = [f"{str(part.path)!r}: {part.problem}" for part in parts if part.problem]
     if problems and on_corrupt == "raise":
         raise ValueError(
@@ -106,7 +105,33 @@ def open_run(
     raise _no_records(paths[0], f"all of its {len(parts)} files are empty")
 
 
-def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
+def open_files(
+    file_format: str, files: Sequence[pathlib.Path], known: Sequence[pl.Schema] = ()
+) -> tuple[pl.LazyFrame | None, dict[pathlib.Path, str]]:
+    """Open some files of a run.
+
+    Args:
+        file_format: Their format.
+        files: The files.
+        known: Schemas of records of other files of the run. The frame has their columns, too.
+
+    Returns:
+        The records, None if no file has any; and what is wrong with files that are not intact.
+    """
+    parts = _parts([(file_format, file) for file in files])
+    others = [_Part(pathlib.Path(), schema, pl.DataFrame(schema=schema)) for schema in known]
+    readable = [*others, *(part for part in parts if part.schema)]
+    records = _joined(readable) if readable else None
+    return records, {part.path: part.problem for part in parts if part.problem}
+
+
+def _parts(files: Sequence[tuple[str, pathlib.Path]]) -> list[_Part]:
+    """Read files of these formats."""
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda file: _read(*file), files))
+
+
+def find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
     """Return the format of a run and its files, in the order of their names."""
     match = _SCHEME.fullmatch(os.fspath(path))
     wanted, name = match.groups() if match else (None, os.fspath(path))

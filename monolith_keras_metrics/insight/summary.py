@@ -9,13 +9,13 @@ import polars as pl
 
 from monolith_keras_metrics.insight.rows import By, Time
 from monolith_keras_metrics.insight.state import check_interval
-from monolith_keras_metrics.insight.states import chosen_measures, measures_for, state_of
+from monolith_keras_metrics.insight.states import Records, chosen_measures, state_of
 
 __all__ = ["chosen_measures", "summary"]
 
 
 def summary(
-    records: pl.LazyFrame | pl.DataFrame,
+    records: Records,
     by: By = (),
     window: str | None = None,
     *,
@@ -41,7 +41,9 @@ def summary(
 
     Args:
         records: Records, as `open_run` returns them, or rows of `long_form`, filtered if you like.
-            Only the columns that are needed are read into memory.
+            Only the columns that are needed are read, in portions. Or a run, as `open_run` takes
+            it: then states are kept in its folder `.insight/`, and only new files are read the next
+            time.
         by: The groups: the name of a column or of an extra field, a Polars expression over the
             columns of `long_form`, or several of these.
         window: The length of a window of time, such as `"1h"` or `"1d"`. The result then has a
@@ -93,16 +95,15 @@ def summary(
     0.825
     """
     check_interval(interval)
-    chosen = measures_for(records, measures)
     state = state_of(
         records,
         by,
         window,
         time=time,
-        measures=chosen,
+        measures=measures,
         intervals=interval is not None,
         weighted=weighted,
         visits=visits,
         exact=exact,
     )
-    return state.finish(chosen, interval, minimum_users)
+    return state.finish(measures, interval, minimum_users)
