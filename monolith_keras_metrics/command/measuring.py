@@ -185,7 +185,8 @@ def _measures(arguments: argparse.Namespace) -> list[str] | None:
 
 def _summary(arguments: argparse.Namespace) -> pl.DataFrame:
     return insight.summary(
-        _records(arguments.run, arguments),
+        # Of a complete run, what was measured before is not read again.
+        _records(arguments.run, arguments) if arguments.last is not None else arguments.run,
         arguments.by,
         arguments.window,
         measures=_measures(arguments),

@@ -10,10 +10,13 @@ from monolith_keras_metrics.insight.ranking import auc
 from monolith_keras_metrics.insight.relabel import relabel
 from monolith_keras_metrics.insight.reliability import reliability
 from monolith_keras_metrics.insight.slices import slices
+from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.states import state_of
 from monolith_keras_metrics.insight.summary import summary
 
 __all__ = [
     "MEASURES",
+    "State",
     "auc",
     "check",
     "check_pairs",
@@ -24,5 +27,6 @@ __all__ = [
     "relabel",
     "reliability",
     "slices",
+    "state_of",
     "summary",
 ]

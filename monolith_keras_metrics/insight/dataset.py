@@ -26,7 +26,7 @@ from monolith_keras_metrics.records.schema import SCHEMA, STRUCTS, fields_of
 # Polars reads such a column or field name as a pattern, and panics.
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
 _IDENTITY = ["run", "attempt", "worker", "position"]
-_TOPIC = re.compile(r"kafka:(.*)", re.DOTALL)
+TOPIC = re.compile(r"kafka:(.*)", re.DOTALL)
 _SCHEME = re.compile(rf"({'|'.join(run_folder.FORMATS)}):(.+)", re.DOTALL)
 
 
@@ -93,11 +93,10 @@ def open_run(
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise ValueError("`path` must name at least one run. Received: an empty list")
-    topics = [match[1] for one in paths if (match := _TOPIC.fullmatch(os.fspath(one)))]
-    folders = [one for one in paths if not _TOPIC.fullmatch(os.fspath(one))]
-    files = [(file_format, file) for file_format, found in map(_find, folders) for file in found]
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(lambda file: _read(*file), dict.fromkeys(files)))
+    topics = [match[1] for one in paths if (match := TOPIC.fullmatch(os.fspath(one)))]
+    folders = [one for one in paths if not TOPIC.fullmatch(os.fspath(one))]
+    files = [(file_format, file) for file_format, found in map(find, folders) for file in found]
+    parts = _parts([*dict.fromkeys(files)])
     parts += [part for topic in topics for part in _read_topic(topic)]
     problems = [f"{str(part.path)!r}: {part.problem}" for part in parts if part.problem]
     if problems and on_corrupt == "raise":
@@ -117,7 +116,33 @@ def open_run(
     raise _no_records(paths[0], empty)
 
 
-def _find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
+def open_files(
+    file_format: str, files: Sequence[pathlib.Path], known: Sequence[pl.Schema] = ()
+) -> tuple[pl.LazyFrame | None, dict[pathlib.Path, str]]:
+    """Open some files of a run.
+
+    Args:
+        file_format: Their format.
+        files: The files.
+        known: Schemas of records of other files of the run. The frame has their columns, too.
+
+    Returns:
+        The records, None if no file has any; and what is wrong with files that are not intact.
+    """
+    parts = _parts([(file_format, file) for file in files])
+    others = [_Part(pathlib.Path(), schema, pl.DataFrame(schema=schema)) for schema in known]
+    readable = [*others, *(part for part in parts if part.schema)]
+    records = _joined(readable) if readable else None
+    return records, {pathlib.Path(part.path): part.problem for part in parts if part.problem}
+
+
+def _parts(files: Sequence[tuple[str, pathlib.Path]]) -> list[_Part]:
+    """Read files of these formats."""
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda file: _read(*file), files))
+
+
+def find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
     """Return the format of a run and its files, in the order of their names."""
     match = _SCHEME.fullmatch(os.fspath(path))
     wanted, name = match.groups() if match else (None, os.fspath(path))

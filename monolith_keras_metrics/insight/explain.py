@@ -127,15 +127,15 @@ def _order(state: State) -> pl.Expr:
 def _quotients(state: State, measure: Measure, end: str) -> pl.DataFrame:
     """Return the sums of which a measure is the quotient, for the targets that it is for."""
     assert isinstance(measure.value, tuple)
-    sums = state.tables["sums"].drop("part")
+    groups = state.groups.with_row_index("group")
+    sums = state.tables["sums"].drop("part").join(groups, on="group").drop("group")
     binary, probabilities = (
         (pl.col(name).sum() == 0).over("target") for name in ("other_labels", "outside")
     )
     fits = KINDS[measure.kind](binary, probabilities)
-    keys = [name for name in sums.columns if name == "target" or name.startswith("by.")]
     names = zip(_sums(end), measure.value, strict=True)
     return (
         sums.filter(fits)
-        .group_by(keys)
+        .group_by(state.groups.columns)
         .agg(pl.col(column).sum().alias(name) for name, column in names)
     )

@@ -17,15 +17,12 @@ import polars as pl
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.groups import Groups
 from monolith_keras_metrics.insight.measures import Measure, Scale
-from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.tables import Form, Tables
 from monolith_keras_metrics.insight.with_scipy import scipy_module
 
 
 def finish(
-    state: State,
-    measures: Sequence[Measure],
-    interval: float | None = None,
-    exact: State | None = None,
+    state: Tables, measures: Sequence[Measure], interval: float | None = None
 ) -> pl.DataFrame:
     """Return a row per target and group: `target`, the keys, the counts and the measures.
 
@@ -33,10 +30,9 @@ def finish(
         state: The state; for intervals, with its users in parts.
         measures: The measures.
         interval: The probability that an interval holds the true value; None for no intervals.
-        exact: A state of the same records with exact cells, from which values are taken. (Intervals
-            need none, and exact cells of each part would not fit into memory.)
     """
     groups = Groups(state, leave_out=interval is not None)
+    exact = _exact(state)
     values = finish(exact, measures) if exact is not None else None
     columns: dict[str, Array] = {}
     for chosen, sums in groups.sums():
@@ -51,6 +47,29 @@ def finish(
         for measure in measures
         for name in _names(measure, interval)
     )
+
+
+def _exact(state: Tables) -> Tables | None:
+    """Return the state of all parts with exact cells, if it is to be used for values.
+
+    Intervals need none, and exact cells of each part would not fit into memory.
+    """
+    exact = {name: f"exact_{name}" for name in ("cells", "delays")}
+    if not {*exact.values()} & {*state.tables}:
+        return None
+    tables = {}
+    for name, table in state.tables.items():
+        if name in exact.values():
+            tables[name.removeprefix("exact_")] = table.with_columns(part=pl.lit(0, pl.UInt8))
+        elif name == "sums":
+            one = table.with_columns(part=pl.lit(0, pl.UInt8))
+            tables[name] = one.group_by("group", "part").agg(pl.all().sum())
+        elif name not in exact:
+            has_part = "part" in table.columns
+            one = table.with_columns(part=pl.lit(0, pl.UInt8)) if has_part else table
+            tables[name] = one
+    form = Form(state.form.groups, state.form.weighted, True, 1, tuple(tables))
+    return Tables(form, state.targets, state.groups, tables)
 
 
 def _names(measure: Measure, interval: float | None) -> list[str]:

@@ -9,13 +9,13 @@ import numpy.typing as npt
 import polars as pl
 
 from monolith_keras_metrics.insight.curves import Array, Cells
-from monolith_keras_metrics.insight.measures import COUNTS, SUMS, Sums
-from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.measures import Sums
+from monolith_keras_metrics.insight.tables import Tables
 
 _VALUES_AT_ONCE = 4_000_000  # of an array; bounds memory
 _NUMBERS = 20  # about as many arrays as that are made of a group's sums
 _SHOWN = ["examples", "unlabelled", "invalid", "revisits"]
-_GROUP = "\ngroup"  # no user's column has this name
+_GROUP, _NUMBER = "\ngroup", "\nnumber"  # no user's column has these names
 _CELLS = {"cells": "cell", "delays": "delay"}
 
 
@@ -30,26 +30,29 @@ class Groups:
         frame: A row per target and group: `target`, the keys, and the counts.
     """
 
-    def __init__(self, state: State, leave_out: bool) -> None:
+    def __init__(self, state: Tables, leave_out: bool) -> None:
         sums = state.tables["sums"]
-        keys = [name for name in sums.columns if name not in ("part", *SUMS, *COUNTS)]
-        order = pl.col("target").replace_strict(
-            state.targets, range(len(state.targets)), return_dtype=pl.Int64
-        )
+        keys = state.keys
+        targets = state.targets
+        order = pl.col("target").replace_strict(targets, range(len(targets)), return_dtype=pl.Int64)
+        counts = sums.group_by("group").agg(pl.col(_SHOWN).sum().cast(pl.Int64))
+        users = state.tables["users"].group_by("group").agg(users=pl.len().cast(pl.Int64))
         frame = (
-            sums.group_by(keys)
-            .agg(pl.col(_SHOWN).sum().cast(pl.Int64))
-            .sort(order, *keys[1:], nulls_last=True)
-            .with_row_index(_GROUP)
+            state.groups.with_row_index(_NUMBER)
+            .join(counts, left_on=_NUMBER, right_on="group", maintain_order="left")
+            .join(users, left_on=_NUMBER, right_on="group", how="left", maintain_order="left")
+            .with_columns(pl.col("users").fill_null(0))
+            .sort(order, *keys, nulls_last=True)
         )
-        numbered = frame.select(_GROUP, *keys)
+        positions = np.empty(state.groups.height, np.uint32)
+        positions[frame.get_column(_NUMBER).to_numpy()] = np.arange(frame.height)
         tables = {
-            name: table.join(numbered, on=keys, nulls_equal=True).drop(keys)
+            name: table.with_columns(
+                pl.Series(_GROUP, positions[table.get_column("group").to_numpy()])
+            ).drop("group")
             for name, table in state.tables.items()
         }
-        users = tables["users"].group_by(_GROUP).agg(users=pl.len().cast(pl.Int64))
-        frame = frame.join(users, on=_GROUP, how="left", maintain_order="left")
-        self.frame = frame.drop(_GROUP).with_columns(pl.col("users").fill_null(0))
+        self.frame = frame.drop(_NUMBER)
         self._exact = state.form.exact
         self._parts = state.form.parts
         self._leave_out = leave_out
@@ -60,10 +63,13 @@ class Groups:
             name: _ranked(tables[name], cell) for name, cell in _CELLS.items() if name in tables
         }
         # What a single group of a target may not show.
-        of_targets = sums.group_by("target").agg(
-            binary=pl.col("other_labels").sum() == 0, probabilities=pl.col("outside").sum() == 0
+        of_groups = sums.group_by("group").agg(pl.col("other_labels", "outside").sum())
+        self._flags = frame.join(
+            of_groups, left_on=_NUMBER, right_on="group", maintain_order="left"
+        ).select(
+            binary=(pl.col("other_labels").sum() == 0).over("target"),
+            probabilities=(pl.col("outside").sum() == 0).over("target"),
         )
-        self._flags = numbered.join(of_targets, on="target", maintain_order="left")
 
     def sums(self) -> Iterator[tuple[npt.NDArray[np.int64], Sums]]:
         """Yield the positions of some groups and their sums, until all were there.
@@ -140,9 +146,17 @@ class Groups:
 
 def _ranked(table: pl.DataFrame, cell: str) -> pl.DataFrame:
     """Return the table with the rank of each cell within its group, from 0."""
-    ranks = table.select(_GROUP, cell).unique().sort(_GROUP, cell)
-    ranks = ranks.with_columns(rank=pl.int_range(pl.len()).over(_GROUP))
-    return table.join(ranks, on=[_GROUP, cell])
+    group, cells = (table.get_column(name).to_numpy() for name in (_GROUP, cell))
+    rising = (group[1:] > group[:-1]) | ((group[1:] == group[:-1]) & (cells[1:] >= cells[:-1]))
+    if not rising.all():
+        order = np.lexsort((cells, group))
+        table, group, cells = table[order], group[order], cells[order]
+    is_new = np.ones(group.size, np.bool_)  # the first row of a cell
+    is_new[1:] = (group[1:] != group[:-1]) | (cells[1:] != cells[:-1])
+    cell_number = np.cumsum(is_new) - 1
+    starts = np.flatnonzero(np.diff(group.astype(np.int64), prepend=-1))
+    firsts = cell_number[starts].repeat(np.diff(starts, append=group.size))
+    return table.with_columns(rank=pl.Series(cell_number - firsts, dtype=pl.Int64))
 
 
 def _with_user_aucs(sums: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:

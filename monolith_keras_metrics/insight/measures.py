@@ -16,34 +16,45 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from monolith_keras_metrics.insight import curves
 from monolith_keras_metrics.insight.curves import EPSILON, Array, Cells
 
-_Y, _P, _W = pl.col("y"), pl.col("p"), pl.col("w")
-_NEAR = _P.clip(EPSILON, 1 - EPSILON)
+_Sum = Callable[[Array, Array, Array], npt.NDArray[Any]]
 
-# Sums over the valid records of a group, with weights w, labels y and predictions p.
-SUMS = {
-    "weights": _W,
-    "squared_weights": _W**2,
-    "labels": _W * _Y,
-    "predictions": _W * _P,
-    "losses": -_W * (_Y * _NEAR.log() + (1 - _Y) * (1 - _NEAR).log()),
-    "errors": _W * (_P - _Y),
-    "distances": _W * (_P - _Y).abs(),
-    "squares": _W * (_P - _Y) ** 2,
-    "variances": _W**2 * _P * (1 - _P),
+
+def _losses(y: Array, p: Array, w: Array) -> Array:
+    near = np.clip(p, EPSILON, 1 - EPSILON)
+    losses: Array = -w * (y * np.log(near) + (1 - y) * np.log(1 - near))
+    return losses
+
+
+def _sum(value: Callable[..., npt.NDArray[Any]], *names: str) -> _Sum:
+    """Return a function of y, p and w that passes on those that are named."""
+    positions = ["ypw".index(name) for name in names]
+    return lambda *values: value(*(values[position] for position in positions))
+
+
+# Sums over the valid records of a group: functions of their labels y, predictions p and weights w.
+SUMS: dict[str, _Sum] = {
+    "weights": _sum(lambda w: w, "w"),
+    "squared_weights": _sum(lambda w: w * w, "w"),
+    "labels": _sum(lambda y, w: w * y, "y", "w"),
+    "predictions": _sum(lambda p, w: w * p, "p", "w"),
+    "losses": _losses,
+    "errors": lambda y, p, w: w * (p - y),
+    "distances": lambda y, p, w: w * np.abs(p - y),
+    "squares": lambda y, p, w: w * (p - y) ** 2,
+    "variances": _sum(lambda p, w: w * w * p * (1 - p), "p", "w"),
 }
-# Numbers of records, which are never weighted.
-COUNTS = {
-    "examples": pl.col("valid"),
-    "unlabelled": pl.col("unlabelled"),
-    "invalid": pl.col("invalid"),
-    "revisits": pl.col("revisits"),
-    "other_labels": (_Y != 0) & (_Y != 1),
-    "outside": ~_P.is_between(0, 1),
+# Numbers of records, which are never weighted; of valid records by a function of these, too.
+COUNTS: dict[str, _Sum | None] = {
+    "examples": None,
+    "unlabelled": None,
+    "invalid": None,
+    "revisits": None,
+    "other_labels": _sum(lambda y: (y != 0) & (y != 1), "y"),
+    "outside": _sum(lambda p: (p < 0) | (p > 1), "p"),
 }
 
 

@@ -9,17 +9,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import polars as pl
 
 from monolith_keras_metrics.insight import long
-from monolith_keras_metrics.insight.visits import FIRST, first_visits
+from monolith_keras_metrics.insight.visits import FIRST, Facts, first_visits
 from monolith_keras_metrics.records.schema import VALUES
 
 By: TypeAlias = "str | pl.Expr | Sequence[str | pl.Expr]"
 Time: TypeAlias = Literal["req_time", "train_time"]
+Visits: TypeAlias = Literal["first", "all"]
 
 WINDOW = "window"
 
@@ -42,13 +43,36 @@ class Rows(NamedTuple):
     frames: Iterator[pl.DataFrame]
 
 
+class Plan(NamedTuple):
+    """How records become rows.
+
+    Attributes:
+        groups: As in `Rows`.
+        keys: As in `Rows`.
+        on: As in `Rows`.
+        source: The columns of the records that are needed.
+        targets: The targets, in the order of the records' fields; empty for rows of `long_form`.
+        by_row: Whether a row depends on its own record only, so that records can be read in
+            portions.
+        rows: Returns the rows of some records of `source`, of one target each.
+    """
+
+    groups: tuple[str, ...]
+    keys: tuple[str, ...]
+    on: tuple[str, ...]
+    source: pl.LazyFrame
+    targets: tuple[str, ...]
+    by_row: bool
+    rows: Callable[[pl.DataFrame], Iterator[pl.DataFrame]]
+
+
 def rows_of(
     records: pl.LazyFrame,
     by: By,
     window: str | None,
     time: Time,
     weighted: bool,
-    visits: Literal["first", "all"],
+    visits: Visits,
     taken: Sequence[str],
     on: Sequence[str] = (),
 ) -> Rows:
@@ -66,6 +90,37 @@ def rows_of(
 
     Raises:
         ValueError: If an argument is invalid, or the records do not have what it needs.
+    """
+    plan = plan_of(records, by, window, time, weighted, visits, taken, on)
+    return Rows(plan.groups, plan.keys, plan.on, plan.rows(plan.source.collect()))
+
+
+def plan_of(
+    records: pl.LazyFrame,
+    by: By,
+    window: str | None,
+    time: Time,
+    weighted: bool,
+    visits: Visits,
+    taken: Sequence[str],
+    on: Sequence[str] = (),
+    facts: Facts | None = None,
+) -> Plan:
+    """Return how records, or rows of `long_form`, become rows.
+
+    Args:
+        records: Records; none of them are read, but what tells of first visits.
+        by: As for `rows_of`, as are the others.
+        window: As for `rows_of`.
+        time: As for `rows_of`.
+        weighted: As for `rows_of`.
+        visits: As for `rows_of`.
+        taken: As for `rows_of`.
+        on: As for `rows_of`.
+        facts: As for `first_visits`.
+
+    Raises:
+        ValueError: As for `rows_of`.
     """
     if visits not in ("first", "all"):
         raise ValueError(f"`visits` must be 'first' or 'all'. Received: visits={visits!r}")
@@ -86,7 +141,7 @@ def rows_of(
         groups.append(_window(plain, window, time))
     keys = [f"by.{i}" for i in range(len(groups))]
     extras = [name for name in plain if name not in schema]
-    first = first_visits(records, extras) if visits == "first" else pl.lit(True)
+    first = first_visits(records, extras, facts) if visits == "first" else pl.lit(True)
     delay = _delay(plain)
     columns = [
         "target",
@@ -102,18 +157,37 @@ def rows_of(
     needed |= {"target", *VALUES} if form is None else form.columns_of_values
     source = records if form is None else form.records
     there = source.collect_schema().names()
-    frame = source.select(name for name in there if name in needed).collect()
-    frame = frame.with_columns(first.alias(FIRST))
-    if form is not None:
-        frames = long.by_target(form, frame)
-    else:
-        if "sample_rate" not in there:
-            frame = frame.with_columns(sample_rate=pl.lit(1.0))
-        frames = iter(frame.partition_by("target", maintain_order=True) or [frame])
-    columns_of_example = tuple(f"on.{i}" for i in range(len(on)))
-    return Rows(
-        tuple(names), tuple(keys), columns_of_example, (rows.select(columns) for rows in frames)
+
+    def rows(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        frame = frame.with_columns(first.alias(FIRST))
+        if form is not None:
+            frames = long.by_target(form, frame)
+        else:
+            if "sample_rate" not in there:
+                frame = frame.with_columns(sample_rate=pl.lit(1.0))
+            frames = iter(frame.partition_by("target", maintain_order=True) or [frame])
+        return (one.select(columns) for one in frames)
+
+    return Plan(
+        tuple(names),
+        tuple(keys),
+        tuple(f"on.{i}" for i in range(len(on))),
+        source.select(name for name in there if name in needed),
+        tuple(form.values) if form is not None else (),
+        all(map(_is_by_row, (*groups, first))),
+        rows,
     )
+
+
+def _is_by_row(expression: pl.Expr) -> bool:
+    """Return True if it is known that the value of a row depends on that row only."""
+    if expression.meta.undo_aliases().meta.is_column():
+        return True
+    try:
+        # Polars tells it of the outermost operation only, and the oldest one does not at all.
+        return expression.meta.is_row_separable() and all(map(_is_by_row, expression.meta.pop()))
+    except (AttributeError, pl.exceptions.PolarsError):
+        return False
 
 
 def _groups(known: Sequence[str], by: By, taken: Sequence[str]) -> tuple[list[str], list[pl.Expr]]:

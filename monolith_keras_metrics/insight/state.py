@@ -1,13 +1,14 @@
 """A `State`: sums of records, from which every measure is computed.
 
 Everything in it is a sum per target, group of records, and part of the users, so the states of
-files, workers and machines are merged by adding. It has up to five tables:
+files, workers and machines are merged by adding. It has up to seven tables:
 
 - `sums`: the sums and counts of `measures.SUMS` and `measures.COUNTS`;
-- `cells`: positives, negatives and predictions of each cell of the predictions (see `cell_of`);
+- `cells`: positives, negatives and predictions of each cell of the predictions (see `cells`);
 - `delays`: the weight of each cell of the delays between request and training;
 - `users`: each user once;
-- `user_cells`: the positives and negatives of each user's cells, for measures within users.
+- `user_cells`: the positives and negatives of each user's predictions, for measures within users;
+- `exact_cells`, `exact_delays`: the same as `cells` and `delays` of equal numbers, of all parts.
 
 *Parts* are 100 groups of users, by a hash of their uid. Intervals come from leaving out one part
 after the other. Without intervals, all users are in one part.
@@ -15,70 +16,39 @@ after the other. Without intervals, all users are in one part.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 
-from monolith_keras_metrics.insight.measures import COUNTS, SUMS
+from monolith_keras_metrics.insight import adding, stored
+from monolith_keras_metrics.insight.cells import cell_of
+from monolith_keras_metrics.insight.finish import finish
+from monolith_keras_metrics.insight.measures import MEASURES, Measure
+from monolith_keras_metrics.insight.tables import PARTS, TABLES, Form, Tables, part_of
 
-Values = np.ndarray[tuple[int], np.dtype[np.float64]]
+__all__ = ["PARTS", "TABLES", "Form", "State", "cell_of", "part_of"]
 
-PARTS = 100
 _ROWS_AT_ONCE = 1_000_000  # of the targets that are added up together; bounds memory
-_MASK = np.uint32(0xFFFF8000)  # sign, exponent, and the first 8 bits of the mantissa
-_CELL = {
-    "positives": (pl.col("w") * pl.col("y")).sum(),
-    "negatives": (pl.col("w") * (1 - pl.col("y"))).sum(),
-}
-TABLES = {
-    "sums": ((), [*(sum_.sum().alias(name) for name, sum_ in {**SUMS, **COUNTS}.items())]),
-    "cells": (
-        ("cell",),
-        [
-            *(sum_.alias(name) for name, sum_ in _CELL.items()),
-            (pl.col("w") * pl.col("p")).sum().alias("predictions"),
-            pl.len().cast(pl.Float64).alias("examples"),
-        ],
-    ),
-    "delays": (("delay",), [pl.col("w").sum().alias("weights")]),
-    "users": (("user",), [pl.lit(1, pl.Int64).alias("there")]),
-    "user_cells": (("user", "cell"), [sum_.alias(name) for name, sum_ in _CELL.items()]),
-}
+_TABLE_ROWS = 4_000_000  # that may wait to be merged
 
 
-class Form(NamedTuple):
-    """What states must have in common to be merged.
+class State(Tables):
+    """Sums of records: all that measures need, however many records there were.
 
-    Attributes:
-        groups: The names of the groups.
-        weighted: Whether a record weighs 1 / `sample_rate`.
-        exact: Whether a cell holds equal predictions only.
-        parts: The number of parts of the users.
-        tables: The names of the tables, of which the first is `"sums"`.
+    `state_of` makes one. States of different records merge, in any order, to that of all of them.
+
+    Example:
+    >>> from monolith_keras_metrics.insight import state_of
+    >>> def records(uid, label, predict):
+    ...     return pl.DataFrame({
+    ...         "uid": [uid], "label": [{"ctr": label}], "predict": [{"ctr": predict}]
+    ...     })
+    >>> monday, tuesday = state_of(records(1, 0.0, 0.25)), state_of(records(2, 1.0, 0.75))
+    >>> both = State.merge([monday, tuesday])
+    >>> both.finish("auc").select("target", "examples", "users", "auc").rows()
+    [('ctr', 2, 2, 1.0)]
     """
-
-    groups: tuple[str, ...]
-    weighted: bool
-    exact: bool
-    parts: int
-    tables: tuple[str, ...]
-
-
-class State:
-    """Sums of records; see the module.
-
-    Attributes:
-        form: What it has in common with the states that it can be merged with.
-        targets: The targets, in the order of the records' fields.
-        tables: The tables, by name.
-    """
-
-    def __init__(self, form: Form, targets: Sequence[str], tables: dict[str, pl.DataFrame]) -> None:
-        self.form = form
-        self.targets = tuple(targets)
-        self.tables = tables
 
     @classmethod
     def of_rows(cls, frames: Iterable[pl.DataFrame], keys: Sequence[str], form: Form) -> State:
@@ -89,104 +59,171 @@ class State:
             keys: The columns of the rows by which they are grouped.
             form: The form of the state.
         """
-        parts: list[State] = []
-        waiting: list[pl.DataFrame] = []
-        rows = 0
-        for frame in frames:
-            waiting.append(frame)
-            rows += frame.height
-            if rows >= _ROWS_AT_ONCE:
-                parts.append(cls._of_frame(pl.concat(waiting), keys, form))
-                waiting, rows = [], 0
-        if waiting or not parts:
-            parts.append(cls._of_frame(pl.concat(waiting), keys, form))
-        return cls.merge(parts)
+        return cls.merge(cls._of_frame(frame, keys, form) for frame in _together(frames))
 
     @classmethod
     def _of_frame(cls, rows: pl.DataFrame, keys: Sequence[str], form: Form) -> State:
-        targets = rows.get_column("target").unique(maintain_order=True).to_list()
-        by = ["target", *keys, "part"]
-        needed = {column for name in form.tables for column in TABLES[name][0]}
-        rows = rows.with_columns(
-            part_of(pl.col("user"), form.parts),
-            **{
-                name: rows.get_column(column) if form.exact else _cells(rows.get_column(column))
-                for name, column in (("cell", "p"), ("delay", "delay"))
-                if name in needed
-            },
-        )
-        tables = {"sums": rows.group_by(by).agg(TABLES["sums"][1])}
-        valid = rows.filter("valid")
-        for name in form.tables[1:]:
-            own, sums = TABLES[name]
-            there = valid.drop_nulls("delay") if name == "delays" else valid
-            tables[name] = there.group_by(*by, *own).agg(sums)
-        return cls(form, targets, tables)
+        return cls._of(adding.of_frame(rows, keys, form))
+
+    @classmethod
+    def _of(cls, tables: Tables) -> State:
+        return cls(tables.form, tables.targets, tables.groups, tables.tables)
 
     @classmethod
     def merge(cls, states: Iterable[State]) -> State:
         """Return the state of all records of several states.
 
+        Args:
+            states: States that were made with the same arguments, of different records. Of an
+                iterator, only a few are held at a time.
+
         Raises:
             ValueError: If there is none, or if they differ in their form.
         """
-        states = list(states)
-        forms = {state.form for state in states}
-        if len(forms) != 1:
+        waiting: list[Tables] = []
+        merged = 0  # rows of the first
+        for state in states:
+            waiting.append(state)
+            if sum(one.height for one in waiting[1:]) > max(_TABLE_ROWS, merged):
+                waiting = [_merged(waiting)]
+                merged = waiting[0].height
+        return cls._of(_merged(waiting))
+
+    def finish(
+        self,
+        measures: str | Sequence[str] | None = None,
+        interval: float | None = None,
+        minimum_users: int = 0,
+    ) -> pl.DataFrame:
+        """Return the measures of the records, as `summary` does.
+
+        Args:
+            measures: The names of the measures. Default: those of `summary` that the state has the
+                sums for.
+            interval: The probability of an interval, such as 0.95; the state must have been made
+                with `intervals=True`.
+            minimum_users: The values of a group with fewer users are null, as for `summary`.
+
+        Returns:
+            A row per target, group and window: see `summary`.
+
+        Raises:
+            ValueError: If an argument is invalid, or the state lacks what it needs.
+            ModuleNotFoundError: If SciPy is needed, and is not installed.
+        """
+        check_interval(interval)
+        if interval is not None and self.form.parts == 1:
             raise ValueError(
-                "`states` must be at least one state, made with the same arguments. "
-                f"Received: {sorted(map(str, forms))}"
+                "`interval` needs a state that was made with intervals=True. "
+                f"Received: interval={interval!r}"
             )
-        if len(states) == 1:
-            return states[0]
-        (form,) = forms
-        targets = dict.fromkeys(target for state in states for target in state.targets)
-        tables = {}
-        for name in form.tables:
-            _, sums = TABLES[name]
-            columns = [one.meta.output_name() for one in sums]
-            all_rows = pl.concat([state.tables[name] for state in states])
-            keys = [column for column in all_rows.columns if column not in columns]
-            together = pl.col(columns).sum() if name != "users" else pl.col(columns).first()
-            tables[name] = all_rows.group_by(keys).agg(together)
-        return cls(form, [*targets], tables)
+        known = [one for one in MEASURES.values() if one.needs in (None, *self.form.tables)]
+        chosen = (
+            [one for one in known if one.needs == "user_cells" or not one.on_demand]
+            if measures is None
+            else named_measures(measures)
+        )
+        if lacking := [one.name for one in chosen if one not in known]:
+            raise ValueError(
+                f"`measures` must be among those that the state was made for, "
+                f"{[one.name for one in known]}. Received: {lacking[0]!r}. Name it when the state "
+                f"is made, as in state_of(records, measures={lacking!r})"
+            )
+        result = finish(self, chosen, interval)
+        result = result.rename(dict(zip(self.keys, self.form.groups, strict=True)))
+        return _suppressed(result, self.form.groups, minimum_users) if minimum_users else result
+
+    def write_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to one Parquet file, which any later version can tell from others.
+
+        The file is complete as soon as it has its name.
+
+        Args:
+            path: The file. An existing one is replaced.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        stored.write(self, path)
+
+    @classmethod
+    def read_parquet(cls, path: str | os.PathLike[str]) -> State:
+        """Read a state that `write_parquet` wrote.
+
+        Args:
+            path: The file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file holds no state, is damaged, or was written by a version of this
+                package whose states are different.
+        """
+        return cls._of(stored.read(path)[0])
 
 
-def part_of(user: pl.Expr, parts: int) -> pl.Expr:
-    """Return the part of each user: a hash of its uid, from 0 to `parts` - 1.
-
-    Uids are sampled by their remainder, so the part must not depend on it: the bits are mixed
-    (splitmix64, Steele et al. 2014).
-    """
-    if parts == 1:
-        return pl.lit(0, pl.UInt8).alias("part")
-    mixed = user.fill_null(0).cast(pl.Int64).reinterpret(signed=False)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        mixed = (mixed ^ (mixed // (1 << shift))) * pl.lit(factor, pl.UInt64)
-    return (mixed % parts).cast(pl.UInt8).alias("part")
+def check_interval(interval: float | None) -> None:
+    """Raise if `interval` is no probability between 0 and 1."""
+    if interval is not None and not 0 < interval < 1:
+        raise ValueError(f"`interval` must be between 0 and 1. Received: interval={interval!r}")
 
 
-def cell_of(values: Values) -> Values:
-    """Return the cell of each value, as a number within it.
-
-    A cell is what the top bits of a float32 tell apart: sign, exponent, and 8 bits of the mantissa.
-    So cells are narrow where values are small, by a factor of 1 + 2^-8, as rates of rare events
-    are. From 1/2 on it is the distance from 1 that is told apart, for rates near 1.
-
-    Example:
-    >>> cell_of(np.array([0.25, 0.2509, 0.251, 0.75, 0.7491, 0.749]))
-    array([0.25      , 0.25      , 0.25097656, 0.75      , 0.75      ,
-           0.74902344])
-    """
-    upper = values >= 0.5
-    distance = np.where(upper, 1 - values, values).astype(np.float32)
-    lowest = (distance.view(np.uint32) & _MASK).view(np.float32).astype(np.float64)
-    cells: Values = np.where(upper, 1 - lowest, lowest)
-    return cells
+def named_measures(names: str | Sequence[str]) -> list[Measure]:
+    """Return the measures of these names."""
+    listed = [names] if isinstance(names, str) else list(names)
+    for name in listed:
+        if name not in MEASURES:
+            raise ValueError(
+                f"`measures` must be among {list(MEASURES)}. Received: measures={name!r}"
+            )
+    return [MEASURES[name] for name in dict.fromkeys(listed)]
 
 
-def _cells(values: pl.Series) -> pl.Series:
-    """Return the cells of a column; null stays null."""
-    with np.errstate(invalid="ignore"):
-        cells = pl.Series(cell_of(values.to_numpy()))
-    return cells.set(values.is_null(), None)
+def _together(frames: Iterable[pl.DataFrame]) -> Iterable[pl.DataFrame]:
+    """Yield the rows in larger frames: a target of few rows costs as much as one of many."""
+    waiting: list[pl.DataFrame] = []
+    yielded = False
+    for frame in frames:
+        waiting.append(frame)
+        if sum(one.height for one in waiting) >= _ROWS_AT_ONCE:
+            yield pl.concat(waiting)
+            waiting, yielded = [], True
+    if waiting or not yielded:
+        yield pl.concat(waiting)
+
+
+def _merged(states: Sequence[Tables]) -> Tables:
+    forms = {state.form for state in states}
+    if len(forms) != 1:
+        raise ValueError(
+            "`states` must be at least one state, made with the same arguments. "
+            f"Received: {sorted(map(str, forms))}"
+        )
+    if len(states) == 1:
+        return states[0]
+    (form,) = forms
+    targets = dict.fromkeys(target for state in states for target in state.targets)
+    groups, numbers = adding.grouped(
+        pl.concat([state.groups for state in states], how="vertical_relaxed")
+    )
+    tables = {}
+    for name in form.tables:
+        renumbered = []
+        first = 0
+        for state in states:
+            own = pl.Series("group", numbers[first : first + state.groups.height], pl.UInt32)
+            first += state.groups.height
+            table = state.tables[name]
+            renumbered.append(table.with_columns(own.gather(table.get_column("group"))))
+        tables[name] = adding.added(pl.concat(renumbered, how="vertical_relaxed"), name, form.exact)
+    return Tables(form, [*targets], groups, tables)
+
+
+def _suppressed(result: pl.DataFrame, groups: Sequence[str], minimum_users: int) -> pl.DataFrame:
+    """Return the result without the values of groups of few users."""
+    users = pl.col("users")
+    few = (users < minimum_users) & (users > 0)
+    others = pl.when(~few & (users > 0)).then(users.rank("ordinal")).min().over("target")
+    smallest = users.rank("ordinal") == others
+    hidden = few | (smallest & (few.sum().over("target") == 1)) if groups else few
+    values = [name for name in result.columns if name not in ("target", *groups)]
+    return result.with_columns(pl.when(~hidden).then(pl.col(values)))

@@ -7,16 +7,15 @@ from typing import Literal
 
 import polars as pl
 
-from monolith_keras_metrics.insight.finish import finish
-from monolith_keras_metrics.insight.measures import MEASURES, Measure
-from monolith_keras_metrics.insight.rows import WINDOW, By, Time, rows_of
-from monolith_keras_metrics.insight.state import PARTS, TABLES, Form, State
+from monolith_keras_metrics.insight.rows import By, Time
+from monolith_keras_metrics.insight.state import check_interval
+from monolith_keras_metrics.insight.states import Records, chosen_measures, state_of
 
-_COUNTS = ("examples", "unlabelled", "invalid", "revisits", "users")
+__all__ = ["chosen_measures", "summary"]
 
 
 def summary(
-    records: pl.LazyFrame | pl.DataFrame,
+    records: Records,
     by: By = (),
     window: str | None = None,
     *,
@@ -42,7 +41,9 @@ def summary(
 
     Args:
         records: Records, as `open_run` returns them, or rows of `long_form`, filtered if you like.
-            Only the columns that are needed are read into memory.
+            Only the columns that are needed are read, in portions. Or a run, as `open_run` takes
+            it: then states are kept in its folder `.insight/`, and only new files are read the next
+            time.
         by: The groups: the name of a column or of an extra field, a Polars expression over the
             columns of `long_form`, or several of these.
         window: The length of a window of time, such as `"1h"` or `"1d"`. The result then has a
@@ -93,55 +94,16 @@ def summary(
     >>> round(result["calibration"].item(), 6)
     0.825
     """
-    chosen = chosen_measures(measures, records.collect_schema().names())
-    if interval is not None and not 0 < interval < 1:
-        raise ValueError(f"`interval` must be between 0 and 1. Received: interval={interval!r}")
-    ends = [f"{name}{end}" for name in MEASURES for end in ("_low", "_high")]
-    taken = ["target", WINDOW, *_COUNTS, *MEASURES, *ends]
-    rows = rows_of(records.lazy(), by, window, time, weighted, visits, taken)
-    needs = {"sums", "users", *(measure.needs for measure in chosen)}
-    tables = tuple(name for name in TABLES if name in needs)
-    form = Form(rows.groups, weighted, exact, 1, tables)
-    if interval is None:
-        result = finish(State.of_rows(rows.frames, rows.keys, form), chosen)
-    else:
-        frames = list(rows.frames) if exact else rows.frames
-        of_parts = form._replace(exact=False, parts=PARTS)
-        result = finish(
-            State.of_rows(frames, rows.keys, of_parts),
-            chosen,
-            interval,
-            State.of_rows(frames, rows.keys, form) if exact else None,
-        )
-    names = dict(zip(rows.keys, rows.groups, strict=True))
-    result = result.rename(names)
-    return _suppressed(result, rows.groups, minimum_users) if minimum_users else result
-
-
-def chosen_measures(names: str | Sequence[str] | None, columns: Sequence[str]) -> list[Measure]:
-    """Return the measures of these names; None for those that the columns allow."""
-    if names is None:
-        timed = {"req_time", "train_time"} <= {*columns}
-        return [
-            measure
-            for measure in MEASURES.values()
-            if not measure.on_demand and (timed or measure.needs != "delays")
-        ]
-    listed = [names] if isinstance(names, str) else list(names)
-    for name in listed:
-        if name not in MEASURES:
-            raise ValueError(
-                f"`measures` must be among {list(MEASURES)}. Received: measures={name!r}"
-            )
-    return [MEASURES[name] for name in dict.fromkeys(listed)]
-
-
-def _suppressed(result: pl.DataFrame, groups: Sequence[str], minimum_users: int) -> pl.DataFrame:
-    """Return the result without the values of groups of few users."""
-    users = pl.col("users")
-    few = (users < minimum_users) & (users > 0)
-    others = pl.when(~few & (users > 0)).then(users.rank("ordinal")).min().over("target")
-    smallest = users.rank("ordinal") == others
-    hidden = few | (smallest & (few.sum().over("target") == 1)) if groups else few
-    values = [name for name in result.columns if name not in ("target", *groups)]
-    return result.with_columns(pl.when(~hidden).then(pl.col(values)))
+    check_interval(interval)
+    state = state_of(
+        records,
+        by,
+        window,
+        time=time,
+        measures=measures,
+        intervals=interval is not None,
+        weighted=weighted,
+        visits=visits,
+        exact=exact,
+    )
+    return state.finish(measures, interval, minimum_users)

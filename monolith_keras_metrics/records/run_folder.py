@@ -4,6 +4,7 @@
 | --- | --- |
 | `worker-W.attempt-A.part-N.FORMAT` | a complete file of records; N: the position of the first |
 | `.worker-W.attempt-A.part-N.FORMAT.TOKEN.inprogress` | a file that is being written |
+| `.insight/` | states of the files, so that measuring them again is quick; may be deleted |
 | `.spool/` | the run's journal, unless another folder was given |
 | `worker-W.attempt-A.lock` | in a journal: locked while its owner runs |
 | `worker-W.attempt-A.N.journal` | in a journal: records that are not delivered yet |
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 FORMATS = ("parquet", "jsonl", "tfrecord")
 JOURNAL = ".spool"
+STATES = ".insight"
 LAST_ATTEMPT = "last-attempt"
 
 _STALE_SECONDS = 86_400

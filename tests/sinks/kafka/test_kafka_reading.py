@@ -59,6 +59,7 @@ def test_a_topic_gives_what_a_folder_gives(
         found = insight.open_run(uri).sort(IDENTITY).collect()
         assert_frame_equal(found, expected, check_column_order=False)
     assert insight.open_run([folder, uri]).collect().height == 3000
+    assert_frame_equal(insight.summary(uri), insight.summary(folder))
 
 
 def test_what_is_no_record_or_not_committed_is_skipped(

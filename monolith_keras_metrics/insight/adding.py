@@ -1,0 +1,227 @@
+"""Adding up rows, and adding up tables: NumPy's part of a `State`.
+
+Groups, parts and cells are numbers, so a sum by any of them is an array whose positions they are
+(`numpy.bincount`), however the rows are sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from monolith_keras_metrics.insight import cells
+from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.measures import COUNTS, SUMS
+from monolith_keras_metrics.insight.tables import TABLES, Form, Tables, parts_of
+
+Numbers = npt.NDArray[np.int64]
+
+_POSITIONS = 1 << 23  # of an array that finds distinct numbers; above it, they are sorted
+_ROWS_AT_ONCE = 1 << 16  # whose intermediate results stay in the processor's cache
+_ROW = "\nrow"  # no user's column has this name
+
+
+def of_frame(rows: pl.DataFrame, keys: Sequence[str], form: Form) -> Tables:
+    """Return the tables of rows.
+
+    Args:
+        rows: Rows of any targets, as `rows_of` gives them.
+        keys: The columns of the rows by which they are grouped.
+        form: The form of the tables.
+    """
+    groups, group = grouped(rows.select("target", *keys))
+    part = parts_of(rows.get_column("user"), form.parts)
+    is_valid = rows.get_column("valid").to_numpy()
+    tables = {"sums": _sums(rows, is_valid, group, part)}
+    if not is_valid.all():
+        rows, group, part = rows.filter("valid"), group[is_valid], part[is_valid]
+    tables |= _of_valid(rows, group, part, form)
+    targets = groups.get_column("target").unique(maintain_order=True).to_list()
+    return Tables(form, targets, groups, tables)
+
+
+def grouped(frame: pl.DataFrame) -> tuple[pl.DataFrame, Numbers]:
+    """Return the distinct rows of a frame, in order, and for each row the number of its own."""
+    target = frame.get_column("target")
+    if frame.width == 1 and frame.height and (target == target[0]).all():
+        return frame.head(1), np.zeros(frame.height, np.int64)
+    found = frame.with_row_index(_ROW).group_by(frame.columns, maintain_order=True).agg(_ROW)
+    numbers = np.empty(frame.height, np.int64)
+    rows = found.get_column(_ROW)
+    numbers[rows.explode().to_numpy()] = np.arange(found.height).repeat(rows.list.len().to_numpy())
+    return found.select(frame.columns), numbers
+
+
+def added(table: pl.DataFrame, name: str, exact: bool) -> pl.DataFrame:
+    """Return a table in which rows of equal keys are added up."""
+    own = TABLES[name].own
+    keys = TABLES[name].keys
+    if name == "users":
+        numbers = table.get_column("group").to_numpy().astype(np.int64)
+        return _users(numbers, table.get_column("user"))
+    if "user" in own:
+        return table.group_by(keys).agg(pl.col(TABLES[name].sums).sum())
+    columns = {key: table.get_column(key).to_numpy() for key in keys}
+    values = {sum_: table.get_column(sum_).to_numpy() for sum_ in TABLES[name].sums}
+    return _added(columns, values, exact or name.startswith("exact_"))
+
+
+def _sums(
+    rows: pl.DataFrame, is_valid: npt.NDArray[np.bool_], group: Numbers, part: npt.NDArray[np.uint8]
+) -> pl.DataFrame:
+    (group_of, part_of), at = _distinct({"group": group, "part": part}, exact=False)
+    size = group_of.size
+    totals = {name: np.zeros(size) for name in (*SUMS, *COUNTS)}
+    for name in ("unlabelled", "invalid", "revisits"):
+        if (those := rows.get_column(name).to_numpy()).any():
+            totals[name] += np.bincount(at[those], minlength=size)
+    if not is_valid.all():
+        rows, at = rows.filter("valid"), at[is_valid]
+    totals["examples"] += np.bincount(at, minlength=size)
+    y, p, w = (rows.get_column(name).to_numpy() for name in ("y", "p", "w"))
+    step = max(_ROWS_AT_ONCE, size)
+    for start in range(0, rows.height, step):
+        here = slice(start, start + step)
+        for name, value in {**SUMS, **_ODD}.items():
+            values = value(y[here], p[here], w[here])
+            totals[name] += (
+                np.bincount(at[here], values, size) if size > 1 else values.sum(dtype=np.float64)
+            )
+    counts = {name: totals[name].astype(np.int64) for name in COUNTS}
+    return _frame({"group": group_of, "part": part_of}, {**totals, **counts})
+
+
+_ODD = {name: count for name, count in COUNTS.items() if count is not None}
+
+
+def _of_valid(
+    rows: pl.DataFrame, group: Numbers, part: npt.NDArray[np.uint8], form: Form
+) -> dict[str, pl.DataFrame]:
+    """Return the tables of valid rows, besides the sums."""
+    tables = {}
+    y, p, w = (rows.get_column(name).to_numpy() for name in ("y", "p", "w"))
+    cell_sums = dict(zip(TABLES["cells"].sums, (w * y, w * (1 - y), w * p), strict=False))
+    in_parts: dict[str, npt.NDArray[np.generic]] = {"group": group, "part": part}
+    for name in form.tables[1:]:
+        keys = {"group": group} if not TABLES[name].in_parts else in_parts
+        exact = form.exact or name.startswith("exact_")
+        if name in ("cells", "exact_cells"):
+            tables[name] = _added({**keys, "cell": p}, cell_sums, exact)
+        elif name in ("delays", "exact_delays"):
+            known = rows.get_column("delay").is_not_null().to_numpy()
+            delay = rows.get_column("delay").to_numpy()
+            chosen = {key: values[known] for key, values in {**keys, "delay": delay}.items()}
+            tables[name] = _added(chosen, {"weights": w[known]}, exact)
+        elif name == "users":
+            tables[name] = _users(group, rows.get_column("user"))
+        else:
+            frame = _frame(keys, {"cell": p, "positives": w * y, "negatives": w * (1 - y)})
+            table = frame.with_columns(user=rows.get_column("user"))
+            columns = [*TABLES[name].keys, *TABLES[name].sums]
+            tables[name] = added(table.select(columns), name, exact)
+    return tables
+
+
+def _users(group: Numbers, user: pl.Series) -> pl.DataFrame:
+    """Return each user of each group once."""
+    if user.dtype != pl.Int64 or user.null_count() or group.max(initial=0) > 1_000:
+        return pl.DataFrame({"group": group.astype(np.uint32), "user": user}).unique()
+    users = user.to_numpy()
+    sizes = np.bincount(group, minlength=1)
+    if sizes.size > 1:
+        users = users[np.argsort(group.astype(np.uint16), kind="stable")]
+    found = []
+    # Sorting the users of one group after the other is faster than hashing pairs.
+    for own in np.split(users, np.cumsum(sizes)[:-1]):
+        ordered = np.sort(own)
+        is_new = np.ones(ordered.size, np.bool_)
+        np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+        found.append(ordered[is_new])
+    groups = np.arange(len(found), dtype=np.uint32).repeat([own.size for own in found])
+    return pl.DataFrame({"group": groups, "user": np.concatenate(found)})
+
+
+def _added(
+    keys: Mapping[str, npt.NDArray[np.generic]], values: Mapping[str, Array], exact: bool
+) -> pl.DataFrame:
+    """Return the sums of values by distinct keys.
+
+    Args:
+        keys: The columns that identify a row of the result. Numbers that are not integers become
+            cells, unless `exact`.
+        values: What is added up. If `"examples"` is to be added up and is not there, rows are
+            counted.
+        exact: Whether a cell holds equal numbers only.
+    """
+    distinct, at = _distinct(keys, exact)
+    size = distinct[0].size
+    sums = {name: np.bincount(at, value, size) for name, value in values.items()}
+    if "predictions" in values and "examples" not in values:
+        sums["examples"] = np.bincount(at, minlength=size).astype(np.float64)
+    return _frame(dict(zip(keys, distinct, strict=True)), sums)
+
+
+def _frame(
+    keys: Mapping[str, npt.NDArray[np.generic]], values: Mapping[str, npt.NDArray[np.generic]]
+) -> pl.DataFrame:
+    dtypes = {"group": pl.UInt32, "part": pl.UInt8}
+    return pl.DataFrame(
+        {
+            name: pl.Series(column).cast(dtypes.get(name, pl.Float64))
+            for name, column in keys.items()
+        }
+        | {**values}
+    )
+
+
+def _distinct(
+    keys: Mapping[str, npt.NDArray[np.generic]], exact: bool
+) -> tuple[list[npt.NDArray[np.generic]], Numbers]:
+    """Return the distinct rows of columns, and for each row the number of its own."""
+    labels: list[npt.NDArray[np.generic]] = []
+    at = np.zeros(0, np.int64)
+    for number, column in enumerate(keys.values()):
+        own, codes = _of_column(column, exact)
+        if not number:
+            labels, at = [own], codes
+            continue
+        if own.size == 1:
+            labels.append(own.repeat(labels[0].size))
+            continue
+        pairs, at = _compact(at * own.size + codes, labels[0].size * own.size)
+        labels = [label[pairs // max(1, own.size)] for label in labels]
+        labels.append(own[pairs % max(1, own.size)])
+    return labels, at
+
+
+def _of_column(
+    column: npt.NDArray[np.generic], exact: bool
+) -> tuple[npt.NDArray[np.generic], Numbers]:
+    """Return the distinct values of a column, and for each row the number of its own."""
+    if column.dtype.kind in "iu":
+        return _compact(column, int(column.max()) + 1 if column.size else 0)
+    if exact:
+        values, at = np.unique(column, return_inverse=True)
+        return values, at
+    codes, at = _compact(cells.codes_of(column.astype(np.float64, copy=False)), cells.CODES)
+    return cells.values_of(codes), at
+
+
+def _compact(numbers: npt.NDArray[np.generic], size: int) -> tuple[Numbers, Numbers]:
+    """Return the distinct numbers from 0 to `size` - 1, and for each number its position."""
+    if size == 1:
+        return np.zeros(1, np.int64), np.zeros(numbers.size, np.int64)
+    if size > _POSITIONS:
+        found, at = np.unique(numbers, return_inverse=True)
+        return found.astype(np.int64), at
+    there = np.zeros(size, np.bool_)
+    there[numbers] = True
+    distinct = np.flatnonzero(there)
+    if distinct.size == size:
+        return distinct, numbers.astype(np.int64, copy=False)
+    positions = np.empty(size, np.int64)
+    positions[distinct] = np.arange(distinct.size)
+    return distinct, positions[numbers]

@@ -1,0 +1,51 @@
+"""Cells: narrow ranges of numbers, of predictions and of delays.
+
+A cell is what the top bits of a float32 tell apart: sign, exponent, and 8 bits of the mantissa. So
+cells are narrow where values are small, by a factor of 1 + 2^-8, as rates of rare events are. From
+1/2 on it is the distance from 1 that is told apart, for rates near 1.
+
+Each cell has a *code*: these 17 bits, and one that is set from 1/2 on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+
+CODES = 1 << 18
+_DROPPED = np.uint32(15)  # bits of a float32 that are not in a code
+_UPPER = np.uint32(1 << 17)
+_MINUS_ZERO = np.uint32(1 << 16)
+
+
+def codes_of(values: Values) -> Codes:
+    """Return the code of the cell of each value; values must not be NaN."""
+    upper = values >= 0.5
+    distance = np.where(upper, 1 - values, values).astype(np.float32)
+    codes = distance.view(np.uint32) >> _DROPPED
+    codes[codes == _MINUS_ZERO] = 0  # -0.0 is equal to 0.0
+    codes |= upper * _UPPER
+    numbers: Codes = codes.astype(np.int64)
+    return numbers
+
+
+def values_of(codes: Codes) -> Values:
+    """Return the number within each cell that is its name: the one of the fewest bits."""
+    lower = (codes & 0x1FFFF).astype(np.uint32) << _DROPPED
+    distance = lower.view(np.float32).astype(np.float64)
+    values: Values = np.where(codes & int(_UPPER), 1 - distance, distance)
+    return values
+
+
+def cell_of(values: Values) -> Values:
+    """Return the cell of each value, as a number within it.
+
+    Example:
+    >>> cell_of(np.array([0.25, 0.2509, 0.251, 0.75, 0.7491, 0.749]))
+    array([0.25      , 0.25      , 0.25097656, 0.75      , 0.75      ,
+           0.74902344])
+    """
+    return values_of(codes_of(values))

@@ -1,0 +1,105 @@
+"""A state in a file: one Parquet file with all of its tables.
+
+A row of the file is a row of one table, which `_TABLE` names; columns of other tables are null. The
+first row describes the file, as JSON: a mark, the version of this format, the form, the targets,
+and what else its writer wants to keep with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+from typing import Any
+
+import polars as pl
+
+from monolith_keras_metrics.insight.tables import TABLES, Form, Tables
+
+VERSION = 1
+_MARK = "monolith_keras_metrics state"
+_TABLE = "\ntable"  # no user's column has these names
+_ABOUT = "\nabout"
+_GROUPS = "groups"
+
+
+def write(state: Tables, path: str | os.PathLike[str], notes: dict[str, Any] | None = None) -> None:
+    """Write a state aside and give it its name.
+
+    Args:
+        state: The state.
+        path: The file.
+        notes: What is kept with it; must be JSON.
+    """
+    about = {
+        "mark": _MARK,
+        "version": VERSION,
+        "form": state.form._asdict(),
+        "targets": state.targets,
+        "keys": state.keys,
+        "notes": notes or {},
+    }
+    frames = {_GROUPS: state.groups, **state.tables}
+    rows = [
+        pl.DataFrame({_TABLE: [""], _ABOUT: [json.dumps(about)]}),
+        *(
+            frame.rename(lambda column, name=name: f"{name}.{column}").select(  # type: ignore[misc]
+                pl.lit(name).alias(_TABLE), pl.all()
+            )
+            for name, frame in frames.items()
+        ),
+    ]
+    final = pathlib.Path(path)
+    aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.inprogress")
+    try:
+        pl.concat(rows, how="diagonal").write_parquet(aside)
+        aside.replace(final)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Tables, dict[str, Any]]:
+    """Read a state and the notes with it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no state that this version understands.
+    """
+    file = pathlib.Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"`path` must be a file with a state. Received: {str(file)!r}")
+    try:
+        rows = pl.read_parquet(file, glob=False, hive_partitioning=False)
+        first = rows.get_column(_ABOUT)[0] if _ABOUT in rows.columns and rows.height else None
+        about = json.loads(first) if first else {}
+        if about.get("mark") != _MARK or about["version"] != VERSION:
+            raise _foreign(file, f"version {about.get('version')} of a state")
+        form = dict(about["form"], **{k: tuple(about["form"][k]) for k in ("groups", "tables")})
+        tables = {
+            name: rows.filter(pl.col(_TABLE) == name).select(
+                pl.col(f"{name}.{column}").alias(column) for column in columns
+            )
+            for name, columns in (
+                (_GROUPS, ["target", *about["keys"]]),
+                *((name, [*TABLES[name].keys, *TABLES[name].sums]) for name in form["tables"]),
+            )
+        }
+        groups = tables.pop(_GROUPS)
+        if any((table.get_column("group") >= groups.height).any() for table in tables.values()):
+            raise _foreign(file, "a state whose groups are missing")
+        return Tables(Form(**form), about["targets"], groups, tables), about["notes"]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise _foreign(file, str(error).strip().partition("\n")[0]) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _foreign(file, f"what is no state: {error!r}") from error
+
+
+def _foreign(file: pathlib.Path, what: str) -> ValueError:
+    return ValueError(
+        f"`path` must be a file that State.write_parquet of this version ({VERSION}) wrote. "
+        f"Received: {str(file)!r}, with {what}. Make the state again from its records"
+    )

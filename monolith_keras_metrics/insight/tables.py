@@ -1,0 +1,121 @@
+"""The tables of a state: sums of records, by target, group and part of the users.
+
+They have one form whoever made them, so that they can be added, kept and finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from monolith_keras_metrics.insight.measures import COUNTS, SUMS
+
+PARTS = 100
+
+
+class Table(NamedTuple):
+    """The columns of a table, besides `group` (and `part`).
+
+    Attributes:
+        own: The further columns that identify a row.
+        sums: The columns that are added up.
+        in_parts: Whether it has a column `part`.
+    """
+
+    own: tuple[str, ...]
+    sums: tuple[str, ...]
+    in_parts: bool = True
+
+    @property
+    def keys(self) -> list[str]:
+        """Return all columns that identify a row."""
+        return ["group", *(["part"] if self.in_parts else []), *self.own]
+
+
+_CELL_SUMS = ("positives", "negatives", "predictions", "examples")
+TABLES = {
+    "sums": Table((), (*SUMS, *COUNTS)),
+    "cells": Table(("cell",), _CELL_SUMS),
+    "delays": Table(("delay",), ("weights",)),
+    "users": Table(("user",), (), in_parts=False),
+    "user_cells": Table(("user", "cell"), ("positives", "negatives")),
+    "exact_cells": Table(("cell",), _CELL_SUMS, in_parts=False),
+    "exact_delays": Table(("delay",), ("weights",), in_parts=False),
+}
+
+
+class Form(NamedTuple):
+    """What states must have in common to be merged.
+
+    Attributes:
+        groups: The names of the groups.
+        weighted: Whether a record weighs 1 / `sample_rate`.
+        exact: Whether a cell of `cells` and `delays` holds equal numbers only.
+        parts: The number of parts of the users.
+        tables: The names of the tables, of which the first is `"sums"`.
+    """
+
+    groups: tuple[str, ...]
+    weighted: bool
+    exact: bool
+    parts: int
+    tables: tuple[str, ...]
+
+
+class Tables:
+    """Sums of records.
+
+    Attributes:
+        form: What it has in common with those that it can be merged with.
+        targets: The targets, in the order of the records' fields.
+        groups: A row per group that has records: `target` and the keys.
+        tables: The tables, by name, as in `TABLES`. `group` is the number of a row of `groups`.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        targets: Sequence[str],
+        groups: pl.DataFrame,
+        tables: dict[str, pl.DataFrame],
+    ) -> None:
+        self.form = form
+        self.targets = tuple(targets)
+        self.groups = groups
+        self.tables = tables
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the columns of `groups` that are not the target."""
+        return self.groups.columns[1:]
+
+    @property
+    def height(self) -> int:
+        """Return the number of rows of all tables."""
+        return sum(table.height for table in self.tables.values())
+
+
+def parts_of(user: pl.Series, parts: int) -> npt.NDArray[np.uint8]:
+    """Return the part of each user: a hash of its uid, from 0 to `parts` - 1.
+
+    Uids are sampled by their remainder, so the part must not depend on it: the bits are mixed
+    (splitmix64, Steele et al. 2014).
+    """
+    if parts == 1:
+        return np.zeros(user.len(), np.uint8)
+    mixed = user.fill_null(0).cast(pl.Int64).to_numpy().view(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    found: npt.NDArray[np.uint8] = (mixed % np.uint64(parts)).astype(np.uint8)
+    return found
+
+
+def part_of(user: pl.Expr, parts: int) -> pl.Expr:
+    """Return `parts_of` as an expression."""
+    return user.map_batches(
+        lambda series: pl.Series(parts_of(series, parts)), pl.UInt8, is_elementwise=True
+    ).alias("part")
