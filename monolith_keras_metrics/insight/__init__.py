@@ -1,5 +1,6 @@
 """Reading and measuring the records of a training, without TensorFlow."""
 
+from monolith_keras_metrics.insight import spark
 from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.dataset import open_run
 from monolith_keras_metrics.insight.explain import explain
@@ -22,6 +23,7 @@ __all__ = [
     "open_run",
     "relabel",
     "reliability",
+    "spark",
     "state_of",
     "summary",
 ]
