@@ -1,5 +1,6 @@
 """Reading and measuring the records of a training, without TensorFlow."""
 
+from monolith_keras_metrics.insight import spark
 from monolith_keras_metrics.insight.check import check, check_pairs
 from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.dataset import open_run
@@ -27,6 +28,7 @@ __all__ = [
     "relabel",
     "reliability",
     "slices",
+    "spark",
     "state_of",
     "summary",
 ]

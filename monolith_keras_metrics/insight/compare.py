@@ -14,7 +14,7 @@ from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.pairs import Pairs, default_on
 from monolith_keras_metrics.insight.rows import WINDOW, By, Time, rows_of
 from monolith_keras_metrics.insight.state import PARTS, TABLES, Form, State
-from monolith_keras_metrics.insight.summary import chosen_measures
+from monolith_keras_metrics.insight.states import chosen_measures
 
 _COUNTS = ("examples", "only_a", "only_b", "ambiguous")
 

@@ -146,8 +146,9 @@ def _ordered(state: State, targets: Sequence[str]) -> State:
 def _of_place(place: Place, ask: Ask) -> State:
     """Return the state of a run; read only files of which none is kept."""
     by = [ask.by] if isinstance(ask.by, str) else ask.by
-    plain = not isinstance(by, pl.Expr) and all(isinstance(one, str) for one in by)
-    if not plain or dataset.TOPIC.fullmatch(os.fspath(place)):
+    if dataset.TOPIC.fullmatch(os.fspath(place)):
+        return _of_records(dataset.open_run(place), ask)
+    if isinstance(by, pl.Expr) or not all(isinstance(one, str) for one in by):
         return _of_records(dataset.open_run(place), ask)
     file_format, files = dataset.find(place)
     if files[0] == pathlib.Path(os.fspath(place).removeprefix(f"{file_format}:")).expanduser():

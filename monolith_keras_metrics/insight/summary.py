@@ -9,9 +9,7 @@ import polars as pl
 
 from monolith_keras_metrics.insight.rows import By, Time
 from monolith_keras_metrics.insight.state import check_interval
-from monolith_keras_metrics.insight.states import Records, chosen_measures, state_of
-
-__all__ = ["chosen_measures", "summary"]
+from monolith_keras_metrics.insight.states import Records, state_of
 
 
 def summary(

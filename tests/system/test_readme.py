@@ -4,6 +4,7 @@ The blocks of a page share their names and a folder. A page can say more in comm
 
 - `<!-- continues: getting-started.md -->`: it has the names and the runs of that page.
 - `<!-- needs: broker -->`: its `kafka://` URI is that of a broker of the tests.
+- `<!-- needs: spark -->`: a test beside those of Spark runs it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dic
     return folder, namespace
 
 
-@pytest.mark.parametrize("page", [page for page in _WITH_CODE if page != "kafka.md"])
+@pytest.mark.parametrize("page", [one for one in _WITH_CODE if "<!-- needs:" not in _PAGES[one]])
 def test_python_snippets(
     page: str,
     tmp_path: pathlib.Path,
@@ -68,7 +69,6 @@ def test_python_snippets(
     request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "<!-- needs:" not in _PAGES[page]
     namespace: dict[str, Any] = {"__name__": "snippets"}
     if page == _START:
         request.getfixturevalue("started")
