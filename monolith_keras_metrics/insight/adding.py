@@ -7,6 +7,7 @@ Groups, parts and cells are numbers, so a sum by any of them is an array whose p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,10 +112,13 @@ def _of_valid(
         if name in ("cells", "exact_cells"):
             tables[name] = _added({**keys, "cell": p}, cell_sums, exact)
         elif name in ("delays", "exact_delays"):
-            known = rows.get_column("delay").is_not_null().to_numpy()
             delay = rows.get_column("delay").to_numpy()
-            chosen = {key: values[known] for key, values in {**keys, "delay": delay}.items()}
-            tables[name] = _added(chosen, {"weights": w[known]}, exact)
+            with_delay: dict[str, npt.NDArray[Any]] = {**keys, "delay": delay, "weights": w}
+            if rows.get_column("delay").null_count():
+                known = rows.get_column("delay").is_not_null().to_numpy()
+                with_delay = {key: values[known] for key, values in with_delay.items()}
+            weights = with_delay.pop("weights")
+            tables[name] = _added(with_delay, {"weights": weights}, exact)
         elif name == "users":
             tables[name] = _users(group, rows.get_column("user"))
         else:
@@ -190,6 +194,9 @@ def _distinct(
             continue
         if own.size == 1:
             labels.append(own.repeat(labels[0].size))
+            continue
+        if labels[0].size == 1:
+            labels, at = [*(label.repeat(own.size) for label in labels), own], codes
             continue
         pairs, at = _compact(at * own.size + codes, labels[0].size * own.size)
         labels = [label[pairs // max(1, own.size)] for label in labels]

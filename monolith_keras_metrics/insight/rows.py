@@ -166,7 +166,7 @@ def plan_of(
             if "sample_rate" not in there:
                 frame = frame.with_columns(sample_rate=pl.lit(1.0))
             frames = iter(frame.partition_by("target", maintain_order=True) or [frame])
-        return (one.select(columns) for one in frames)
+        return (_without_excluded(one.select(columns)) for one in frames)
 
     return Plan(
         tuple(names),
@@ -259,10 +259,16 @@ def _inputs(weighted: bool, delay: pl.Expr) -> list[pl.Expr]:
         (pl.col(FIRST) & sound & ~labelled).alias("unlabelled"),
         (pl.col(FIRST) & ~sound).alias("invalid"),
         (~pl.col(FIRST)).alias("revisits"),
-        # Excluded values become null, which sums ignore.
-        pl.when(valid).then("uid").alias("user"),
-        pl.when(valid).then(label).alias("y"),
-        pl.when(valid).then(prediction).alias("p"),
-        pl.when(valid).then(weight).alias("w"),
-        pl.when(valid).then(delay).alias("delay"),
+        pl.col("uid").alias("user"),
+        label.alias("y"),
+        prediction.alias("p"),
+        weight.alias("w"),
+        delay.alias("delay"),
     ]
+
+
+def _without_excluded(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with null for the values of those that are not valid."""
+    if rows.get_column("valid").all():
+        return rows
+    return rows.with_columns(pl.when("valid").then(pl.col("user", "y", "p", "w", "delay")))
