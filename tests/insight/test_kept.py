@@ -148,6 +148,7 @@ def test_records_that_depend_on_those_of_other_files(run: pathlib.Path, again: A
         found = summary(run)
         assert_same(found, summary(open_run(run)))
     assert found["revisits"].item() > 0
+    assert not entries(run)
     assert_same(summary(run, visits="all"), summary(open_run(run), visits="all"))
 
 

@@ -257,3 +257,13 @@ def test_the_name_of_a_cell_is_within_it(values: list[float]) -> None:
     names = values_of(codes)
     distance = np.where(names < 0.5, names, 1 - names)
     assert np.allclose(distance, near, rtol=1 / 256, atol=1e-30)
+
+
+def test_zeros_of_either_sign_are_one_cell() -> None:
+    codes = codes_of(np.array([0.0, -0.0]))
+    assert codes[0] == codes[1]
+    struct = pl.DataFrame({"a": [0.0, -0.0]}, schema={"a": pl.Float32}).to_struct()
+    labels = pl.DataFrame({"a": [1.0, 0.0]}).to_struct()
+    frame = pl.DataFrame({"uid": [1, 2], "label": labels, "predict": struct})
+    for exact in (False, True):
+        assert summary(frame, exact=exact)["auc"].item() == 0.5
