@@ -73,7 +73,7 @@ def added(table: pl.DataFrame, name: str, exact: bool) -> pl.DataFrame:
 def _sums(
     rows: pl.DataFrame, is_valid: npt.NDArray[np.bool_], group: Numbers, part: npt.NDArray[np.uint8]
 ) -> pl.DataFrame:
-    (group_of, part_of), at = _distinct({"group": group, "part": part}, exact=False)
+    (group_of, part_of), at = _distinct({"group": group, "part": part})
     size = group_of.size
     totals = {name: np.zeros(size) for name in (*SUMS, *COUNTS)}
     for name in ("unlabelled", "invalid", "revisits"):
@@ -160,12 +160,39 @@ def _added(
             counted.
         exact: Whether a cell holds equal numbers only.
     """
-    distinct, at = _distinct(keys, exact)
+    if exact:
+        return _added_in_order(keys, values)
+    distinct, at = _distinct(keys)
     size = distinct[0].size
     sums = {name: np.bincount(at, value, size) for name, value in values.items()}
     if "predictions" in values and "examples" not in values:
         sums["examples"] = np.bincount(at, minlength=size).astype(np.float64)
     return _frame(dict(zip(keys, distinct, strict=True)), sums)
+
+
+def _added_in_order(
+    keys: Mapping[str, npt.NDArray[np.generic]], values: Mapping[str, Array]
+) -> pl.DataFrame:
+    """Return the sums of values by distinct keys, which are many: they are sorted."""
+    size = next(iter(keys.values())).size
+    varying = [column for column in keys.values() if size and (column != column[0]).any()]
+    if len(varying) > 1:
+        order = np.lexsort(varying[::-1])
+    else:
+        order = np.argsort(varying[0]) if varying else np.arange(size)
+    is_new = np.zeros(size, np.bool_)
+    is_new[:1] = True
+    for column in varying:
+        ordered = column[order]
+        is_new[1:] |= ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(is_new)
+    sums = {
+        name: np.add.reduceat(value[order], starts) if size else value
+        for name, value in values.items()
+    }
+    if "predictions" in values and "examples" not in values:
+        sums["examples"] = np.diff(starts, append=size).astype(np.float64)
+    return _frame({name: column[order[starts]] for name, column in keys.items()}, sums)
 
 
 def _frame(
@@ -182,13 +209,13 @@ def _frame(
 
 
 def _distinct(
-    keys: Mapping[str, npt.NDArray[np.generic]], exact: bool
+    keys: Mapping[str, npt.NDArray[np.generic]],
 ) -> tuple[list[npt.NDArray[np.generic]], Numbers]:
     """Return the distinct rows of columns, and for each row the number of its own."""
     labels: list[npt.NDArray[np.generic]] = []
     at = np.zeros(0, np.int64)
     for number, column in enumerate(keys.values()):
-        own, codes = _of_column(column, exact)
+        own, codes = _of_column(column)
         if not number:
             labels, at = [own], codes
             continue
@@ -205,14 +232,11 @@ def _distinct(
 
 
 def _of_column(
-    column: npt.NDArray[np.generic], exact: bool
+    column: npt.NDArray[np.generic],
 ) -> tuple[npt.NDArray[np.generic], Numbers]:
-    """Return the distinct values of a column, and for each row the number of its own."""
+    """Return the distinct integers or cells of a column, and for each row the number of its own."""
     if column.dtype.kind in "iu":
         return _compact(column, int(column.max()) + 1 if column.size else 0)
-    if exact:
-        values, at = np.unique(column, return_inverse=True)
-        return values, at
     codes, at = _compact(cells.codes_of(column.astype(np.float64, copy=False)), cells.CODES)
     return cells.values_of(codes), at
 
