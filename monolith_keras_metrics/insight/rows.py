@@ -181,9 +181,9 @@ def plan_of(
 
 def _is_by_row(expression: pl.Expr) -> bool:
     """Return True if it is known that the value of a row depends on that row only."""
-    if expression.meta.undo_aliases().meta.is_column():
-        return True
     try:
+        if expression.meta.undo_aliases().meta.is_column():
+            return True
         # Polars tells it of the outermost operation only, and the oldest one does not at all.
         return expression.meta.is_row_separable() and all(map(_is_by_row, expression.meta.pop()))
     except (AttributeError, pl.exceptions.PolarsError):
