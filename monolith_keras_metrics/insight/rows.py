@@ -226,7 +226,12 @@ def _window(known: Sequence[str], window: str, time: Time) -> pl.Expr:
     try:
         start = pl.from_epoch(time).dt.replace_time_zone("UTC").dt.truncate(window)
         pl.DataFrame({time: [0]}).select(start)
-    except (pl.exceptions.PolarsError, TypeError, AttributeError):
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,  # of Polars 1.31
+        TypeError,
+        AttributeError,
+    ):
         start = None
     if start is None or not isinstance(window, str) or window.startswith("-"):
         raise ValueError(
