@@ -7,6 +7,7 @@ Groups, parts and cells are numbers, so a sum by any of them is an array whose p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,7 @@ def added(table: pl.DataFrame, name: str, exact: bool) -> pl.DataFrame:
 def _sums(
     rows: pl.DataFrame, is_valid: npt.NDArray[np.bool_], group: Numbers, part: npt.NDArray[np.uint8]
 ) -> pl.DataFrame:
-    (group_of, part_of), at = _distinct({"group": group, "part": part}, exact=False)
+    (group_of, part_of), at = _distinct({"group": group, "part": part})
     size = group_of.size
     totals = {name: np.zeros(size) for name in (*SUMS, *COUNTS)}
     for name in ("unlabelled", "invalid", "revisits"):
@@ -111,10 +112,13 @@ def _of_valid(
         if name in ("cells", "exact_cells"):
             tables[name] = _added({**keys, "cell": p}, cell_sums, exact)
         elif name in ("delays", "exact_delays"):
-            known = rows.get_column("delay").is_not_null().to_numpy()
             delay = rows.get_column("delay").to_numpy()
-            chosen = {key: values[known] for key, values in {**keys, "delay": delay}.items()}
-            tables[name] = _added(chosen, {"weights": w[known]}, exact)
+            with_delay: dict[str, npt.NDArray[Any]] = {**keys, "delay": delay, "weights": w}
+            if rows.get_column("delay").null_count():
+                known = rows.get_column("delay").is_not_null().to_numpy()
+                with_delay = {key: values[known] for key, values in with_delay.items()}
+            weights = with_delay.pop("weights")
+            tables[name] = _added(with_delay, {"weights": weights}, exact)
         elif name == "users":
             tables[name] = _users(group, rows.get_column("user"))
         else:
@@ -156,12 +160,39 @@ def _added(
             counted.
         exact: Whether a cell holds equal numbers only.
     """
-    distinct, at = _distinct(keys, exact)
+    if exact:
+        return _added_in_order(keys, values)
+    distinct, at = _distinct(keys)
     size = distinct[0].size
     sums = {name: np.bincount(at, value, size) for name, value in values.items()}
     if "predictions" in values and "examples" not in values:
         sums["examples"] = np.bincount(at, minlength=size).astype(np.float64)
     return _frame(dict(zip(keys, distinct, strict=True)), sums)
+
+
+def _added_in_order(
+    keys: Mapping[str, npt.NDArray[np.generic]], values: Mapping[str, Array]
+) -> pl.DataFrame:
+    """Return the sums of values by distinct keys, which are many: they are sorted."""
+    size = next(iter(keys.values())).size
+    varying = [column for column in keys.values() if size and (column != column[0]).any()]
+    if len(varying) > 1:
+        order = np.lexsort(varying[::-1])
+    else:
+        order = np.argsort(varying[0]) if varying else np.arange(size)
+    is_new = np.zeros(size, np.bool_)
+    is_new[:1] = True
+    for column in varying:
+        ordered = column[order]
+        is_new[1:] |= ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(is_new)
+    sums = {
+        name: np.add.reduceat(value[order], starts) if size else value
+        for name, value in values.items()
+    }
+    if "predictions" in values and "examples" not in values:
+        sums["examples"] = np.diff(starts, append=size).astype(np.float64)
+    return _frame({name: column[order[starts]] for name, column in keys.items()}, sums)
 
 
 def _frame(
@@ -178,18 +209,21 @@ def _frame(
 
 
 def _distinct(
-    keys: Mapping[str, npt.NDArray[np.generic]], exact: bool
+    keys: Mapping[str, npt.NDArray[np.generic]],
 ) -> tuple[list[npt.NDArray[np.generic]], Numbers]:
     """Return the distinct rows of columns, and for each row the number of its own."""
     labels: list[npt.NDArray[np.generic]] = []
     at = np.zeros(0, np.int64)
     for number, column in enumerate(keys.values()):
-        own, codes = _of_column(column, exact)
+        own, codes = _of_column(column)
         if not number:
             labels, at = [own], codes
             continue
         if own.size == 1:
             labels.append(own.repeat(labels[0].size))
+            continue
+        if labels[0].size == 1:
+            labels, at = [*(label.repeat(own.size) for label in labels), own], codes
             continue
         pairs, at = _compact(at * own.size + codes, labels[0].size * own.size)
         labels = [label[pairs // max(1, own.size)] for label in labels]
@@ -198,14 +232,11 @@ def _distinct(
 
 
 def _of_column(
-    column: npt.NDArray[np.generic], exact: bool
+    column: npt.NDArray[np.generic],
 ) -> tuple[npt.NDArray[np.generic], Numbers]:
-    """Return the distinct values of a column, and for each row the number of its own."""
+    """Return the distinct integers or cells of a column, and for each row the number of its own."""
     if column.dtype.kind in "iu":
         return _compact(column, int(column.max()) + 1 if column.size else 0)
-    if exact:
-        values, at = np.unique(column, return_inverse=True)
-        return values, at
     codes, at = _compact(cells.codes_of(column.astype(np.float64, copy=False)), cells.CODES)
     return cells.values_of(codes), at
 

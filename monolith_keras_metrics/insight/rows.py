@@ -166,7 +166,7 @@ def plan_of(
             if "sample_rate" not in there:
                 frame = frame.with_columns(sample_rate=pl.lit(1.0))
             frames = iter(frame.partition_by("target", maintain_order=True) or [frame])
-        return (one.select(columns) for one in frames)
+        return (_without_excluded(one.select(columns)) for one in frames)
 
     return Plan(
         tuple(names),
@@ -181,9 +181,9 @@ def plan_of(
 
 def _is_by_row(expression: pl.Expr) -> bool:
     """Return True if it is known that the value of a row depends on that row only."""
-    if expression.meta.undo_aliases().meta.is_column():
-        return True
     try:
+        if expression.meta.undo_aliases().meta.is_column():
+            return True
         # Polars tells it of the outermost operation only, and the oldest one does not at all.
         return expression.meta.is_row_separable() and all(map(_is_by_row, expression.meta.pop()))
     except (AttributeError, pl.exceptions.PolarsError):
@@ -226,7 +226,12 @@ def _window(known: Sequence[str], window: str, time: Time) -> pl.Expr:
     try:
         start = pl.from_epoch(time).dt.replace_time_zone("UTC").dt.truncate(window)
         pl.DataFrame({time: [0]}).select(start)
-    except (pl.exceptions.PolarsError, TypeError, AttributeError):
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,  # of Polars 1.31
+        TypeError,
+        AttributeError,
+    ):
         start = None
     if start is None or not isinstance(window, str) or window.startswith("-"):
         raise ValueError(
@@ -259,10 +264,16 @@ def _inputs(weighted: bool, delay: pl.Expr) -> list[pl.Expr]:
         (pl.col(FIRST) & sound & ~labelled).alias("unlabelled"),
         (pl.col(FIRST) & ~sound).alias("invalid"),
         (~pl.col(FIRST)).alias("revisits"),
-        # Excluded values become null, which sums ignore.
-        pl.when(valid).then("uid").alias("user"),
-        pl.when(valid).then(label).alias("y"),
-        pl.when(valid).then(prediction).alias("p"),
-        pl.when(valid).then(weight).alias("w"),
-        pl.when(valid).then(delay).alias("delay"),
+        pl.col("uid").alias("user"),
+        label.alias("y"),
+        prediction.alias("p"),
+        weight.alias("w"),
+        delay.alias("delay"),
     ]
+
+
+def _without_excluded(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with null for the values of those that are not valid."""
+    if rows.get_column("valid").all():
+        return rows
+    return rows.with_columns(pl.when("valid").then(pl.col("user", "y", "p", "w", "delay")))
