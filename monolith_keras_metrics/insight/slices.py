@@ -81,21 +81,22 @@ def slices(
         visits: Which visits of an example are counted, as for `summary`.
 
     Returns:
-        A row per target and slice, by falling `impact`; no rows if nothing is wrong.
+        A row per target and slice, by falling `impact`; no rows if nothing is wrong: `target`;
+        `slice`, such as `"country=DE, device=ios"`; `where`, the same as an SQL condition
+        (`long_form(records).filter(pl.sql_expr(where))` has the slice's records); and of these
+        records, as `summary` gives them, `examples` and `users`, never weighted; `mean_prediction`;
+        `mean_label`, which is the positive rate if labels are 0 and 1; `calibration`, with its
+        interval of 95 %, `calibration_low` and `calibration_high`; `impact`, |Σw(p - y)|, by how
+        many labels the predictions are wrong; `share`, the part of the target's excess that the
+        slice carries; and `e_value`, the evidence.
 
-        - `target`; `slice`, such as `"country=DE, device=ios"`; and `where`, the same as an SQL
-          condition: `long_form(records).filter(pl.sql_expr(where))` has the slice's records.
-        - `examples` and `users`, never weighted; `mean_prediction`; `mean_label`, which is the
-          positive rate if labels are 0 and 1; and `calibration` with its interval of 95 %,
-          `calibration_low` and `calibration_high`. They are what `summary` returns for the slice.
-        - `impact`: |Σw(p - y)|, by how many labels the predictions are wrong.
-        - `share`: the part of the target's excess that the slice carries. Each example belongs to
-          one of the slices found that have it, to a pair first, or to the rest; the excess is the
-          sum of |Σw(p - y)| over these. So what is too much in one slice does not cancel what is
-          too little in another.
-        - `e_value`: the evidence. If the slice was right, its e-value would be 1 or less on
-          average, and reach 1,000 at most once in 1,000 times. If the row "everything" is there,
-          the evidence of others is that they differ from the whole.
+        For `share`, each example belongs to one of the slices found that have it, to a pair first,
+        or to the rest. The excess is the sum of |Σw(p - y)| over these, so what is too much in one
+        slice does not cancel what is too little in another.
+
+        If a slice was right, its `e_value` would be 1 or less on average, and reach 1,000 at most
+        once in 1,000 times. If the row "everything" is there, the evidence of others is that they
+        differ from the whole.
 
         Targets with labels 0 and 1 and predictions outside [0, 1], which are logits, are not tried;
         a warning is logged.
