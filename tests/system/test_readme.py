@@ -103,17 +103,28 @@ def test_python_snippets_compile(page: str) -> None:
 def test_the_output_that_is_shown_is_that_of_the_snippets(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Names, types and counts are; other numbers differ a little between machines."""
+
+    def words(text: str) -> list[list[str]]:
+        lines = [line for line in text.splitlines() if "┆" in line]
+        return [re.split(r"\s*[│┆]\s*", line)[1:4] for line in lines]
+
+    def tables(page: str) -> list[str]:
+        return [text for text in snippets(page, "text") if "┆" in text]
+
     monkeypatch.chdir(tmp_path)
-    run("README.md", {})
+    names: dict[str, Any] = {}
+    run("README.md", names)
     output = capsys.readouterr().out
     assert "Deep insight: 2,055 of 20,000 examples written to runs/ctr" in output
-    for page in ("README.md", "reading.md"):
-        (shown,) = snippets(page, "text")
-        # Names, types and counts; other numbers differ a little between machines.
-        words = [re.split(r"\s*[│┆]\s*", line)[:4] for line in shown.splitlines() if "┆" in line]
-        printed = [re.split(r"\s*[│┆]\s*", line)[:4] for line in output.splitlines() if "┆" in line]
-        assert words == printed
+    (of_readme,), (of_summary, of_slices) = tables("README.md"), tables("reading.md")
+    for shown in (of_readme, of_summary):
+        assert words(shown) == words(output)
         assert shown.splitlines()[0] in output
+    run("reading.md", names)
+    printed = words(capsys.readouterr().out)
+    found = [row[:2] for row in printed if row[0].startswith("country=")]
+    assert found == [row[:2] for row in words(of_slices)[3:]]
 
 
 @pytest.mark.parametrize("page", ["README.md", "records.md"])
