@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 import polars as pl
 import pytest
@@ -22,6 +23,7 @@ from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.pipeline.journal_home import identities
 from monolith_keras_metrics.sinks import parse_all
+from monolith_keras_metrics.sinks.parquet import ParquetSink
 
 
 def read(path: pathlib.Path) -> list[pl.DataFrame]:
@@ -369,12 +371,20 @@ def test_the_living_are_told_from_the_dead_by_flock(
             monkeypatch.delattr(fcntl, name, raising=False)
         else:
             monkeypatch.setattr(fcntl, name, request_number, raising=False)
+    may_deliver, write = threading.Event(), ParquetSink.write
+
+    def write_later(sink: ParquetSink, frame: pl.DataFrame) -> None:
+        assert may_deliver.wait(10)
+        write(sink, frame)
+
+    monkeypatch.setattr(ParquetSink, "write", write_later)
     with DeepInsightClient(tmp_path) as living:
         living.write(batch(1, 0))
         living.flush(to="journal")
         assert recovery.recover(tmp_path)[:3] == (0, 0, 0)
         with pytest.raises(FileNotFoundError, match="no file is complete yet"):
             insight.open_run(tmp_path)
+        may_deliver.set()
     left_by_a_killed_process(tmp_path, FRAMES)
     insight.open_run(tmp_path)
     assert "a crashed process has left records" in caplog.text
