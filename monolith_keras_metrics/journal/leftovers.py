@@ -88,7 +88,7 @@ class Leftovers:
     def end(self) -> None:
         """Declare that nothing more is adopted."""
         self.log.end()
-        self.log.users.leave(RECOVERY)
+        self.log.leave(RECOVERY)
 
     def detach(self) -> None:
         """Release what belongs to the parent process. Called in a forked process."""

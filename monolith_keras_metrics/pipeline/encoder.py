@@ -174,7 +174,7 @@ class Encoder(BackgroundThread):
                     self._writer.tend()
                 self._writer.tend(at_once=True)
             finally:
-                self._writer.log.users.leave(ENCODER)
+                self._writer.log.leave(ENCODER)
                 self._at_end()
 
     def _step(self) -> bool:

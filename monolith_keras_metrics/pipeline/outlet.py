@@ -90,7 +90,7 @@ class Outlet:
         """Adopt no more journals, and release those that are not delivered. Does not wait."""
         if self.adoption is not None:
             self.adoption.stop()
-        self._leftovers.log.users.leave(RELEASE)
+        self._leftovers.log.leave(RELEASE)
 
     def close(self) -> None:
         """End the child process that decodes journals. All threads must have ended."""
