@@ -150,7 +150,8 @@ def listing(folder: pathlib.Path) -> Listing:
         names = [entry.name for entry in entries]
     for name in names:
         if (known := run_folder.journal_name(name)) is not None:
-            numbered[known.stem] += [] if known.number is None else [(known.number, name)]
+            stem, number = known
+            numbered[stem] += [] if number is None else [(number, name)]
         elif run_folder.is_set_aside(name):
             aside.append(name)
     return Listing(
