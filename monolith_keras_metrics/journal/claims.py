@@ -41,14 +41,21 @@ class Claim:
         stem: The beginning of their names.
         journal: The journal's unique name.
         descriptor: The open, locked lock file; None if it is not locked yet.
+        uids: Users whose files are accepted. Default: this process's user.
     """
 
     def __init__(
-        self, folder: pathlib.Path, stem: str, journal: str, descriptor: int | None = None
+        self,
+        folder: pathlib.Path,
+        stem: str,
+        journal: str,
+        descriptor: int | None = None,
+        uids: frozenset[int] = frozenset(),
     ) -> None:
         self.folder = folder
         self.stem = stem
         self.journal = journal
+        self.uids = uids
         self._files_left = 0
         self._counting = threading.Lock()
         self._holding = threading.Lock()  # keeps other threads from using a closed descriptor
@@ -192,7 +199,7 @@ def claim_left(folder: pathlib.Path, stem: str, found: Probe) -> Claim | None:
         if isinstance(error, locks.TakenError):
             return None
         raise
-    return Claim(folder, stem, "", descriptor)
+    return Claim(folder, stem, "", descriptor, found.uids)
 
 
 class Left(NamedTuple):

@@ -11,7 +11,6 @@ from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.journal.leftovers import Leftovers
 from monolith_keras_metrics.journal.log import RELEASE, Log
 from monolith_keras_metrics.journal.reader import Reader
-from monolith_keras_metrics.journal.regular import probe
 from monolith_keras_metrics.pipeline.adoption import Adoption
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.ledger import Ledger
@@ -54,7 +53,7 @@ class Outlet:
     ) -> None:
         self.hurry = threading.Event()
         self.recovered = Ledger()
-        self._decoder = Decoder(frozenset() if folder is None else probe(folder).uids)
+        self._decoder = Decoder()
         changed = threading.Condition() if log is None else log.changed
         self._leftovers = Leftovers(len(sinks), changed, self.recovered)
         self.adoption: Adoption | None = None
