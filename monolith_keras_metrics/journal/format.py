@@ -72,7 +72,8 @@ def encode(frame: pl.DataFrame) -> bytes:
     file = io.BytesIO()
     frame.write_ipc(file, compression="lz4")
     payload = file.getbuffer()
-    return b"".join((entry_header(frame.height, first_position(frame), payload), payload))
+    position = int(frame["position"][0]) if "position" in frame.columns else NO_POSITION
+    return b"".join((entry_header(frame.height, position, payload), payload))
 
 
 def place_of(entry: bytes, kept: KeptFile, offset: int) -> Place:
@@ -83,13 +84,8 @@ def place_of(entry: bytes, kept: KeptFile, offset: int) -> Place:
 
 def entry_header(rows: int, position: int, payload: bytes | memoryview) -> bytes:
     """Return the header of an entry."""
-    values = (_ENTRY_MAGIC, rows, position, len(payload), zlib.crc32(payload))
-    return _ENTRY.pack(*values, _header_checksum(*values))
-
-
-def first_position(frame: pl.DataFrame) -> int:
-    """Return the position of a frame's first record; `NO_POSITION` if it has none."""
-    return int(frame["position"][0]) if "position" in frame.columns else NO_POSITION
+    head = _ENTRY.pack(_ENTRY_MAGIC, rows, position, len(payload), zlib.crc32(payload), 0)
+    return head[:-4] + struct.pack("<I", zlib.crc32(head[:-4]))
 
 
 def read(place: Place) -> pl.DataFrame:
@@ -259,16 +255,12 @@ def _start_checksum(version: int, text: bytes) -> int:
     return zlib.crc32(text, zlib.crc32(struct.pack("<HI", version, len(text))))
 
 
-def _header_checksum(magic: bytes, rows: int, position: int, length: int, checksum: int) -> int:
-    return zlib.crc32(struct.pack("<4sIqQI", magic, rows, position, length, checksum))
-
-
 def _valid_header(head: bytes | memoryview) -> tuple[int, int, int, int] | None:
     """Return rows, position, length and checksum from an entry's header; None if it is damaged."""
     if len(head) < _ENTRY.size:
         return None
     values = _ENTRY.unpack(head)
-    if values[0] != _ENTRY_MAGIC or values[-1] != _header_checksum(*values[:-1]):
+    if values[0] != _ENTRY_MAGIC or values[-1] != zlib.crc32(head[:-4]):
         return None
     return values[1:5] if values[3] <= MOST_ENTRY_BYTES else None
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from monolith_keras_metrics.journal.segment import Entry, KeptFile, Place, Portion, Segment
-from monolith_keras_metrics.threads import bounded
 
 # Not a thread: leaves when the log is to be released.
 RELEASE = "release"
@@ -266,7 +265,7 @@ class Log:
         Returns:
             True if that happened before the timeout.
         """
-        deadline = None if timeout is None else self.clock() + bounded(timeout)
+        deadline = None if timeout is None else self.clock() + timeout
         with self.changed:
             target = self._appended
             while self._settled < target and not stop():
