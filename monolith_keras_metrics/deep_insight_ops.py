@@ -22,14 +22,7 @@ import tensorflow as tf
 from absl import logging
 
 from monolith_keras_metrics import task_context
-from monolith_keras_metrics.ops.arguments import (
-    Argument,
-    extra_field,
-    floats,
-    ids,
-    integers,
-    write_examples,
-)
+from monolith_keras_metrics.ops import arguments
 from monolith_keras_metrics.pipeline.client import DeepInsightClient, open_client
 from monolith_keras_metrics.records.batch import Layout
 from monolith_keras_metrics.sinks import Sinks, parse_all
@@ -178,15 +171,15 @@ def write_deep_insight(
     [True, False, True]
     """
     columns = {
-        "uid": ids("uids", uids),
-        "req_time": integers("req_times", req_times),
-        "labels": floats("labels", labels),
-        "predictions": floats("preds", preds),
-        "sample_rates": floats("sample_rates", sample_rates),
+        "uid": arguments.ids("uids", uids),
+        "req_time": arguments.integers("req_times", req_times),
+        "labels": arguments.floats("labels", labels),
+        "predictions": arguments.floats("preds", preds),
+        "sample_rates": arguments.floats("sample_rates", sample_rates),
         **_optional(example_ids, epoch),
     }
     layout = Layout(model_name, (target,), (), sample_ratio)
-    return write_examples(
+    return arguments.write_examples(
         deep_insight_client_tensor, layout, columns, (), return_msgs, use_zero_train_time
     )
 
@@ -259,34 +252,34 @@ def write_deep_insight_v2(
         raise ValueError(f"`extra_fields_keys` must contain 'uid' once. Received: {keys}")
     by_target = ("num_targets", "batch")
     columns = {
-        "req_time": integers("req_times", req_times),
-        "labels": floats("labels", labels, *by_target),
-        "predictions": floats("preds", preds, *by_target),
-        "sample_rates": floats("sample_rates", sample_rates, *by_target),
+        "req_time": arguments.integers("req_times", req_times),
+        "labels": arguments.floats("labels", labels, *by_target),
+        "predictions": arguments.floats("preds", preds, *by_target),
+        "sample_rates": arguments.floats("sample_rates", sample_rates, *by_target),
     }
     extras = []
     for key, value in zip(keys, values, strict=True):
         name = f"extra_fields_values[{key!r}]"
         if key == "uid":
-            columns["uid"] = ids(name, value)
+            columns["uid"] = arguments.ids(name, value)
         else:
-            extras.append(extra_field(name, value))
+            extras.append(arguments.extra_field(name, value))
     columns |= _optional(example_ids, epoch)
     layout = Layout(
         model_name, tuple(targets), tuple(key for key in keys if key != "uid"), sample_ratio
     )
-    return write_examples(
+    return arguments.write_examples(
         deep_insight_client_tensor, layout, columns, extras, return_msgs, use_zero_train_time
     )
 
 
-def _optional(example_ids: Any, epoch: Any) -> dict[str, Argument]:
+def _optional(example_ids: Any, epoch: Any) -> dict[str, arguments.Argument]:
     """Return the given arguments that Monolith's operations do not have."""
     found = {}
     if example_ids is not None:
-        found["example_id"] = ids("example_ids", example_ids)
+        found["example_id"] = arguments.ids("example_ids", example_ids)
     if epoch is not None:
-        found["epoch"] = integers("epoch", epoch, is_scalar=True)
+        found["epoch"] = arguments.integers("epoch", epoch, is_scalar=True)
     return found
 
 

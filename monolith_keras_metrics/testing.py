@@ -105,17 +105,15 @@ class FailingSink(CollectingSink):
         self.failed = threading.Event()
         self._error = ConnectionError("the sink is down") if error is None else error
         self._failures = failures
-        self._is_repaired = False
 
     def repair(self) -> None:
         """Take everything from now on."""
-        self._is_repaired = True
+        self._failures = 0
 
     def write(self, frame: pl.DataFrame) -> None:
         """Fail, or keep the frame."""
         self.calls += 1
-        is_down = self._failures is None or self.calls <= self._failures
-        if is_down and not self._is_repaired:
+        if self._failures is None or self.calls <= self._failures:
             self.failed.set()
             raise self._error
         super().write(frame)
@@ -136,17 +134,14 @@ class Clock:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
-        self._lock = threading.Lock()
 
     def __call__(self) -> float:
         """Return the time in seconds."""
-        with self._lock:
-            return self._seconds
+        return self._seconds
 
     def advance(self, seconds: float) -> None:
         """Move the clock."""
-        with self._lock:
-            self._seconds += seconds
+        self._seconds += seconds
 
 
 def example_batch(rows: int = 8, **changes: Any) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from absl import logging
 
@@ -113,25 +113,3 @@ class WarnOnce:
         known = subject in self._subjects
         self._subjects.discard(subject)
         return known
-
-
-class LastOut:
-    """Call a function once all users have left.
-
-    Args:
-        users: The users.
-        call: The function. The last user's thread calls it.
-    """
-
-    def __init__(self, users: Iterable[object], call: Callable[[], None]) -> None:
-        self._users = set(users)
-        self._call = call
-        self._lock = threading.RLock()
-
-    def leave(self, user: object) -> None:
-        """Note that a user has left. Ignored if it had left before."""
-        with self._lock:
-            is_last = self._users == {user}
-            self._users.discard(user)
-        if is_last:
-            self._call()

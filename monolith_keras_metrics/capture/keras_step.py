@@ -26,9 +26,7 @@ from monolith_keras_metrics.capture.captured import Blocks, PairTargets, capture
 from monolith_keras_metrics.capture.compat import steps_per_execution
 from monolith_keras_metrics.capture.input_columns import x_of
 
-TakeColumns = Callable[[Any], dict[str, Any]]
 Step = Callable[[Any], Any]
-RunStep = Callable[[Callable[[], Step], Any], Any]
 
 
 class Columns(NamedTuple):
@@ -46,8 +44,8 @@ class Columns(NamedTuple):
 def make_step_function(
     model: Any,
     step: Step,
-    take_columns: TakeColumns,
-    run_step: RunStep,
+    take_columns: Callable[[Any], dict[str, Any]],
+    run_step: Callable[[Callable[[], Step], Any], Any],
     pair_targets: PairTargets | None,
     *,
     outputs: bool = False,
@@ -73,13 +71,11 @@ def make_step_function(
     steps = steps_per_execution(model)
     inner_step = _on_replicas(model, step, pair_targets, outputs)
 
-    def make_inner_step() -> Step:
-        made: Step = inner_step
-        if not model.run_eagerly:
-            made = tf.function(
-                inner_step, reduce_retracing=True, jit_compile=model.jit_compile or None
-            )
-        return made
+    def make_inner_step() -> Any:
+        if model.run_eagerly:
+            return inner_step
+        jit_compile = model.jit_compile or None
+        return tf.function(inner_step, reduce_retracing=True, jit_compile=jit_compile)
 
     def one_step(data: Any) -> tuple[Any, Columns]:
         data = _without_optionals(data)
@@ -116,7 +112,7 @@ def make_step_function(
     return function
 
 
-def _on_replicas(model: Any, step: Step, pair_targets: PairTargets | None, outputs: bool) -> Step:
+def _on_replicas(model: Any, step: Step, pair_targets: PairTargets | None, outputs: bool) -> Any:
     """Return a function that runs a step on all replicas and returns logs and blocks."""
     strategy = model.distribute_strategy
 
@@ -135,8 +131,7 @@ def _on_replicas(model: Any, step: Step, pair_targets: PairTargets | None, outpu
             logs, blocks = strategy.run(replica_step, args=(data,))
         return _mean(strategy, logs), _joined(strategy, blocks)
 
-    unconverted: Step = inner_step
-    return unconverted
+    return inner_step
 
 
 def _more_steps(

@@ -6,10 +6,8 @@ import contextlib
 import functools
 from typing import Any, Literal
 
-Classes = Literal["indices", "one-hot", "either"]
 
-
-def classes_of(loss: Any) -> Classes | None:
+def classes_of(loss: Any) -> Literal["indices", "one-hot", "either"] | None:
     """Return the encoding of class labels that a loss expects, or None if it is not over classes.
 
     Args:

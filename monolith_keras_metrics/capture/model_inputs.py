@@ -264,10 +264,8 @@ def _lines_of_step(model: Any, error: Exception) -> tuple[int, ...]:
 
 def _input_structure(model: Any) -> Any:
     """Return the structure of a model's inputs, or None if the model does not declare it."""
-    try:
+    with contextlib.suppress(AttributeError, ValueError, RuntimeError):
         return model.input
-    except (AttributeError, ValueError, RuntimeError):
-        pass
     if isinstance(model, keras.Sequential):
         # In legacy Keras, `inputs` is None until the model is built.
         with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):

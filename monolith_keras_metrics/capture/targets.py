@@ -40,10 +40,8 @@ def check_target_names(targets: Any) -> None:
     """Raise `TypeError` or `ValueError` if `targets` is invalid for every model."""
     if targets is None:
         return
-    names: list[Any] = []
-    outputs: list[Any] = []
+    outputs = list(targets) if isinstance(targets, Mapping) else []
     if isinstance(targets, Mapping):
-        outputs = list(targets)
         names = [name for own in _names_by_output(targets).values() for name in own]
     elif isinstance(targets, Sequence) and not isinstance(targets, (str, bytes)):
         names = list(targets)
@@ -132,8 +130,7 @@ def _chosen(targets: TargetNames, outputs: Mapping[str, Output]) -> dict[str, li
         chosen = {names[0]: list(targets)}
     else:
         chosen = {name: [name] for name in targets}
-    unknown = [name for name in chosen if name not in outputs]
-    if unknown:
+    if unknown := [name for name in chosen if name not in outputs]:
         raise ValueError(
             f"`targets` must name outputs of the model, which are {names}. Received: {unknown}. "
             "To give an output's target another name, pass a dict from outputs to names"

@@ -9,6 +9,8 @@ call are detached at the next call.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -27,31 +29,26 @@ from monolith_keras_metrics.pipeline.client import DeepInsightClient
 from monolith_keras_metrics.records.batch import Layout
 
 
+@dataclasses.dataclass(eq=False)
 class Recorder:
     """The recorder of one callback and one mode.
 
-    Args:
+    Attributes:
         recording: The settings of the callback.
         mode: `"train"` or `"test"`.
         recorded: Whether to record this mode. If not, bookkeeping columns are only removed.
         on_exception: Called when training ends with an exception.
+        client: The client for the columns of the current call; None to only remove them.
     """
 
-    def __init__(
-        self,
-        recording: Recording,
-        mode: str,
-        *,
-        recorded: bool,
-        on_exception: Callable[[], None],
-    ) -> None:
-        self.recording = recording
-        self.mode = mode
-        self.recorded = recorded
-        self.on_exception = on_exception
-        self.client: DeepInsightClient | None = None
-        self._scope: FitScope | None = None
-        self._function: RecordingFunction | None = None  # kept: it has the traced steps
+    recording: Recording
+    mode: str
+    recorded: bool
+    on_exception: Callable[[], None]
+    client: DeepInsightClient | None = dataclasses.field(default=None, init=False)
+    _scope: FitScope | None = dataclasses.field(default=None, init=False)
+    # Kept, since it has the traced steps.
+    _function: RecordingFunction | None = dataclasses.field(default=None, init=False)
 
     def begin(self, model: Any, client: DeepInsightClient | None) -> None:
         """Start recording the current Keras call, and install the function that does.
@@ -119,7 +116,8 @@ class RecordingFunction:
         self._mode = mode
         self._attached: list[Recorder] = []
         self._holders: set[Recorder] = set()
-        self._steps: dict[tuple[Recorder, ...], _Steps] = {}
+        # Traced steps are kept for the last few sets of recorders.
+        self._steps_of = functools.lru_cache(maxsize=4)(functools.partial(_Steps, model, mode))
 
     def hold(self, recorder: Recorder) -> None:
         """Keep this function installed while the recorder is detached."""
@@ -129,9 +127,7 @@ class RecordingFunction:
         """Record with a recorder from now on, and end those of failed calls."""
         if recorder not in self._attached:
             self._attached.append(recorder)
-        for other in self._attached[:]:
-            if other.is_over():
-                other.on_exception()
+        self.of_this_call()
 
     def detach(self, recorder: Recorder, *, hold: bool) -> None:
         """Stop recording with a recorder; undo its `hold`, unless `hold` is true."""
@@ -144,29 +140,21 @@ class RecordingFunction:
         if not is_used and getattr(self.model, attribute) is self:
             setattr(self.model, attribute, self.plain)
 
-    def end_call(self) -> None:
-        """Stop all recorders of the current Keras call, which has failed."""
-        call = innermost_call()
-        _stop([one for one in self._attached if one.is_of(call)])
-
     def __call__(self, iterator: Any) -> Any:
         """Run and record the next steps of `iterator`, and return the logs of the last one."""
-        recorders = self._of_this_call()
+        recorders = self.of_this_call()
         if not recorders:
             return self.plain(iterator)
-        if recorders not in self._steps:
-            if len(self._steps) == _KEPT:
-                del self._steps[next(iter(self._steps))]
-            self._steps[recorders] = _Steps(self.model, self._mode, recorders)
+        steps = self._steps_of(recorders)
         try:
-            return self._steps[recorders].run(iterator)
+            return steps.run(iterator)
         except (StopIteration, tf.errors.OutOfRangeError):
             raise  # the end of the data
         except BaseException:
             _stop(recorders)
             raise
 
-    def _of_this_call(self) -> tuple[Recorder, ...]:
+    def of_this_call(self) -> tuple[Recorder, ...]:
         """Return the recorders of the current Keras call, and end those of failed calls."""
         call = innermost_call()
         these = []
@@ -191,7 +179,7 @@ def stop_all_on_error(model: Any) -> Iterator[None]:
         for mode in ("train", "test"):
             function = getattr(model, f"{mode}_function", None)
             if isinstance(function, RecordingFunction):
-                function.end_call()
+                _stop(function.of_this_call())
         raise
 
 
@@ -200,9 +188,6 @@ def _stop(recorders: Sequence[Recorder]) -> None:
     with contextlib.ExitStack() as stack:
         for recorder in reversed(recorders):
             stack.callback(recorder.on_exception)
-
-
-_KEPT = 4  # number of recorder sets whose traced steps are cached
 
 
 class _Steps:

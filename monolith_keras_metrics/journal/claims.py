@@ -41,14 +41,21 @@ class Claim:
         stem: The beginning of their names.
         journal: The journal's unique name.
         descriptor: The open, locked lock file; None if it is not locked yet.
+        uids: Users whose files are accepted. Default: this process's user.
     """
 
     def __init__(
-        self, folder: pathlib.Path, stem: str, journal: str, descriptor: int | None = None
+        self,
+        folder: pathlib.Path,
+        stem: str,
+        journal: str,
+        descriptor: int | None = None,
+        uids: frozenset[int] = frozenset(),
     ) -> None:
         self.folder = folder
         self.stem = stem
         self.journal = journal
+        self.uids = uids
         self._files_left = 0
         self._counting = threading.Lock()
         self._holding = threading.Lock()  # keeps other threads from using a closed descriptor
@@ -150,7 +157,8 @@ def listing(folder: pathlib.Path) -> Listing:
         names = [entry.name for entry in entries]
     for name in names:
         if (known := run_folder.journal_name(name)) is not None:
-            numbered[known.stem] += [] if known.number is None else [(known.number, name)]
+            stem, number = known
+            numbered[stem] += [] if number is None else [(number, name)]
         elif run_folder.is_set_aside(name):
             aside.append(name)
     return Listing(
@@ -191,7 +199,7 @@ def claim_left(folder: pathlib.Path, stem: str, found: Probe) -> Claim | None:
         if isinstance(error, locks.TakenError):
             return None
         raise
-    return Claim(folder, stem, "", descriptor)
+    return Claim(folder, stem, "", descriptor, found.uids)
 
 
 class Left(NamedTuple):

@@ -27,8 +27,8 @@ from typing import Any
 import polars as pl
 
 from monolith_keras_metrics.journal import format as journal
-from monolith_keras_metrics.journal.segment import Place
-from monolith_keras_metrics.records.run_folder import attempt_of, worker_of
+from monolith_keras_metrics.journal.claims import Claim
+from monolith_keras_metrics.journal.segment import KeptFile, Place
 
 _MEMORY_BYTES = 1 << 30  # in addition to the child's memory at its start
 _ANSWER_SECONDS = 20.0
@@ -42,14 +42,9 @@ _PROGRAM = (
 
 
 class Decoder:
-    """Read entries of the journal files of crashed processes.
+    """Read entries of the journal files of crashed processes."""
 
-    Args:
-        uids: Users whose files are accepted. Default: this process's user.
-    """
-
-    def __init__(self, uids: frozenset[int] = frozenset()) -> None:
-        self._uids = uids
+    def __init__(self) -> None:
         self._path = [os.path.abspath(entry) for entry in sys.path]
         self._lock = threading.Lock()  # one request at a time
         self._child: subprocess.Popen[bytes] | None = None
@@ -62,16 +57,15 @@ class Decoder:
                 or attempt than the file, or if decoding takes too much time or memory.
             OSError: If the file cannot be read now.
         """
-        stem = place.file.claim.stem
         request = {
             "path": os.fspath(place.file.path),
+            "stem": place.file.claim.stem,
+            "uids": sorted(place.file.claim.uids),
             "offset": place.offset,
             "length": place.length,
             "rows": place.rows,
+            "position": place.position,
             "checksum": place.checksum,
-            "worker": worker_of(stem),
-            "attempt": attempt_of(stem),
-            "uids": sorted(self._uids),
         }
         with self._lock:
             try:
@@ -163,14 +157,7 @@ def serve() -> None:
 
 def _answer(request: dict[str, Any]) -> tuple[bytes, bytes | memoryview]:
     try:
-        body = journal.payload(
-            pathlib.Path(request["path"]),
-            request["offset"],
-            request["length"],
-            request["checksum"],
-            frozenset(request["uids"]),
-        )
-        frame = journal.decode(body, request["rows"], request["worker"], request["attempt"])
+        frame = journal.read_untrusted(_place_of(**request))
     except journal.UnreadableError as error:
         return _UNREADABLE, json.dumps({"text": str(error)}).encode()
     except OSError as error:
@@ -179,6 +166,13 @@ def _answer(request: dict[str, Any]) -> tuple[bytes, bytes | memoryview]:
     file = io.BytesIO()
     frame.write_ipc(file)
     return _RECORDS, file.getbuffer()
+
+
+def _place_of(path: str, stem: str, uids: list[int], **numbers: int) -> Place:
+    """Return the place that a request describes."""
+    file = pathlib.Path(path)
+    claim = Claim(file.parent, stem, "", uids=frozenset(uids))
+    return Place(KeptFile(claim, file), **numbers)
 
 
 def _bound_memory() -> None:

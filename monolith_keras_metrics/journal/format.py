@@ -19,7 +19,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pathlib
 import re
 import struct
 import zlib
@@ -27,8 +26,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from monolith_keras_metrics.journal.regular import open_regular
 from monolith_keras_metrics.journal.segment import KeptFile, Place
+from monolith_keras_metrics.records.run_folder import attempt_of, worker_of
 from monolith_keras_metrics.records.schema import check_frame
 
 # Entries are always smaller, so a larger size means damage.
@@ -73,7 +72,8 @@ def encode(frame: pl.DataFrame) -> bytes:
     file = io.BytesIO()
     frame.write_ipc(file, compression="lz4")
     payload = file.getbuffer()
-    return b"".join((entry_header(frame.height, first_position(frame), payload), payload))
+    position = int(frame["position"][0]) if "position" in frame.columns else NO_POSITION
+    return b"".join((entry_header(frame.height, position, payload), payload))
 
 
 def place_of(entry: bytes, kept: KeptFile, offset: int) -> Place:
@@ -84,13 +84,8 @@ def place_of(entry: bytes, kept: KeptFile, offset: int) -> Place:
 
 def entry_header(rows: int, position: int, payload: bytes | memoryview) -> bytes:
     """Return the header of an entry."""
-    values = (_ENTRY_MAGIC, rows, position, len(payload), zlib.crc32(payload))
-    return _ENTRY.pack(*values, _header_checksum(*values))
-
-
-def first_position(frame: pl.DataFrame) -> int:
-    """Return the position of a frame's first record; `NO_POSITION` if it has none."""
-    return int(frame["position"][0]) if "position" in frame.columns else NO_POSITION
+    head = _ENTRY.pack(_ENTRY_MAGIC, rows, position, len(payload), zlib.crc32(payload), 0)
+    return head[:-4] + struct.pack("<I", zlib.crc32(head[:-4]))
 
 
 def read(place: Place) -> pl.DataFrame:
@@ -100,55 +95,46 @@ def read(place: Place) -> pl.DataFrame:
         UnreadableError: If the entry has changed since it was written.
         OSError: If the file cannot be read.
     """
-    return _frame(payload(place.file.path, place.offset, place.length, place.checksum), place.rows)
+    return _frame(_payload(place), place.rows)
 
 
-def payload(
-    path: pathlib.Path,
-    offset: int,
-    length: int,
-    checksum: int,
-    uids: frozenset[int] = frozenset(),
-) -> memoryview:
+def _payload(place: Place) -> memoryview:
     """Return the payload of an entry, verified by its checksum.
 
     Raises:
         UnreadableError: If the entry does not match the length or the checksum.
         OSError: If the file cannot be read.
     """
-    with open(open_regular(path, uids=uids), "rb") as file:
-        file.seek(offset)
-        data = memoryview(file.read(min(length, MOST_ENTRY_BYTES)))
+    with place.file.open() as file:
+        file.seek(place.offset)
+        data = memoryview(file.read(min(place.length, MOST_ENTRY_BYTES)))
     if len(data) < _ENTRY.size:
         raise UnreadableError("the entry is cut off")
     values, body = _valid_header(data[: _ENTRY.size]), data[_ENTRY.size :]
-    if values is None or values[2:] != (len(body), checksum):
+    if values is None or values[2:] != (len(body), place.checksum):
         raise UnreadableError("the entry has changed since it was written")
-    if checksum != zlib.crc32(body):
+    if place.checksum != zlib.crc32(body):
         raise UnreadableError("the entry's checksum is wrong")
     return body
 
 
-def decode(body: memoryview, rows: int, worker: int, attempt: int) -> pl.DataFrame:
+def read_untrusted(place: Place) -> pl.DataFrame:
     """Return the records of an entry that another process wrote.
 
-    Args:
-        body: The payload, as returned by `payload`.
-        rows: The number of records according to the entry's header.
-        worker: The worker that the records must be of.
-        attempt: The attempt that the records must be of.
-
     Raises:
-        UnreadableError: If the records are invalid, or of another worker or attempt.
+        UnreadableError: If the entry has changed since it was found, or its records are invalid, or
+            of another worker or attempt than the file.
+        OSError: If the file cannot be read.
     """
-    frame = _frame(body, rows)
+    frame = read(place)
     try:
         check_frame(frame)
     except ValueError as error:
         raise UnreadableError(str(error)) from None
     if "position" in frame.columns:
         named = frame.select("worker", "attempt").unique().rows() if frame.height else []
-        if named != [(worker, attempt)]:
+        stem = place.file.claim.stem
+        if named != [(worker_of(stem), attempt_of(stem))]:
             raise UnreadableError("its records are of another worker or attempt than the file name")
         if not frame["position"].is_sorted():
             raise UnreadableError("its records are not sorted by position")
@@ -171,21 +157,17 @@ class Contents(NamedTuple):
     unreadable: int
 
 
-def scan(kept: KeptFile, uids: frozenset[int] = frozenset()) -> Contents:
+def scan(kept: KeptFile) -> Contents:
     """Find the entries of a file that a crashed process left.
-
-    Args:
-        kept: The file.
-        uids: Users whose files are accepted. Default: this process's user.
 
     Raises:
         NothingError: If the file ends before its first record.
         UnreadableError: If the file's header is invalid, or of an unknown format.
-        OSError: If the file cannot be read, or is not a regular file of these users.
+        OSError: If the file cannot be read, or is not a regular file of its claim's users.
     """
     places = []
     torn = unreadable = 0
-    with open(open_regular(kept.path, uids=uids), "rb") as file:
+    with kept.open() as file:
         size = os.fstat(file.fileno()).st_size
         header, offset = _read_start(file, size)
         while offset < size:
@@ -213,13 +195,13 @@ def scan(kept: KeptFile, uids: frozenset[int] = frozenset()) -> Contents:
     return Contents(header, places, torn, unreadable)
 
 
-def read_header(kept: KeptFile, uids: frozenset[int] = frozenset()) -> Header:
+def read_header(kept: KeptFile) -> Header:
     """Return the header of a file.
 
     Raises:
         UnreadableError, OSError: As in `scan`.
     """
-    with open(open_regular(kept.path, uids=uids), "rb") as file:
+    with kept.open() as file:
         return _read_start(file, os.fstat(file.fileno()).st_size)[0]
 
 
@@ -273,16 +255,12 @@ def _start_checksum(version: int, text: bytes) -> int:
     return zlib.crc32(text, zlib.crc32(struct.pack("<HI", version, len(text))))
 
 
-def _header_checksum(magic: bytes, rows: int, position: int, length: int, checksum: int) -> int:
-    return zlib.crc32(struct.pack("<4sIqQI", magic, rows, position, length, checksum))
-
-
 def _valid_header(head: bytes | memoryview) -> tuple[int, int, int, int] | None:
     """Return rows, position, length and checksum from an entry's header; None if it is damaged."""
     if len(head) < _ENTRY.size:
         return None
     values = _ENTRY.unpack(head)
-    if values[0] != _ENTRY_MAGIC or values[-1] != _header_checksum(*values[:-1]):
+    if values[0] != _ENTRY_MAGIC or values[-1] != zlib.crc32(head[:-4]):
         return None
     return values[1:5] if values[3] <= MOST_ENTRY_BYTES else None
 

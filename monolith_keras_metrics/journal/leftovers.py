@@ -88,7 +88,7 @@ class Leftovers:
     def end(self) -> None:
         """Declare that nothing more is adopted."""
         self.log.end()
-        self.log.users.leave(RECOVERY)
+        self.log.leave(RECOVERY)
 
     def detach(self) -> None:
         """Release what belongs to the parent process. Called in a forked process."""
@@ -126,7 +126,6 @@ class Leftovers:
 def find(
     claim: claims.Claim,
     paths: Sequence[pathlib.Path],
-    uids: frozenset[int],
     sinks: tuple[str, ...] | None,
     report: Callable[[str, str], None],
 ) -> Found:
@@ -137,7 +136,6 @@ def find(
     Args:
         claim: The claim to the files. Learns the journal's name.
         paths: The files.
-        uids: As in `scan`.
         sinks: The identities of the sinks that the records must be for; None for any.
         report: Called with a subject and a description, for what cannot be recovered.
 
@@ -151,7 +149,7 @@ def find(
     torn = 0
     claim.count_files(len(paths))
     for kept in [KeptFile(claim, path) for path in paths]:
-        if (contents := _scan(kept, uids, report)) is None:
+        if (contents := _scan(kept, report)) is None:
             claim.count_files(-1)
             continue
         if sinks is not None and contents.header.sinks != sinks:
@@ -181,13 +179,11 @@ def find(
     return Found(files, [*without_position, *(by_position[at] for at in sorted(by_position))])
 
 
-def _scan(
-    kept: KeptFile, uids: frozenset[int], report: Callable[[str, str], None]
-) -> journal.Contents | None:
+def _scan(kept: KeptFile, report: Callable[[str, str], None]) -> journal.Contents | None:
     """Return the contents of a file; None if it holds nothing to deliver."""
     path = kept.path
     try:
-        contents = journal.scan(kept, uids)
+        contents = journal.scan(kept)
         if stem_of(contents.header.worker, contents.header.attempt) != kept.claim.stem:
             raise journal.UnreadableError("its header names another worker or attempt")
         return contents

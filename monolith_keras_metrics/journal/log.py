@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from monolith_keras_metrics.journal.segment import Entry, KeptFile, Place, Portion, Segment
-from monolith_keras_metrics.threads import LastOut, bounded
 
 # Not a thread: leaves when the log is to be released.
 RELEASE = "release"
@@ -89,7 +88,6 @@ class Log:
     Attributes:
         changed: As above. Replaced in a forked process.
         room: As above.
-        users: The threads that use the log, and `RELEASE`.
         ended: Whether no entry is added any more.
         clock: As above.
     """
@@ -108,10 +106,10 @@ class Log:
     ) -> None:
         self.changed = changed
         self.room = room
-        self.users = LastOut({RELEASE, *users, *range(consumers)}, self._release)
         self.ended = False
         self.clock = clock
         self._consumers = consumers
+        self._users: set[object] = {RELEASE, *users, *range(consumers)}
         self._account = account
         self._remove = remove
         self._released = released
@@ -267,7 +265,7 @@ class Log:
         Returns:
             True if that happened before the timeout.
         """
-        deadline = None if timeout is None else self.clock() + bounded(timeout)
+        deadline = None if timeout is None else self.clock() + timeout
         with self.changed:
             target = self._appended
             while self._settled < target and not stop():
@@ -276,6 +274,18 @@ class Log:
                     break
                 self.changed.wait(left)
             return self._settled >= target
+
+    def leave(self, user: object) -> None:
+        """Note that a thread uses the log no more. The last one to leave releases the log.
+
+        Args:
+            user: The thread, or `RELEASE`. Ignored if it has left before.
+        """
+        with self.changed:
+            is_last = self._users == {user}
+            self._users.discard(user)
+        if is_last:
+            self._release()
 
     def _release(self) -> None:
         """Give up what is only in memory, since nobody will deliver it any more."""

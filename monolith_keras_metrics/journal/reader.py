@@ -113,4 +113,4 @@ class Reader:
 
     def leave(self) -> None:
         """Declare that the consumer takes nothing more."""
-        self.log.users.leave(self.consumer)
+        self.log.leave(self.consumer)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import BinaryIO
 
 import polars as pl
 
 from monolith_keras_metrics.journal.claims import Claim
+from monolith_keras_metrics.journal.regular import open_regular
 
 # A segment becomes one file of a sink: large enough to compress and scan well, small enough for
 # memory.
@@ -36,6 +38,14 @@ class KeptFile:
     whole: bool = False
     has_failed: bool = False
     done: bool = False
+
+    def open(self) -> BinaryIO:
+        """Open the file to read it.
+
+        Raises:
+            OSError: As in `open_regular`, for the users of the claim.
+        """
+        return open(open_regular(self.path, uids=self.claim.uids), "rb")
 
 
 @dataclasses.dataclass(frozen=True)

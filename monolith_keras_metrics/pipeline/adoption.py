@@ -87,7 +87,7 @@ class Adoption(BackgroundThread):
             # Listed again, since an owner that has just died may have added files.
             files = claims.listing(self._place).journals if held else {}
             for claim in held:
-                self._adopt(claim, files.get(claim.stem, []), found.uids)
+                self._adopt(claim, files.get(claim.stem, []))
 
     def _claim(self, stem: str, found: Probe) -> claims.Claim | None:
         try:
@@ -98,12 +98,10 @@ class Adoption(BackgroundThread):
             self._report(stem, f"{stem} in {str(self._place)!r} cannot be claimed: {error}")
         return None
 
-    def _adopt(
-        self, claim: claims.Claim, paths: Sequence[pathlib.Path], uids: frozenset[int]
-    ) -> None:
+    def _adopt(self, claim: claims.Claim, paths: Sequence[pathlib.Path]) -> None:
         """Adopt a journal's files, or release the claim."""
         try:
-            found = find(claim, paths, uids, self._own, self._report)
+            found = find(claim, paths, self._own, self._report)
         except ForeignError as error:
             self._report(
                 claim.stem,

@@ -28,8 +28,7 @@ class CounterEmitter(BackgroundThread):
     def __init__(self, ledger: Ledger, tags: Mapping[str, str] | None, seconds: float) -> None:
         super().__init__(self._emit_until_stopped, "deep-insight-counters")
         self._ledger = ledger
-        self._is_wanted = tags is not None
-        self._tags = dict(tags or {})
+        self._tags = None if tags is None else dict(tags)
         self._seconds = seconds
         self._emitted: dict[str, int] = {}
         self._starting = threading.Lock()
@@ -39,7 +38,7 @@ class CounterEmitter(BackgroundThread):
     def start_if_wanted(self) -> None:
         """Start the thread if a back end is set and the thread is not running yet."""
         is_over = self._started or self._stopping.is_set()
-        if is_over or not self._is_wanted or not cli.has_backend():
+        if is_over or self._tags is None or not cli.has_backend():
             return
         with self._starting, contextlib.suppress(RuntimeError):  # too many threads
             if not self._started:
@@ -64,7 +63,7 @@ class CounterEmitter(BackgroundThread):
             for name in _COUNTERS:
                 value = getattr(stats, name)
                 if delta := value - self._emitted.get(name, 0):
-                    client.emit_counter(f"deep_insight.{name}", delta, dict(self._tags))
+                    client.emit_counter(f"deep_insight.{name}", delta, dict(self._tags or {}))
                 self._emitted[name] = value
         except Exception as error:  # a failing back end must cost counters only, not records
             self._warn_once("failed", "cannot emit counters. %s: %s", type(error).__name__, error)

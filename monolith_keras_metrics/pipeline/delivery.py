@@ -80,7 +80,7 @@ class Delivery(BackgroundThread):
         """Wait for the sink's next portion and return it; None once there will be no more."""
         own = self._readers[-1]
         with own.log.changed:
-            while not self._is_hurried():
+            while not (self.retries.hurry.is_set() and self.retries.error is not None):
                 ended = all(reader.log.ended for reader in self._readers)
                 crowded = own.log.room.is_crowded()
                 for reader in reversed(self._readers) if crowded else self._readers:
@@ -92,9 +92,6 @@ class Delivery(BackgroundThread):
                     return None
                 own.log.changed.wait(1.0)
         return None
-
-    def _is_hurried(self) -> bool:
-        return self.retries.hurry.is_set() and self.retries.error is not None
 
     def _deliver(self, portion: Portion) -> bool:
         """Deliver a portion; return False if it must be left to the next process."""

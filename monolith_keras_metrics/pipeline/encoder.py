@@ -31,46 +31,6 @@ _LONGEST_POLL_SECONDS = 0.5
 _HANG_SECONDS = 5.0
 
 
-class _Progress:
-    """How many rows have been processed, for those who wait for a flush."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._asked = self._reached = 0  # total rows
-        self._has_ended = False
-
-    def ask(self, target: int) -> None:
-        """Request a flush as soon as `target` rows are processed."""
-        with self._changed:
-            self._asked = max(self._asked, target)
-
-    def is_due(self, rows: int) -> bool:
-        """Return True if a flush was requested for the rows processed so far."""
-        with self._changed:
-            return self._reached < self._asked <= rows
-
-    def reach(self, rows: int) -> None:
-        """Note that a flush has included so many rows."""
-        with self._changed:
-            self._reached = rows
-            self._changed.notify_all()
-
-    def end(self) -> None:
-        """Note that there will be no more flushes."""
-        with self._changed:
-            self._has_ended = True
-            self._changed.notify_all()
-
-    def wait(self, target: int, timeout: float | None) -> bool:
-        """Wait for a flush of `target` rows; return True if it came before the timeout."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._reached >= target or self._has_ended,
-                None if timeout is None else bounded(timeout),
-            )
-            return self._reached >= target
-
-
 class Encoder(BackgroundThread):
     """Take batches from a queue and append their sampled records to the journal.
 
@@ -121,7 +81,9 @@ class Encoder(BackgroundThread):
         self._seen_at = clock()
         self._absorbed = 0  # total rows taken from the queue
         self._absorbing_since: float | None = None
-        self._progress = _Progress()
+        self._changed = threading.Condition()  # of the next three
+        self._asked = self._flushed = 0  # total rows
+        self._has_ended = False
 
     def answers(self) -> bool:
         """Return True if the thread is alive and not hanging, so that the queue will be read."""
@@ -145,9 +107,15 @@ class Encoder(BackgroundThread):
             True if that happened before the timeout.
         """
         target = self._queue.entered()
-        self._progress.ask(target)
+        with self._changed:
+            self._asked = max(self._asked, target)
         self._queue.hurry()
-        return self._progress.wait(target, timeout)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._flushed >= target or self._has_ended,
+                None if timeout is None else bounded(timeout),
+            )
+            return self._flushed >= target
 
     def stop(self) -> None:
         """Request that the thread empty the queue and end. Does not wait."""
@@ -167,14 +135,16 @@ class Encoder(BackgroundThread):
             try:
                 self._writer.end()
             finally:
-                self._progress.end()
+                with self._changed:
+                    self._has_ended = True
+                    self._changed.notify_all()
             try:
                 while self._writer.is_untended() and not self._outlet.hurry.is_set():
                     self._writer.wait(0.2)
                     self._writer.tend()
                 self._writer.tend(at_once=True)
             finally:
-                self._writer.log.users.leave(ENCODER)
+                self._writer.log.leave(ENCODER)
                 self._at_end()
 
     def _step(self) -> bool:
@@ -188,10 +158,13 @@ class Encoder(BackgroundThread):
             self._absorb(taken)
             self._absorbing_since = None
         ending = stopping and not taken
-        flushing = self._progress.is_due(self._absorbed)
-        self._writer.tend(at_once=flushing or ending)
-        if flushing or ending:
-            self._progress.reach(self._absorbed)
+        with self._changed:
+            flushing = ending or self._flushed < self._asked <= self._absorbed
+        self._writer.tend(at_once=flushing)
+        if flushing:
+            with self._changed:
+                self._flushed = self._absorbed
+                self._changed.notify_all()
         return ending
 
     def _absorb(self, taken: Sequence[Accepted]) -> None:

@@ -53,8 +53,7 @@ def claim_home(
         options: The options, of which `run`, `worker` and `spool` are used.
         clock: Returns Unix seconds, for the attempt's number.
     """
-    run_names = [name for one in destinations if (name := one.run_name)]
-    run = options.run or next(iter(run_names), None)
+    run = options.run or next((name for one in destinations if (name := one.run_name)), None)
     folder = folder_of(destinations, options.spool)
     attempt = attempts.new_attempt(clock, attempts.largest_seen(destinations, folder))
     origin = Origin(run or "run", attempt, int(options.worker or 0))
@@ -96,14 +95,14 @@ def folder_of(destinations: Sequence[Destination], spool: object) -> pathlib.Pat
         return None
     if spool != "auto":
         return pathlib.Path(str(spool))
-    own = [(one, folder) for one in destinations if (folder := one.journal_folder) is not None]
+    folders_first = sorted(destinations, key=lambda one: one.folder is None)
+    own = [folder for one in folders_first if (folder := one.journal_folder) is not None]
     if not own and any(one.wants_journal for one in destinations):
         logging.warning(
             "Deep insight: there is no folder for a journal. Records wait in memory and are lost "
             "if the process is killed. Set `spool` to a folder"
         )
-    in_folders = [folder for one, folder in own if one.folder is not None]
-    return next(iter([*in_folders, *(folder for _, folder in own)]), None)
+    return own[0] if own else None
 
 
 def identities(destinations: Sequence[Destination], folder: pathlib.Path) -> tuple[str, ...]:

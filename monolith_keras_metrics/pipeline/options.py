@@ -93,8 +93,7 @@ def _is_text(text: str) -> bool:
 
 
 def _option(default: _T, check: Callable[[str, Any], Any], *, secret: bool = False) -> _T:
-    field: _T = dataclasses.field(default=default, repr=not secret, metadata={"check": check})
-    return field
+    return dataclasses.field(default=default, repr=not secret, metadata={"check": check})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.journal.leftovers import Leftovers
 from monolith_keras_metrics.journal.log import RELEASE, Log
 from monolith_keras_metrics.journal.reader import Reader
-from monolith_keras_metrics.journal.regular import probe
 from monolith_keras_metrics.pipeline.adoption import Adoption
 from monolith_keras_metrics.pipeline.delivery import Delivery
 from monolith_keras_metrics.pipeline.ledger import Ledger
@@ -54,7 +53,7 @@ class Outlet:
     ) -> None:
         self.hurry = threading.Event()
         self.recovered = Ledger()
-        self._decoder = Decoder(frozenset() if folder is None else probe(folder).uids)
+        self._decoder = Decoder()
         changed = threading.Condition() if log is None else log.changed
         self._leftovers = Leftovers(len(sinks), changed, self.recovered)
         self.adoption: Adoption | None = None
@@ -90,7 +89,7 @@ class Outlet:
         """Adopt no more journals, and release those that are not delivered. Does not wait."""
         if self.adoption is not None:
             self.adoption.stop()
-        self._leftovers.log.users.leave(RELEASE)
+        self._leftovers.log.leave(RELEASE)
 
     def close(self) -> None:
         """End the child process that decodes journals. All threads must have ended."""

@@ -66,7 +66,7 @@ class Pipeline:
             retry_seconds=options.retry_seconds,
             clock=running,
         )
-        leave = functools.partial(self._log.users.leave, KEEPER)
+        leave = functools.partial(self._log.leave, KEEPER)
         # Without a journal, it is not started.
         keeper = JournalKeeper(self._files, options.flush_seconds, self.at_risk_seconds, leave)
         origin = home.origin if home.is_named else None
@@ -119,7 +119,7 @@ class Pipeline:
         deadline = time.monotonic() + timeout
         self.queue.close()
         self.encoder.stop()
-        self._log.users.leave(RELEASE)
+        self._log.leave(RELEASE)
         self.outlet.stop()
         # The last quarter is for one last attempt at each failing sink.
         if not patient or not self._join(deadline - 0.25 * timeout):

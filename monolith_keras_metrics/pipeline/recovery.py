@@ -98,13 +98,12 @@ def recover(
 
 def _own_folder(place: pathlib.Path) -> list[Destination]:
     """Return the sinks of a run's own folder: its journals may select formats, but no paths."""
-    found = probe(place)
+    claim = claims.Claim(place, "", "", uids=probe(place).uids)
     said: set[tuple[str, ...]] = set()
     for paths in claims.listing(place).journals.values():
         for path in paths:
             with contextlib.suppress(journal.UnreadableError, OSError):  # the adoption reports it
-                kept = KeptFile(claims.Claim(place, "", ""), path)
-                said.add(journal.read_header(kept, found.uids).sinks)
+                said.add(journal.read_header(KeptFile(claim, path)).sinks)
     names = {name for sinks_of_one in said for name in sinks_of_one}
     formats = [f"{name}:." for name in run_folder.FORMATS]
     if not names:

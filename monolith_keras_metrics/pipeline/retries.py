@@ -60,11 +60,10 @@ class Retries:
     busy: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
     error: BaseException | None = dataclasses.field(default=None, init=False)
     first_error: BaseException | None = dataclasses.field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self._busy_since: float | None = None
-        self._failing_since: float | None = None
-        self._warn_once = WarnOnce()  # its subjects are types of errors
+    _busy_since: float | None = dataclasses.field(default=None, init=False)
+    _failing_since: float | None = dataclasses.field(default=None, init=False)
+    # Its subjects are types of errors.
+    _warn_once: WarnOnce = dataclasses.field(default_factory=WarnOnce, init=False)
 
     def is_down(self) -> bool:
         """Return True if the sink has been failing or hanging for `retry_seconds`."""

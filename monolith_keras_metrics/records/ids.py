@@ -29,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 
 _U64 = np.uint64
-_MASK = (1 << 64) - 1
 _P1, _P2, _P3, _P4, _P5 = (
     0x9E3779B185EBCA87,
     0xC2B2AE3D27D4EB4F,
@@ -38,7 +37,7 @@ _P1, _P2, _P3, _P4, _P5 = (
     0x27D4EB2F165667C5,
 )
 _PRIME_1, _PRIME_2, _PRIME_3, _PRIME_4, _PRIME_5 = map(_U64, (_P1, _P2, _P3, _P4, _P5))
-_LANES = tuple(_U64(lane & _MASK) for lane in (_P1 + _P2, _P2, 0, -_P1))
+_LANES = tuple(_U64(lane % 2**64) for lane in (_P1 + _P2, _P2, 0, -_P1))
 _STRIPE = 32  # bytes
 # Texts hashed at once: enough to amortise NumPy's calls, few enough to fit into the cache.
 _CHUNK = 16_384
@@ -126,8 +125,7 @@ def _words_in_a_row(
 def _words_from(data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], at: int) -> _Words:
     """Return the eight bytes at offset `at` of texts that begin at `starts`."""
     everywhere: _Words = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
-    words: _Words = everywhere[starts + at]
-    return words
+    return everywhere[starts + at]
 
 
 def _hashed_alike(word: Callable[[int], _Words], rows: int, length: int) -> _Words:

@@ -20,7 +20,6 @@ import contextlib
 import pathlib
 import re
 import time
-from typing import NamedTuple
 
 FORMATS = ("parquet", "jsonl", "tfrecord")
 JOURNAL = ".spool"
@@ -126,24 +125,16 @@ def journal_path(folder: pathlib.Path, stem: str, number: int) -> pathlib.Path:
     return folder / f"{stem}.{number:06d}.journal"
 
 
-class JournalName(NamedTuple):
-    """The parts of a name in a journal's folder.
+def journal_name(name: str) -> tuple[str, int | None] | None:
+    """Return the stem and the number of a journal file, or the stem and None of a lock.
 
-    Attributes:
-        stem: The stem of the process that owns the file.
-        number: The number of a journal file; None for a lock.
+    Returns:
+        None if it is another file's name.
     """
-
-    stem: str
-    number: int | None
-
-
-def journal_name(name: str) -> JournalName | None:
-    """Return the parts of a name in a journal's folder; None if it is another file's."""
     match = _IN_JOURNAL.fullmatch(name)
     if match is None:
         return None
-    return JournalName(match["stem"], int(match["number"]) if match["number"] else None)
+    return match["stem"], int(match["number"]) if match["number"] else None
 
 
 def aside_path(path: pathlib.Path, number: int) -> pathlib.Path:

@@ -26,11 +26,15 @@ class Destination(abc.ABC):
         owns_sink: Whether `open` creates the sink, so that its caller must close it on a failure.
         wants_journal: Whether records for it should wait on disk.
         keeps_attempts: Whether the names of what is written there contain the attempt.
+        run_name: The default name of the run; None if there is none.
+        folder: The folder that files are written to; None if there is none.
     """
 
     owns_sink = True
     wants_journal = True
     keeps_attempts = True
+    run_name: str | None = None
+    folder: pathlib.Path | None = None
 
     @property
     @abc.abstractmethod
@@ -65,16 +69,6 @@ class Destination(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
-
-    @property
-    def run_name(self) -> str | None:
-        """Return the default name of the run; None if there is none."""
-        return None
-
-    @property
-    def folder(self) -> pathlib.Path | None:
-        """Return the folder that files are written to; None if there is none."""
-        return None
 
     @property
     def journal_folder(self) -> pathlib.Path | None:
@@ -121,6 +115,7 @@ class ObjectDestination(Destination):
                 "UTF-8 can encode, the same for all objects that write to the same sink. "
                 f"Received: {name!r:.100} of {type(sink).__name__}"
             )
+        self.run_name = getattr(sink, "run_name", None)
         self._sink = sink
 
     @property
@@ -136,11 +131,6 @@ class ObjectDestination(Destination):
         """Return the object's `identity`; without one, a unique name."""
         name = getattr(self._sink, "identity", None)
         return f"object:{_name_of(self._sink) if name is None else name}"
-
-    @property
-    def run_name(self) -> str | None:
-        """Return the object's attribute `run_name`; None if there is none."""
-        return getattr(self._sink, "run_name", None)
 
     def __str__(self) -> str:
         return repr(self._sink)

@@ -17,8 +17,6 @@ from monolith_keras_metrics.records.frame import json_messages
 from monolith_keras_metrics.sinks.part_contents import DamagedError
 from monolith_keras_metrics.sinks.part_files import PartFileSink, create
 
-_PIECE_RECORDS = 4_096
-
 
 class TFRecordSink(PartFileSink):
     """A sink that writes `*.tfrecord` files: one JSON message per record."""
@@ -38,17 +36,11 @@ class TFRecordSink(PartFileSink):
         complete, rest = _count(file)
         problem = f"its last {rest:,} bytes are not a record" if rest else ""
         records = tf.compat.v1.io.tf_record_iterator(_path_of(file))
-        piece: list[bytes] = []
         try:
             for message in itertools.islice(records, complete):
-                piece.append(message)
-                if len(piece) == _PIECE_RECORDS:
-                    yield piece
-                    piece = []
+                yield [message]
         except tf.errors.DataLossError:
             problem = "it has a wrong checksum"
-        if piece:
-            yield piece
         if problem:
             raise DamagedError(problem, torn=True)
 

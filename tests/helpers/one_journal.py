@@ -43,7 +43,7 @@ class Consumed:
         self.readers[consumer].done(portion, failed)
 
     def leave(self, user: object) -> None:
-        self.log.users.leave(user)
+        self.log.leave(user)
 
     def release(self) -> None:
         self.leave(RELEASE)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 import polars as pl
 import pytest
@@ -22,6 +23,7 @@ from monolith_keras_metrics.journal.decoder import Decoder
 from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.pipeline.journal_home import identities
 from monolith_keras_metrics.sinks import parse_all
+from monolith_keras_metrics.sinks.parquet import ParquetSink
 
 
 def read(path: pathlib.Path) -> list[pl.DataFrame]:
@@ -147,7 +149,7 @@ def test_recover_delivers_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFix
     )
 
 
-def test_a_torn_end_is_told(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_end_is_logged(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     path = left_by_a_killed_process(tmp_path, FRAMES)
     with path.open("ab") as file:
         file.write(journal.encode(frame())[:-1])
@@ -157,7 +159,7 @@ def test_a_torn_end_is_told(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFix
     assert "bytes at the end of a crashed process's journal" in caplog.text
 
 
-def test_what_a_sink_refuses_of_a_killed_process_is_counted_and_told(
+def test_what_a_sink_refuses_of_a_killed_process_is_counted_and_reported(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Refusing:
@@ -180,7 +182,7 @@ def test_what_a_sink_refuses_of_a_killed_process_is_counted_and_told(
     assert aside.name == f"{path.name}.aside"
 
 
-def test_who_reads_a_run_is_told_of_what_a_killed_process_left(
+def test_who_reads_a_run_is_warned_of_what_a_killed_process_left(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """But not of what a living one is about to write; and nothing is changed by looking."""
@@ -289,7 +291,7 @@ def test_an_identity_that_is_no_name(identity: object) -> None:
 @pytest.mark.parametrize(
     "sinks", [["parquet:/tmp/elsewhere"], ["parquet:../elsewhere"], ["kafka://h:1/t"]]
 )
-def test_a_journals_word_is_no_reason_to_write_elsewhere(
+def test_a_journal_cannot_choose_where_its_records_go(
     sinks: object, tmp_path: pathlib.Path
 ) -> None:
     path = left_by_a_killed_process(tmp_path / "run", FRAMES, sinks)
@@ -300,7 +302,7 @@ def test_a_journals_word_is_no_reason_to_write_elsewhere(
 
 
 @pytest.mark.parametrize("sinks", [[3], "parquet:.", None, [["parquet:."]]])
-def test_a_beginning_that_makes_no_sense(sinks: object, tmp_path: pathlib.Path) -> None:
+def test_a_header_whose_sinks_are_invalid(sinks: object, tmp_path: pathlib.Path) -> None:
     path = left_by_a_killed_process(tmp_path / "run", FRAMES, sinks)
     recovered = recovery.recover(tmp_path / "run")
     assert recovered[:3] == (0, 0, 0)
@@ -308,7 +310,7 @@ def test_a_beginning_that_makes_no_sense(sinks: object, tmp_path: pathlib.Path) 
     assert path.with_name(f"{path.name}.aside").exists()
 
 
-def test_a_worker_that_is_no_number_of_a_computer(tmp_path: pathlib.Path) -> None:
+def test_a_header_whose_worker_is_infinite(tmp_path: pathlib.Path) -> None:
     """One such file keeps no other from being delivered."""
     path = left_by_a_killed_process(tmp_path / "run", FRAMES)
     header = journal.Header("a", float("inf"), ORIGIN.attempt, ("parquet:.",))  # type: ignore[arg-type]
@@ -357,7 +359,7 @@ def test_a_process_that_lives_keeps_its_journal(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("request_number", [None, 9_999], ids=["missing", "refused"])
-def test_the_living_are_told_from_the_dead_by_flock(
+def test_flock_shows_which_owners_are_alive(
     request_number: int | None,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -369,12 +371,20 @@ def test_the_living_are_told_from_the_dead_by_flock(
             monkeypatch.delattr(fcntl, name, raising=False)
         else:
             monkeypatch.setattr(fcntl, name, request_number, raising=False)
+    may_deliver, write = threading.Event(), ParquetSink.write
+
+    def write_later(sink: ParquetSink, frame: pl.DataFrame) -> None:
+        assert may_deliver.wait(10)
+        write(sink, frame)
+
+    monkeypatch.setattr(ParquetSink, "write", write_later)
     with DeepInsightClient(tmp_path) as living:
         living.write(batch(1, 0))
         living.flush(to="journal")
         assert recovery.recover(tmp_path)[:3] == (0, 0, 0)
         with pytest.raises(FileNotFoundError, match="no file is complete yet"):
             insight.open_run(tmp_path)
+        may_deliver.set()
     left_by_a_killed_process(tmp_path, FRAMES)
     insight.open_run(tmp_path)
     assert "a crashed process has left records" in caplog.text
@@ -402,7 +412,7 @@ sys.stdin.read()
     assert len(attempts) == 3
 
 
-def test_a_folder_for_no_journal_is_told_and_records_wait_in_memory(
+def test_without_a_folder_for_the_journal_records_wait_in_memory(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("no folder")

@@ -386,7 +386,7 @@ def test_looking_takes_no_locks_and_survives_what_comes_and_goes(tmp_path: pathl
     assert errors == []
 
 
-def test_a_lock_that_could_not_be_removed_is_by_the_next(tmp_path: pathlib.Path) -> None:
+def test_the_next_process_removes_a_lock_that_could_not_be_removed(tmp_path: pathlib.Path) -> None:
     """A disk that became read-only leaves one behind."""
     with pytest.MonkeyPatch.context() as patch:
         client = DeepInsightClient(tmp_path)

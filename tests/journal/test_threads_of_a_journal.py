@@ -141,7 +141,7 @@ def places(folder: pathlib.Path) -> list[int]:
     return [place.position for one in kept for place in journal.scan(one).places]
 
 
-def test_what_could_not_be_journaled_is_as_soon_as_it_can(
+def test_waiting_records_are_journaled_as_soon_as_possible(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the order of acceptance; the next poll is enough, no further record need come."""
@@ -250,7 +250,7 @@ def test_a_short_write_whose_end_cannot_be_cut_off(
     assert not list(tmp_path.glob("*.journal"))
 
 
-def test_a_file_at_work_is_closed_by_who_writes_it(
+def test_a_file_is_closed_by_its_writer_only(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody removes the journal in the middle of a write: its descriptor stays its own."""

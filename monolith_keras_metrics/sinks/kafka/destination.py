@@ -26,6 +26,7 @@ class TopicDestination(Destination):
     def __init__(self, rest: str) -> None:
         self._rest = rest
         self._address = uri.parse(rest)
+        self.run_name = self._address.topic
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -42,11 +43,6 @@ class TopicDestination(Destination):
     def identity(self, journal: pathlib.Path) -> str:
         """Return the URI without options, with the brokers in sorted order."""
         return self._address.identity
-
-    @property
-    def run_name(self) -> str:
-        """The topic."""
-        return self._address.topic
 
     @property
     def journal_folder(self) -> pathlib.Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -68,14 +67,9 @@ class Outgoing:
 
     def messages(self, start: int, stop: int) -> Iterator[Message]:
         """Return the messages of a range, without refused ones."""
-        slices = range(start, stop, _SLICE_ROWS)
-        found = itertools.chain.from_iterable(
-            self._slice(first, min(first + _SLICE_ROWS, stop)) for first in slices
-        )
-        if not self.refused:
-            return found
-        refused = set(self.refused)
-        return (message for message in found if message[0] not in refused)
+        for first in range(start, stop, _SLICE_ROWS):
+            found = self._slice(first, min(first + _SLICE_ROWS, stop))
+            yield from (message for message in found if message[0] not in self.refused)
 
     def after(self, stop: int) -> int:
         """Return the position after the last message before `stop`."""
@@ -89,12 +83,7 @@ class Outgoing:
 
     def _slice(self, start: int, stop: int) -> Iterable[Message]:
         frame = self._sorted[start:stop]
-        headers: Iterable[_Headers]
-        if len(self._headers) == 1:
-            (same,) = self._headers.values()
-            headers = itertools.repeat(same, stop - start)
-        else:
-            headers = (self._headers[name] for name in frame["model_name"])
+        headers = [self._headers[name] for name in frame["model_name"].to_list()]
         keys = frame["uid"].cast(pl.String).to_list()
         values = json_messages(frame).to_list()
         return zip(range(start, stop), keys, values, headers, strict=True)

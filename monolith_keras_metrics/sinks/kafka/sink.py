@@ -13,14 +13,9 @@ from collections.abc import Callable, Mapping
 import polars as pl
 from absl import logging
 
+from monolith_keras_metrics.sinks.kafka import uri
 from monolith_keras_metrics.sinks.kafka.clients import KafkaClients
 from monolith_keras_metrics.sinks.kafka.sender import Sender
-from monolith_keras_metrics.sinks.kafka.uri import (
-    KafkaAddress,
-    check_journal,
-    check_options,
-    check_topic,
-)
 
 _OPEN_SECONDS = 10.0
 
@@ -75,15 +70,16 @@ class KafkaSink:
         journal: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        address = KafkaAddress(brokers, check_topic(topic), check_options(options or {}))
+        address = uri.KafkaAddress(
+            brokers, uri.check_topic(topic), uri.check_options(options or {})
+        )
         self.run_name = topic
         self.identity = address.identity
         self._clients = KafkaClients(address, clock)
         self._is_named = journal is not None
         self._writer: tuple[int, int] | None = None
-        self._sender = Sender(
-            self._clients, _random_name() if journal is None else check_journal(journal)
-        )
+        name = secrets.token_hex(8) if journal is None else uri.check_journal(journal)
+        self._sender = Sender(self._clients, name)
         try:
             self._check()
         except BaseException:
@@ -96,7 +92,7 @@ class KafkaSink:
         Raises:
             ValueError: If the name is not valid for a journal.
         """
-        if check_journal(journal) != self._sender.journal:
+        if uri.check_journal(journal) != self._sender.journal:
             self._switch(journal)
             self._is_named = True
 
@@ -110,7 +106,7 @@ class KafkaSink:
         if {"attempt", "worker", "position"} <= set(frame.columns) and not frame.is_empty():
             writer = frame.select("attempt", "worker").row(0)
             if self._writer is not None and writer != self._writer:
-                self._switch(_random_name())
+                self._switch(secrets.token_hex(8))
             self._writer = writer
         self._sender.write(frame)
 
@@ -129,7 +125,7 @@ class KafkaSink:
         self._sender.close()
         self._clients.disconnect()
         if not self._is_named:  # a later use numbers its records from 0 again
-            self._switch(_random_name())
+            self._switch(secrets.token_hex(8))
 
     def __repr__(self) -> str:
         return f"KafkaSink({self._clients.address!r})"
@@ -161,8 +157,3 @@ class KafkaSink:
                 else " If it requires TLS or a login, set the option security.protocol.",
                 error,
             )
-
-
-def _random_name() -> str:
-    """Return a new name for a journal."""
-    return secrets.token_hex(8)
