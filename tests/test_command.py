@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monolith_keras_metrics import command, insight
+from monolith_keras_metrics.command import progress
 from monolith_keras_metrics.command.tables import render
+from monolith_keras_metrics.insight import portions
 
 
 @pytest.fixture
@@ -271,3 +275,38 @@ def test_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "--target must be among ['ctr', 'cvr']" in capsys.readouterr().err
     assert command.main(["slices", str(tmp_path), "--depth", "3"]) == 2
     assert "`depth` must be 1" in capsys.readouterr().err
+
+
+class TestProgress:
+    def test_a_terminal_shows_how_far_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(progress, "SECONDS", 0.0)
+        master, slave = os.openpty()
+        seen = b""
+        with open(slave, "w", encoding="utf-8") as terminal:
+            monkeypatch.setattr(sys, "stderr", terminal)
+            with progress.shown("summary"):
+                read = portions.WATCHED.get()
+                assert read is not None
+                while not re.search(rb"summary: \d+ s", seen):
+                    seen += os.read(master, 1000)
+                read.records, read.total = 500, 1_000
+                while b"500 of 1,000 records, " not in seen:
+                    seen += os.read(master, 1000)
+            assert f"|{'█' * 15}{' ' * 15}|".encode() in seen
+            while not seen.endswith(b"s\r\x1b[K"):  # the line is removed
+                seen += os.read(master, 1000)
+        os.close(master)
+        assert portions.WATCHED.get() is None
+
+    def test_nothing_is_shown_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with progress.shown("summary"):
+            assert portions.WATCHED.get() is None
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.skipif(not hasattr(pl.LazyFrame, "collect_batches"), reason="an older Polars")
+    def test_records_are_counted(self, run: Path) -> None:
+        read = portions.Read()
+        token = portions.WATCHED.set(read)
+        insight.summary(insight.open_run(run))
+        portions.WATCHED.reset(token)
+        assert read == portions.Read(200, 200)

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from monolith_keras_metrics import insight
-from monolith_keras_metrics.command import checking
+from monolith_keras_metrics.command import checking, progress
 from monolith_keras_metrics.command.tables import FORMATS, render
 
 # Enough to see whether a model is well, and narrow enough for a terminal.
@@ -134,7 +134,8 @@ def _add(
 def _report(arguments: argparse.Namespace) -> int:
     """Run a subcommand; report what cannot be measured."""
     try:
-        frame = arguments.measured(arguments)
+        with progress.shown(f"deep-insight {arguments.name}"):
+            frame = arguments.measured(arguments)
         if "verdict" in frame.columns:
             return checking.report(frame, arguments.by, arguments.format)
     except (OSError, ValueError, ImportError) as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextvars
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -25,6 +27,23 @@ _One = TypeVar("_One")
 _Other = TypeVar("_Other")
 
 
+@dataclasses.dataclass
+class Read:
+    """How many records have been read.
+
+    Attributes:
+        records: Their number.
+        total: The number of all; 0 if it is not known.
+    """
+
+    records: int = 0
+    total: int = 0
+
+
+# Counts the records that are read, for who wants to show it.
+WATCHED: contextvars.ContextVar[Read | None] = contextvars.ContextVar("WATCHED", default=None)
+
+
 def portions_of(plan: Plan) -> Iterator[pl.DataFrame]:
     """Yield the records of a plan's source; at least one portion, perhaps an empty one."""
     if not plan.by_row or not hasattr(plan.source, "collect_batches"):
@@ -32,12 +51,16 @@ def portions_of(plan: Plan) -> Iterator[pl.DataFrame]:
         return
     rows = min(_MOST, max(_LEAST, _VALUES // max(1, len(plan.targets))))
     nothing = True
+    if (read := WATCHED.get()) is not None:
+        read.total += plan.source.select(pl.len()).collect().item()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Polars may change collect_batches; the tests would tell
         batches = plan.source.collect_batches(chunk_size=rows, maintain_order=not plan.targets)
     for batch in batches:
         nothing = False
         yield batch
+        if read is not None:
+            read.records += batch.height
     if nothing:
         yield pl.DataFrame(schema=plan.source.collect_schema())
 
