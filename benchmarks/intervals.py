@@ -1,23 +1,30 @@
 """How often the intervals of `summary` and `compare` hold the true value.
 
     python benchmarks/intervals.py --replicates 2000 --users 1000
+    python benchmarks/intervals.py --replicates 500 --users 2000 --run runs/flights
 
 Each replicate is a new sample of users from one population: the numbers of their examples are
 Pareto distributed, and each user clicks more, or less, than the model can know, always. The true
 value of a measure is that of a sample of very many users.
+
+With `--run`, the population is that of the users of a run, such as the quickstart's, whose model
+learned while it was recorded. Users are drawn with replacement, and the true value is the run's.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
 
 from monolith_keras_metrics import insight
 from monolith_keras_metrics.insight.measures import MEASURES
+
+Draw = Callable[[int], pl.DataFrame]  # from a seed
 
 
 def sample(users: int, seed: int, taste: float = 0.7, labels: str = "binary") -> pl.DataFrame:
@@ -42,16 +49,25 @@ def sample(users: int, seed: int, taste: float = 0.7, labels: str = "binary") ->
     )
 
 
-def covered(labels: str, names: list[str], replicates: int, users: int) -> dict[str, Any]:
+def drawn(population: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
+    """Return the rows of users drawn with replacement; each draw is a user of its own."""
+    random = np.random.default_rng(seed)
+    known = population.get_column("uid").unique().sort()
+    chosen = pl.DataFrame({"uid": known[random.integers(0, known.len(), users)]})
+    chosen = chosen.with_columns(draw=pl.Series(random.integers(-(2**62), 2**62, users)))
+    return chosen.join(population, on="uid").drop("uid").rename({"draw": "uid"})
+
+
+def covered(
+    population: pl.DataFrame, draw: Draw, names: list[str], replicates: int
+) -> dict[str, tuple[float, int]]:
     """Return for each measure the share of intervals that hold the true value, and their number."""
-    truth = insight.summary(sample(300_000, 1, labels=labels), measures=names).row(0, named=True)
+    truth = insight.summary(population, measures=names).row(0, named=True)
     hits = dict.fromkeys(names, 0)
     defined = dict.fromkeys(names, 0)
     for first in range(0, replicates, 50):
         several = pl.concat(
-            sample(users, 1_000 + first + number, labels=labels).with_columns(
-                replicate=pl.lit(number)
-            )
+            draw(1_000 + first + number).with_columns(replicate=pl.lit(number))
             for number in range(min(50, replicates - first))
         )
         result = insight.summary(several, by="replicate", measures=names, interval=0.95)
@@ -66,18 +82,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--replicates", type=int, default=1000)
     parser.add_argument("--users", type=int, default=1000)
+    parser.add_argument("--run", help="a run, whose users are the population")
     arguments = parser.parse_args()
     with_interval = [
         name for name, one in MEASURES.items() if one.scale is not None and one.needs != "delays"
     ]
     regression = [name for name in with_interval if MEASURES[name].kind == "regression"]
     binary = [name for name in with_interval if name not in regression]
-    for labels, names in (("binary", binary), ("positive", regression)):
+    cases: list[tuple[str, pl.DataFrame, Draw, list[str]]] = []
+    if arguments.run:
+        rows = insight.long_form(insight.open_run(arguments.run))
+        columns = ["uid", "target", "label", "predict"]
+        for frame in rows.select(columns).collect().partition_by("target"):
+            draw_users = functools.partial(drawn, frame, arguments.users)
+            cases.append((frame["target"][0], frame, draw_users, binary))
+    else:
+        for labels, names in (("binary", binary), ("positive", regression)):
+            draw = functools.partial(sample, arguments.users, labels=labels)
+            cases.append((f"{labels} labels", sample(300_000, 1, labels=labels), draw, names))
+    for name, population, draw, names in cases:
         begin = time.monotonic()
-        found = covered(labels, names, arguments.replicates, arguments.users)
-        print(f"{labels} labels, {arguments.users:,} users, {time.monotonic() - begin:.0f} s")
-        for name, (share, number) in found.items():
-            print(f"  {name:22} {100 * share:6.2f} % of {number:,}")
+        found = covered(population, draw, names, arguments.replicates)
+        print(f"{name}, {arguments.users:,} users, {time.monotonic() - begin:.0f} s")
+        for measure, (share, number) in found.items():
+            print(f"  {measure:22} {100 * share:6.2f} % of {number:,}")
 
 
 if __name__ == "__main__":
