@@ -100,9 +100,9 @@ def main() -> None:
         for labels, names in (("binary", binary), ("positive", regression)):
             draw = functools.partial(sample, arguments.users, labels=labels)
             cases.append((f"{labels} labels", sample(300_000, 1, labels=labels), draw, names))
-    for name, population, draw, names in cases:
+    for name, population, of_seed, names in cases:
         begin = time.monotonic()
-        found = covered(population, draw, names, arguments.replicates)
+        found = covered(population, of_seed, names, arguments.replicates)
         print(f"{name}, {arguments.users:,} users, {time.monotonic() - begin:.0f} s")
         for measure, (share, number) in found.items():
             print(f"  {measure:22} {100 * share:6.2f} % of {number:,}")
