@@ -127,15 +127,9 @@ def plan_of(
     schema = records.collect_schema()
     form = None if long.is_long(schema) else long.take_apart(records)
     plain = schema.names() if form is None else list(form.kept)
-    if "uid" not in plain:
-        raise ValueError(
-            "`records` must have a column 'uid', which identifies users. "
-            f"Received: columns {schema.names()}"
-        )
     known = plain if form is None else [*plain, *form.names]
+    _check_columns(schema.names(), plain, known, on)
     names, groups = _groups(known, by, taken)
-    if missing := [name for name in on if name not in known]:
-        raise ValueError(f"`on` must be among {list(known)}. Received: on={missing[0]!r}")
     if window is not None:
         names.append(WINDOW)
         groups.append(_window(plain, window, time))
@@ -177,6 +171,19 @@ def plan_of(
         all(map(_is_by_row, (*groups, first))),
         rows,
     )
+
+
+def _check_columns(
+    columns: Sequence[str], plain: Sequence[str], known: Sequence[str], on: Sequence[str]
+) -> None:
+    """Raise unless there is a column of users, and those of `on`."""
+    if "uid" not in plain:
+        raise ValueError(
+            "`records` must have a column 'uid', which identifies users. "
+            f"Received: columns {list(columns)}"
+        )
+    if missing := [name for name in on if name not in known]:
+        raise ValueError(f"`on` must be among {list(known)}. Received: on={missing[0]!r}")
 
 
 def _is_by_row(expression: pl.Expr) -> bool:
