@@ -27,7 +27,7 @@ import polars as pl
 from monolith_keras_metrics import insight
 from monolith_keras_metrics.insight.evidence import Estimates, log_evidence
 from monolith_keras_metrics.insight.finish import influences
-from monolith_keras_metrics.insight.state import PARTS
+from monolith_keras_metrics.insight.tables import PARTS
 from monolith_keras_metrics.insight.verdicts import EVENTS_NEEDED
 
 Array = npt.NDArray[np.float64]

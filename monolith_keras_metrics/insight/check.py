@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -19,9 +18,10 @@ from monolith_keras_metrics.insight.questions import (
     about_measure,
     measures_of,
 )
-from monolith_keras_metrics.insight.rows import By, rows_of
+from monolith_keras_metrics.insight.rows import By, Visits, rows_of
 from monolith_keras_metrics.insight.rules import WITH_ERRORS, rules_of
-from monolith_keras_metrics.insight.state import PARTS, TABLES, Form, State
+from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 from monolith_keras_metrics.insight.verdicts import COLUMNS, verdicts
 
 _COUNTS = ("examples", "unlabelled", "invalid", "revisits", "users")
@@ -44,7 +44,7 @@ def check(
     last: str | None = None,
     targets: str | Sequence[str] | None = None,
     weighted: bool = True,
-    visits: Literal["first", "all"] = "first",
+    visits: Visits = "first",
     false_alarms: float = 0.01,
 ) -> pl.DataFrame:
     """Decide for each target and group whether rules hold.
@@ -107,9 +107,7 @@ def check(
     measures = _measures(
         one for rule in parsed if rule.name in MEASURES for one in measures_of(rule)
     )
-    needs = {"sums", "users", *(measure.needs for measure in measures)}
-    tables = tuple(name for name in TABLES if name in needs)
-    form = Form(rows.groups, weighted, False, PARTS, tables)
+    form = Form(rows.groups, weighted, False, PARTS, needed(measures))
     layers = layers_of(State.of_rows(rows.frames, rows.keys, form), measures)
     layers = _of_targets(layers, targets)
     questions = [
@@ -130,7 +128,7 @@ def check_pairs(
     last: str | None = None,
     targets: str | Sequence[str] | None = None,
     weighted: bool = True,
-    visits: Literal["first", "all"] = "first",
+    visits: Visits = "first",
     false_alarms: float = 0.01,
 ) -> pl.DataFrame:
     """Decide whether rules about two trainings hold, on the examples that both recorded.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
@@ -12,9 +12,10 @@ from monolith_keras_metrics.insight.finish import jackknife
 from monolith_keras_metrics.insight.layers import Layers, layers_of
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.pairs import Pairs, default_on
-from monolith_keras_metrics.insight.rows import WINDOW, By, Time, rows_of
-from monolith_keras_metrics.insight.state import PARTS, TABLES, Form, State
+from monolith_keras_metrics.insight.rows import WINDOW, By, Time, Visits, rows_of
+from monolith_keras_metrics.insight.state import State, check_interval
 from monolith_keras_metrics.insight.states import chosen_measures
+from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 
 _COUNTS = ("examples", "only_a", "only_b", "ambiguous")
 
@@ -30,7 +31,7 @@ def compare(
     time: Time = "req_time",
     measures: str | Sequence[str] | None = None,
     weighted: bool = True,
-    visits: Literal["first", "all"] = "first",
+    visits: Visits = "first",
 ) -> pl.DataFrame:
     """Compare two trainings on the examples that both of them recorded.
 
@@ -76,8 +77,7 @@ def compare(
     >>> result.select("examples", "auc_a", "auc_b", "auc_diff").rows()
     [(4, 0.75, 1.0, 0.25)]
     """
-    if interval is not None and not 0 < interval < 1:
-        raise ValueError(f"`interval` must be between 0 and 1. Received: interval={interval!r}")
+    check_interval(interval)
     chosen = [
         measure
         for measure in chosen_measures(measures, ())
@@ -122,9 +122,7 @@ class Paired(NamedTuple):
 
     def layers(self, measures: Sequence[Measure], parts: int) -> tuple[Layers, Layers]:
         """Return the measures of either training on the pairs."""
-        needs = {"sums", "users", *(measure.needs for measure in measures)}
-        tables = tuple(name for name in TABLES if name in needs)
-        form = Form(self.groups, self.weighted, False, parts, tables)
+        form = Form(self.groups, self.weighted, False, parts, needed(measures))
         one, other = (
             layers_of(State.of_rows([self.pairs.rows(side)], self.keys, form), measures)
             for side in ("a", "b")
@@ -140,7 +138,7 @@ def paired(
     window: str | None,
     time: Time,
     weighted: bool,
-    visits: Literal["first", "all"],
+    visits: Visits,
     taken: Sequence[str],
 ) -> Paired:
     """Return the pairs of two trainings.

@@ -56,7 +56,8 @@ def open_run(
     collected. The checksums in TFRecord files are not checked.
 
     A topic is read from its start to its present end. Messages that are no records are skipped, as
-    are transactions that are not committed.
+    are transactions that were aborted. If one is open, what comes after its beginning is not read,
+    and a warning is logged.
 
     Args:
         path: A folder; a file, which is TFRecord unless its name ends in `.parquet` or `.jsonl`;
@@ -232,6 +233,13 @@ def _read_topic(rest: str) -> Iterator[_Part]:
             yield _of_lines(str(topic), lines)
     except (ValueError, OSError) as error:  # its clients name the argument that training has
         raise type(error)(str(error).replace("`sink`", "`path`")) from None
+    if topic.behind:
+        logging.warning(
+            "open_run: %s: %s offsets at the end are not read, since a transaction is open: a "
+            "training is writing, or was killed. Read again later",
+            topic,
+            f"{topic.behind:,}",
+        )
     if topic.others:
         problem = f"{topic.others:,} of its messages are no records, and are skipped"
         yield _Part(str(topic), pl.Schema(), None, problem)

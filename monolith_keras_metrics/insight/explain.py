@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars as pl
 
 from monolith_keras_metrics.insight.measures import KINDS, MEASURES, Measure
-from monolith_keras_metrics.insight.rows import By, rows_of
-from monolith_keras_metrics.insight.state import Form, State
+from monolith_keras_metrics.insight.rows import By, Visits, rows_of
+from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.tables import Form
 
 EXPLAINED = [name for name, measure in MEASURES.items() if isinstance(measure.value, tuple)]
 _COLUMNS = ("share_before", "share_after", "before", "after", "mix", "model")
@@ -21,7 +20,7 @@ def explain(
     measure: str = "calibration",
     *,
     weighted: bool = True,
-    visits: Literal["first", "all"] = "first",
+    visits: Visits = "first",
 ) -> pl.DataFrame:
     """Divide the change of a measure among groups, into mix and model.
 

@@ -6,13 +6,13 @@ import functools
 
 import numpy as np
 
+from monolith_keras_metrics.insight.cells import cell_of
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.evidence import Estimates
 from monolith_keras_metrics.insight.finish import SCALES, influences
 from monolith_keras_metrics.insight.layers import Layers
 from monolith_keras_metrics.insight.measures import MEASURES, Measure, Scale, Sums
 from monolith_keras_metrics.insight.rules import Rule
-from monolith_keras_metrics.insight.state import cell_of
 from monolith_keras_metrics.insight.verdicts import Bound, Question
 
 # The values that a measure may have, by its scale.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -12,8 +10,9 @@ from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.finish import jackknife
 from monolith_keras_metrics.insight.groups import Groups
 from monolith_keras_metrics.insight.measures import Sums
-from monolith_keras_metrics.insight.rows import By, rows_of
-from monolith_keras_metrics.insight.state import PARTS, Form, State
+from monolith_keras_metrics.insight.rows import By, Visits, rows_of
+from monolith_keras_metrics.insight.state import State, check_interval
+from monolith_keras_metrics.insight.tables import PARTS, Form
 
 _NOTHING = pl.DataFrame(
     schema={
@@ -35,7 +34,7 @@ def reliability(
     interval: float = 0.95,
     *,
     weighted: bool = True,
-    visits: Literal["first", "all"] = "first",
+    visits: Visits = "first",
 ) -> pl.DataFrame:
     """Return what came true of predictions of each size.
 
@@ -74,8 +73,7 @@ def reliability(
     """
     if bins < 1:
         raise ValueError(f"`bins` must be at least 1. Received: bins={bins!r}")
-    if not 0 < interval < 1:
-        raise ValueError(f"`interval` must be between 0 and 1. Received: interval={interval!r}")
+    check_interval(interval)
     rows = rows_of(
         records.lazy(), by, None, "req_time", weighted, visits, ("target", *_NOTHING.columns[1:])
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -12,11 +11,12 @@ from absl import logging
 from monolith_keras_metrics.insight import long
 from monolith_keras_metrics.insight.finish import finish
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
-from monolith_keras_metrics.insight.rows import rows_of
+from monolith_keras_metrics.insight.rows import Visits, rows_of
 from monolith_keras_metrics.insight.slice_fields import Field, chosen_fields, field_of
 from monolith_keras_metrics.insight.slice_search import Found, Search
 from monolith_keras_metrics.insight.slice_sums import Errors
-from monolith_keras_metrics.insight.state import PARTS, Form, State
+from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.tables import PARTS, Form
 
 _EVERYTHING = ("everything", "true")
 _SHOWN = [
@@ -51,7 +51,7 @@ def slices(
     *,
     most: int = 20,
     weighted: bool = True,
-    visits: Literal["first", "all"] = "first",
+    visits: Visits = "first",
 ) -> pl.DataFrame:
     """Find the slices of records for which the model predicts too much, or too little.
 

@@ -157,7 +157,6 @@ def _functions() -> Any:
 
 def _read(spark: Any, place: Any) -> Any:
     """Return a Spark DataFrame of the records."""
-    _functions()
     if hasattr(place, "mapInArrow"):
         return place
     places = [place] if isinstance(place, (str, os.PathLike)) else place

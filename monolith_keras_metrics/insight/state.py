@@ -22,12 +22,9 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from monolith_keras_metrics.insight import adding, stored
-from monolith_keras_metrics.insight.cells import cell_of
 from monolith_keras_metrics.insight.finish import finish
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
-from monolith_keras_metrics.insight.tables import PARTS, TABLES, Form, Tables, part_of
-
-__all__ = ["PARTS", "TABLES", "Form", "State", "cell_of", "part_of"]
+from monolith_keras_metrics.insight.tables import Form, Tables
 
 _ROWS_AT_ONCE = 1_000_000  # of the targets that are added up together; bounds memory
 _TABLE_ROWS = 4_000_000  # that may wait to be merged

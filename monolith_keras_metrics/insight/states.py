@@ -15,7 +15,7 @@ from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.portions import in_threads, portions_of
 from monolith_keras_metrics.insight.rows import WINDOW, By, Plan, Time, Visits, plan_of
 from monolith_keras_metrics.insight.state import State, named_measures
-from monolith_keras_metrics.insight.tables import PARTS, TABLES, Form
+from monolith_keras_metrics.insight.tables import PARTS, TABLES, Form, needed
 from monolith_keras_metrics.insight.visits import Facts, facts_of
 
 Place: TypeAlias = "str | os.PathLike[str]"
@@ -114,11 +114,11 @@ class Ask(NamedTuple):
     def form(self, plan: Plan, columns: Sequence[str]) -> Form:
         """Return the form of the state."""
         chosen = chosen_measures(self.measures, columns)
-        needs = {"sums", "users", *(measure.needs for measure in chosen)}
+        tables = needed(chosen)
         if self.exact and self.intervals:
             # Exact cells of each part would not fit into memory, and intervals need none.
-            needs |= {f"exact_{name}" for name in needs}
-        tables = tuple(name for name in TABLES if name in needs)
+            tables += tuple(name for name in TABLES if name.removeprefix("exact_") in tables[1:]
+                            and name not in tables)  # fmt: skip
         exact, parts = self.exact and not self.intervals, PARTS if self.intervals else 1
         return Form(plan.groups, self.weighted, exact, parts, tables)
 

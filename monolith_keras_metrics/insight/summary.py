@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import polars as pl
 
-from monolith_keras_metrics.insight.rows import By, Time
+from monolith_keras_metrics.insight.rows import By, Time, Visits
 from monolith_keras_metrics.insight.state import check_interval
 from monolith_keras_metrics.insight.states import Records, state_of
 
@@ -21,7 +20,7 @@ def summary(
     measures: str | Sequence[str] | None = None,
     interval: float | None = None,
     weighted: bool = True,
-    visits: Literal["first", "all"] = "first",
+    visits: Visits = "first",
     exact: bool = False,
     minimum_users: int = 0,
 ) -> pl.DataFrame:

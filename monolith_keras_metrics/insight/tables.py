@@ -5,14 +5,14 @@ They have one form whoever made them, so that they can be added, kept and finish
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight.measures import COUNTS, SUMS
+from monolith_keras_metrics.insight.measures import COUNTS, SUMS, Measure
 
 PARTS = 100
 
@@ -46,6 +46,12 @@ TABLES = {
     "exact_cells": Table(("cell",), _CELL_SUMS, in_parts=False),
     "exact_delays": Table(("delay",), ("weights",), in_parts=False),
 }
+
+
+def needed(measures: Iterable[Measure]) -> tuple[str, ...]:
+    """Return the names of the tables that measures need."""
+    names = {"sums", "users", *(measure.needs for measure in measures)}
+    return tuple(name for name in TABLES if name in names)
 
 
 class Form(NamedTuple):
@@ -112,10 +118,3 @@ def parts_of(user: pl.Series, parts: int) -> npt.NDArray[np.uint8]:
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     found: npt.NDArray[np.uint8] = (mixed % np.uint64(parts)).astype(np.uint8)
     return found
-
-
-def part_of(user: pl.Expr, parts: int) -> pl.Expr:
-    """Return `parts_of` as an expression."""
-    return user.map_batches(
-        lambda series: pl.Series(parts_of(series, parts)), pl.UInt8, is_elementwise=True
-    ).alias("part")

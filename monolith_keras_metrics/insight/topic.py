@@ -21,14 +21,15 @@ _SILENCE_SECONDS = 60.0
 class Topic:
     """A topic to read.
 
-    Only committed messages are read. Of a transaction that is open, nothing is: it began after
-    everything that is read.
+    Only committed messages are read. Kafka gives none that come after the beginning of an open
+    transaction, be they its own or those of another worker.
 
     Args:
         rest: The URI after `kafka:`.
 
     Attributes:
         others: Number of messages so far that are no records.
+        behind: Number of offsets so far that an open transaction hides.
 
     Raises:
         ImportError: If confluent-kafka is not installed.
@@ -38,7 +39,7 @@ class Topic:
     def __init__(self, rest: str) -> None:
         self._address = parse(rest)
         self._clients = KafkaClients(self._address)
-        self.others = 0
+        self.others = self.behind = 0
 
     def __str__(self) -> str:
         return repr(self._address)
@@ -76,6 +77,7 @@ class Topic:
                 end = ends[id_]
                 if is_end or message.offset() + 1 >= end:
                     del ends[id_]
+                    self.behind += max(0, end - message.offset()) if is_end else 0
                 if not is_end and message.offset() < end and self._is_record(message):
                     # Outside of strings, JSON may have line breaks, and inside it has none.
                     lines.append(message.value().replace(b"\n", b" "))
@@ -95,8 +97,11 @@ class Topic:
         reason = message.error()
         if reason is None:
             return False
-        if reason.code() == type(reason)._PARTITION_EOF:
+        codes = type(reason)
+        if reason.code() == codes._PARTITION_EOF:
             return True
+        if reason.code() == codes.GROUP_AUTHORIZATION_FAILED:
+            return False  # librdkafka asks for its group, which is not needed here
         error = kafka_errors.explained(reason, self._address)
         if isinstance(error, ConnectionError):
             return False  # librdkafka retries

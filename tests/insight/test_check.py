@@ -16,7 +16,7 @@ from monolith_keras_metrics.insight import check, check_pairs, compare, summary
 from monolith_keras_metrics.insight.check import RULED
 from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.rules import Rule, rules_of
-from monolith_keras_metrics.insight.state import PARTS, part_of
+from monolith_keras_metrics.insight.tables import PARTS, parts_of
 
 
 def made(users: int, factor: float = 1.0, seed: int = 0) -> pl.DataFrame:
@@ -314,7 +314,7 @@ def sums_of(records: pl.DataFrame, sums_class: Any) -> Any:
     """The sums of each hour and part of the users, by a plain loop."""
     y, p = (records[column].struct.field("ctr").to_numpy() for column in ("label", "predict"))
     hour = records["req_time"].to_numpy() // 3600
-    part = records.select(part_of(pl.col("uid"), PARTS)).to_series().to_numpy()
+    part = parts_of(records.get_column("uid"), PARTS)
     sums = []
     for values in (np.ones(y.size), y, p, p * (1 - p)):
         table = np.zeros((hour.max() + 1, PARTS))

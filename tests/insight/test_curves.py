@@ -17,8 +17,8 @@ from sklearn import isotonic
 from sklearn import metrics as sklearn_metrics
 
 from monolith_keras_metrics.insight import curves
+from monolith_keras_metrics.insight.cells import cell_of
 from monolith_keras_metrics.insight.curves import Cells
-from monolith_keras_metrics.insight.state import cell_of
 
 # Few predictions, so that many are equal; weights that rounding cannot hide.
 EXAMPLES = st.lists(

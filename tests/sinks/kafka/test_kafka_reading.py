@@ -11,11 +11,18 @@ import pytest
 from kafka_broker import Broker
 from kafka_examples import batch
 from polars.testing import assert_frame_equal
+from waiting import wait_until
 
 from monolith_keras_metrics import DeepInsightClient, insight
 from monolith_keras_metrics.insight import topic as topics
 
 IDENTITY = ["run", "attempt", "worker", "position"]
+
+
+LOGIN = (
+    "security.protocol=SASL_PLAINTEXT&sasl.mechanism=PLAIN"
+    f"&sasl.username={Broker.username}&sasl.password={Broker.password}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -70,15 +77,40 @@ def test_what_is_no_record_or_not_committed_is_skipped(
     odd = (b"no json", b"[1]", b'{"uid":7}', b"\xff", record[:-1])
     transaction(broker, topic, None, record, record[:-1] + b"\n}", *odd).commit_transaction(60)
     transaction(broker, topic, record).abort_transaction(60)
-    still_open = transaction(broker, topic, record)
     found = insight.open_run(uri).collect()
-    still_open.abort_transaction(60)
     assert found.height == 102
     assert found.filter(pl.col("position").is_null())["uid"].to_list() == [7, 7]
     (line,) = warnings_logged
     assert line.startswith(f"open_run: '{uri}': 5 of its messages are no records")
     with pytest.raises(ValueError, match="5 of its messages are no records"):
         insight.open_run(uri, on_corrupt="raise")
+
+
+def test_what_an_open_transaction_hides_is_told(
+    broker: Broker, topic: str, warnings_logged: list[str]
+) -> None:
+    """Kafka keeps back what other workers have committed since, too."""
+    uri = written(broker, topic, 100)
+    record = b'{"uid":7,"req_time":60,"label":{"ctr":1.0},"predict":{"ctr":0.75}}'
+    still_open = transaction(broker, topic, *[record] * 30)
+    assert written(broker, topic, 300) == uri
+    hidden = insight.open_run(uri).collect().height
+    (line,) = warnings_logged
+    assert 100 <= hidden < 400
+    assert line.startswith(f"open_run: {uri}: ")
+    assert "offsets at the end are not read, since a transaction is open" in line
+    still_open.abort_transaction(60)
+    wait_until(lambda: insight.open_run(uri).collect().height == 400)
+    warnings_logged.clear()
+    assert insight.open_run(uri).collect().height == 400
+    assert warnings_logged == []
+
+
+def test_to_read_a_topic_is_the_only_right_that_is_needed(broker: Broker, topic: str) -> None:
+    written(broker, topic, 100)
+    broker.allow(("topic", topic, "read"), ("group", f"deep-insight.{topic}.*", "none"))
+    uri = f"kafka://{broker.sasl_bootstrap}/{topic}?{LOGIN}"
+    assert insight.open_run(uri).collect().height == 100
 
 
 def test_a_topic_that_cannot_be_read(broker: Broker, topic: str) -> None:
