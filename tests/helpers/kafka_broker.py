@@ -313,6 +313,7 @@ class Broker:
         """
         from confluent_kafka.admin import (
             AclBinding,
+            AclBindingFilter,
             AclOperation,
             AclPermissionType,
             ResourcePatternType,
@@ -338,6 +339,15 @@ class Broker:
         admin = self._admin()  # kept until the answer is here
         for made in admin.create_acls(bindings).values():
             made.result(REQUEST_SECONDS)
+        # They are made before the broker goes by them, one after the other.
+        everything = AclBindingFilter(
+            ResourceType.ANY, None, ResourcePatternType.ANY, None, None,
+            AclOperation.ANY, AclPermissionType.ANY,
+        )  # fmt: skip
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while not {*bindings} <= {*admin.describe_acls(everything).result(REQUEST_SECONDS)}:
+            assert time.monotonic() < deadline
+            admin.poll(0.02)
 
     def consume(
         self,
