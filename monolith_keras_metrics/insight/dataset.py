@@ -9,34 +9,23 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import json
 import os
 import pathlib
 import re
-from collections.abc import Collection, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import polars as pl
 from absl import logging
 
+from monolith_keras_metrics.insight.formats import Part, aligned, of_lines, read_file, scan
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.records import run_folder
-from monolith_keras_metrics.records.schema import SCHEMA, STRUCTS, fields_of
+from monolith_keras_metrics.records.schema import SCHEMA, fields_of
 
-# Polars reads such a column or field name as a pattern, and panics.
-_PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)
 _IDENTITY = ["run", "attempt", "worker", "position"]
 TOPIC = re.compile(r"kafka:(.*)", re.DOTALL)
 _SCHEME = re.compile(rf"({'|'.join(run_folder.FORMATS)}):(.+)", re.DOTALL)
-
-
-class _Part(NamedTuple):
-    """The contents of one file or part of a topic. `frame` is None for Parquet, or if empty."""
-
-    path: pathlib.Path | str
-    schema: pl.Schema
-    frame: pl.DataFrame | None = None
-    problem: str = ""
 
 
 def open_run(
@@ -131,16 +120,16 @@ def open_files(
         The records, None if no file has any; and what is wrong with files that are not intact.
     """
     parts = _parts([(file_format, file) for file in files])
-    others = [_Part(pathlib.Path(), schema, pl.DataFrame(schema=schema)) for schema in known]
+    others = [Part(pathlib.Path(), schema, pl.DataFrame(schema=schema)) for schema in known]
     readable = [*others, *(part for part in parts if part.schema)]
     records = _joined(readable) if readable else None
     return records, {pathlib.Path(part.path): part.problem for part in parts if part.problem}
 
 
-def _parts(files: Sequence[tuple[str, pathlib.Path]]) -> list[_Part]:
+def _parts(files: Sequence[tuple[str, pathlib.Path]]) -> list[Part]:
     """Read files of these formats."""
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda file: _read(*file), files))
+        return list(pool.map(lambda file: read_file(*file), files))
 
 
 def find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
@@ -207,30 +196,14 @@ def _no_records(path: str | os.PathLike[str], why: str) -> FileNotFoundError:
     )
 
 
-def _read(file_format: str, file: pathlib.Path) -> _Part:
-    """Read one file. Return a problem with its contents; raise any other error."""
-    try:
-        if file_format == "parquet":
-            schema = _scan([file]).collect_schema()
-            _check_records(schema)
-            return _Part(file, schema)
-        split = _jsonl_lines if file_format == "jsonl" else _tfrecord_lines
-        lines, torn = split(file.read_bytes())
-        problem = f"its end is torn: the last {torn:,} bytes are no complete record" if torn else ""
-        return _of_lines(file, lines, problem)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        why = str(error).strip().partition("\n")[0]
-        return _Part(file, pl.Schema(), None, f"it is corrupt, and none of it is read: {why}")
-
-
-def _read_topic(rest: str) -> Iterator[_Part]:
+def _read_topic(rest: str) -> Iterator[Part]:
     """Yield the contents of a topic, given its URI without the scheme."""
     from monolith_keras_metrics.insight.topic import Topic
 
     try:
         topic = Topic(rest)
         for lines in topic.portions():
-            yield _of_lines(str(topic), lines)
+            yield of_lines(str(topic), lines)
     except (ValueError, OSError) as error:  # its clients name the argument that training has
         raise type(error)(str(error).replace("`sink`", "`path`")) from None
     if topic.behind:
@@ -242,63 +215,12 @@ def _read_topic(rest: str) -> Iterator[_Part]:
         )
     if topic.others:
         problem = f"{topic.others:,} of its messages are no records, and are skipped"
-        yield _Part(str(topic), pl.Schema(), None, problem)
+        yield Part(str(topic), pl.Schema(), None, problem)
 
 
-def _of_lines(path: pathlib.Path | str, lines: bytes, problem: str = "") -> _Part:
-    """Return the records of JSON messages, one per line."""
-    if not lines.strip():
-        return _Part(path, pl.Schema(), None, problem)
-    # All lines determine the schema, since a dump may hold examples of several models.
-    # (read_ndjson ignores infer_schema_length for bytes in Polars 1.31.)
-    frame = pl.scan_ndjson(lines, infer_schema_length=None).collect()
-    _check_records(frame.schema)
-    fields = fields_of(frame.schema)
-    frame = _aligned(frame.lazy(), frame.schema, fields, fields.get("extra_float", ())).collect()
-    return _Part(path, frame.schema, frame, problem)
-
-
-def _scan(files: list[pathlib.Path]) -> pl.LazyFrame:
-    # A folder's name may contain "[" or "key=value", which must not be interpreted.
-    return pl.scan_parquet(files, glob=False, hive_partitioning=False)
-
-
-def _jsonl_lines(data: bytes) -> tuple[bytes, int]:
-    """Return the complete lines of a file, and the number of bytes of a torn one."""
-    complete, _, tail = data.rpartition(b"\n")
-    try:
-        json.loads(tail.strip() or b"{}")  # the last line may lack its newline
-    except (ValueError, RecursionError):
-        return complete, len(tail)
-    return data, 0
-
-
-def _tfrecord_lines(data: bytes) -> tuple[bytes, int]:
-    """Return the messages of a file, one per line, and the number of bytes of a torn one."""
-    # A record is its length (uint64), 4 bytes of checksum, the message, 4 bytes of checksum.
-    messages = []
-    at = 0
-    while at + 16 <= len(data):
-        after = at + 16 + int.from_bytes(data[at : at + 8], "little")
-        if after > len(data) or after == at + 16:  # zeros on the disk: no message is empty
-            break
-        messages.append(data[at + 12 : after - 4])
-        at = after
-    return b"\n".join(messages), len(data) - at
-
-
-def _check_records(schema: pl.Schema) -> None:
-    names = {*schema, *(name for names in fields_of(schema).values() for name in names)}
-    if odd := sorted(filter(_PATTERN.fullmatch, names)):
-        raise pl.exceptions.SchemaError(f"Polars would read these names as patterns: {odd}")
-    found = (schema.keys() - STRUCTS.keys()) | fields_of(schema).keys()
-    if not {"uid", "req_time", "label", "predict"} <= found:
-        raise pl.exceptions.SchemaError(f"it holds no records; its columns are {schema.names()}")
-
-
-def _joined(parts: list[_Part]) -> pl.LazyFrame:
+def _joined(parts: list[Part]) -> pl.LazyFrame:
     """Return one frame of all parts. Parts with the same schema share one scan."""
-    groups: dict[object, list[_Part]] = collections.defaultdict(list)
+    groups: dict[object, list[Part]] = collections.defaultdict(list)
     fields: dict[str, list[str]] = {}
     wide: set[str] = set()
     for part in parts:
@@ -310,8 +232,8 @@ def _joined(parts: list[_Part]) -> pl.LazyFrame:
     frames = []
     for group in groups.values():
         held = [part.frame.lazy() for part in group if part.frame is not None]
-        frame = pl.concat(held) if held else _scan([pathlib.Path(part.path) for part in group])
-        frames.append(_aligned(frame, group[0].schema, fields, wide))
+        frame = pl.concat(held) if held else scan([pathlib.Path(part.path) for part in group])
+        frames.append(aligned(frame, group[0].schema, fields, wide))
     joined = pl.concat(frames, how="diagonal_relaxed")
     names = joined.collect_schema().names()
     return joined.select(sorted(names, key=(*SCHEMA, *names).index))
@@ -332,37 +254,3 @@ def _wide(schema: pl.Schema) -> set[str]:
     dtype = schema.get("extra_float")
     fields = dtype.fields if isinstance(dtype, pl.Struct) else []
     return {field.name for field in fields if field.dtype == pl.Float64}
-
-
-def _aligned(
-    frame: pl.LazyFrame,
-    schema: pl.Schema,
-    fields: dict[str, list[str]],
-    wide: Collection[str],
-) -> pl.LazyFrame:
-    """Return the frame with the record's column types, and all of `fields` in its structs.
-
-    The fields of `extra_float` that are in `wide` are Float64.
-    """
-    own = fields_of(schema)
-    plain = [name for name in schema if name not in STRUCTS]
-    columns = [
-        pl.col(name).cast(SCHEMA[name].dtype if name in SCHEMA else schema[name]) for name in plain
-    ]
-    for column, names in fields.items():
-        dtypes = {
-            name: pl.Float64 if column == "extra_float" and name in wide else STRUCTS[column]
-            for name in names
-        }
-        if schema.get(column) == pl.Struct(dtypes):
-            # Measured with 1,000 targets: taking a struct apart and rebuilding it costs 2 s.
-            columns.append(pl.col(column))
-            continue
-        leaves = [
-            pl.col(column).struct.field(name).cast(dtype)
-            if name in own.get(column, [])
-            else pl.lit(None, dtype).alias(name)
-            for name, dtype in dtypes.items()
-        ]
-        columns.append(pl.struct(leaves).alias(column))
-    return frame.select(columns)
