@@ -33,7 +33,7 @@ def train(flights: pl.DataFrame, client: DeepInsightClient) -> None:
     def step(x: dict[str, tf.Tensor], y: dict[str, tf.Tensor]) -> Any:
         labels = tf.stack([y[name] for name in TARGETS])  # (num_targets, batch)
         with tf.GradientTape() as tape:
-            outputs = model({name: x[name] for name in INPUTS}, training=True)
+            outputs = model([x[name] for name in INPUTS], training=True)
             predictions = tf.stack([tf.squeeze(outputs[name], -1) for name in TARGETS])
             loss = cross_entropy(labels, predictions)
         variables = model.trainable_variables

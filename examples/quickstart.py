@@ -35,7 +35,8 @@ def make_model() -> keras.Model:
     vectors = [keras.layers.Embedding(size, 8)(inputs[name]) for name, size in INPUTS.items()]
     hidden = keras.layers.Dense(32, "relu")(keras.layers.concatenate(vectors))
     outputs = {name: keras.layers.Dense(1, "sigmoid", name=name)(hidden) for name in TARGETS}
-    return keras.Model(inputs, outputs)
+    # Keras takes the columns of a list of inputs by their names, and those of a dict by position.
+    return keras.Model([*inputs.values()], outputs)
 
 
 def to_arrays(flights: pl.DataFrame) -> tuple[dict[str, Any], dict[str, Any]]:

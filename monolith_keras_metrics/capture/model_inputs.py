@@ -190,7 +190,8 @@ class ModelInputs:
             "the model's inputs are a dict with the keys %s. Keras pairs them with "
             "the sorted columns of `x` by position, so without this callback its results are wrong "
             "for the columns %s. For evaluate and predict use "
-            "dataset.map(recorder.model_inputs(model)), where `recorder` is this callback",
+            "dataset.map(recorder.model_inputs(model)), where `recorder` is this callback. Or give "
+            "the model a list of its inputs instead of a dict: Keras takes these by their names",
             inputs,
             given,
         )

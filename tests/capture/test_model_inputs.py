@@ -60,6 +60,16 @@ def test_the_case_of_the_issue(tmp_path: pathlib.Path) -> None:
     assert net.evaluate(data.map(callback.model_inputs(net)), verbose=0) == 9.0
 
 
+@pytest.mark.parametrize("names", [("features",), ("features", "age")])
+def test_a_list_of_inputs_needs_nothing(names: tuple[str, ...]) -> None:
+    """Keras takes its columns by their names, as the warning and the guide say."""
+    inputs = [keras.Input((1,), name=name) for name in names]
+    net = keras.Model(inputs, identity()(inputs[0]))
+    net.compile(keras.optimizers.SGD(0.0), "mse")
+    x = {**three_and_ten(), "a": np.full((ROWS, 1), 20, np.float32)}
+    assert net.evaluate(batches(x, np.zeros(ROWS, np.float32)), verbose=0) == 9.0
+
+
 # The models, by how they take their inputs: each with what it gets if nobody adds columns.
 
 

@@ -38,7 +38,7 @@ def run(script: str, *arguments: str, cwd: pathlib.Path) -> str:
 def checked(returncode: int | None, output: str, errors: str) -> str:
     """Return what an example printed, after checking that nothing went wrong."""
     assert returncode == 0, errors
-    for sign in ("Traceback", "AutoGraph could not", "UserWarning", "LOST"):
+    for sign in ("Traceback", "AutoGraph could not", "UserWarning", "WARNING:absl", "LOST"):
         assert sign not in output + errors
     return re.sub(r"\x1b\[\d+m", "", output)  # without the progress bar's colours
 
