@@ -34,7 +34,7 @@ SYSTEM = Path(__file__).parent / "system"
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by these markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what needs the Kafka broker and what is in `system`.
+    """Marks what needs the Kafka broker or a browser, and what is in `system`.
 
     In a worker of pytest-xdist, the files with most slow tests come first, so that no worker is
     left with one at the end.
@@ -42,6 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "kafka_jars" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
         if SYSTEM in item.path.parents:
             item.add_marker(pytest.mark.system)
     if hasattr(config, "workerinput"):
