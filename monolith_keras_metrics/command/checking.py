@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from monolith_keras_metrics.command.tables import render, text_of
+from monolith_keras_metrics.command.tables import render
+from monolith_keras_metrics.insight.texts import text_of
 
 # The exit status; 2 is for invalid arguments and for no data.
 HOLDS, BROKEN, UNDECIDED = 0, 1, 3

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import polars as pl
 
+from monolith_keras_metrics.insight.texts import columns_of
+
 FORMATS = ("table", "csv", "json", "markdown")
-_ENDS = ("_low", "_high")
 
 
 def render(frame: pl.DataFrame, keys: Sequence[str], form: str, width: int) -> str:
@@ -27,44 +26,12 @@ def render(frame: pl.DataFrame, keys: Sequence[str], form: str, width: int) -> s
         return frame.write_csv()
     if form == "json":
         return frame.write_json() + "\n"
-    columns = list(_columns(frame))
+    columns = list(columns_of(frame))
     if form == "markdown":
         return _markdown(columns)
     first = [column for column in columns if column[0] in keys]
     rest = [column for column in columns if column[0] not in keys]
     return "\n".join(_aligned(part) for part in _parts(first, rest, width))
-
-
-def _columns(frame: pl.DataFrame) -> Iterator[list[str]]:
-    """Yield each column as texts, its name first; intervals beside their values."""
-    ends = {f"{name}{end}" for name in frame.columns for end in _ENDS} & {*frame.columns}
-    for name in frame.columns:
-        if name in ends or (frame.height and frame[name].null_count() == frame.height):
-            continue
-        texts = [text_of(value) for value in frame[name]]
-        if f"{name}_low" in ends:
-            low, high = (frame[f"{name}{end}"] for end in _ENDS)
-            texts = [
-                text if below is None else f"{text} [{text_of(below)}, {text_of(above)}]"
-                for text, below, above in zip(texts, low, high, strict=True)
-            ]
-        yield [name, *texts]
-
-
-def text_of(value: Any) -> str:
-    """Return a value as text to be read."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dt.datetime):
-        return f"{value:%Y-%m-%d %H:%M}"
-    # Records are untrusted: a terminal acts on control characters.
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in str(value))
 
 
 def _parts(first: list[list[str]], rest: list[list[str]], width: int) -> Iterator[list[list[str]]]:

@@ -1,9 +1,10 @@
 """Reading and measuring the records of a training, without TensorFlow."""
 
-from monolith_keras_metrics.insight import spark
+from monolith_keras_metrics.insight import figures, spark
 from monolith_keras_metrics.insight.check import check, check_pairs
 from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.dataset import open_run
+from monolith_keras_metrics.insight.distribution import distribution
 from monolith_keras_metrics.insight.explain import explain
 from monolith_keras_metrics.insight.long import long_form
 from monolith_keras_metrics.insight.measures import MEASURES
@@ -22,7 +23,9 @@ __all__ = [
     "check",
     "check_pairs",
     "compare",
+    "distribution",
     "explain",
+    "figures",
     "long_form",
     "open_run",
     "relabel",

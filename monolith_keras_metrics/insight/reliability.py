@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -10,9 +13,9 @@ from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.finish import jackknife
 from monolith_keras_metrics.insight.groups import Groups
 from monolith_keras_metrics.insight.measures import Sums
-from monolith_keras_metrics.insight.rows import By, Visits, rows_of
+from monolith_keras_metrics.insight.rows import By, Visits
 from monolith_keras_metrics.insight.state import State, check_interval
-from monolith_keras_metrics.insight.tables import PARTS, Form
+from monolith_keras_metrics.insight.states import Records, state_of
 
 _NOTHING = pl.DataFrame(
     schema={
@@ -28,7 +31,7 @@ _NOTHING = pl.DataFrame(
 
 
 def reliability(
-    records: pl.LazyFrame | pl.DataFrame,
+    records: Records,
     by: By = (),
     bins: int = 20,
     interval: float = 0.95,
@@ -43,7 +46,8 @@ def reliability(
     Where `mean_prediction` is outside `low` to `high`, the model is not calibrated.
 
     Args:
-        records: Records, as `open_run` returns them, or rows of `long_form`.
+        records: Records, as `open_run` returns them, or rows of `long_form`. Or a run, as for
+            `summary`: then states are kept, which are those of `summary` with `interval`.
         by: The groups, as for `summary`.
         bins: The number of bins.
         interval: The probability that the interval holds the true positive rate. Intervals are by
@@ -71,21 +75,50 @@ def reliability(
     >>> result.select("bin", "examples", "mean_prediction", "positive_rate").rows()
     [(0, 2, 0.25, 0.5), (1, 2, 0.75, 1.0)]
     """
-    if bins < 1:
-        raise ValueError(f"`bins` must be at least 1. Received: bins={bins!r}")
+    check_bins(bins)
     check_interval(interval)
-    rows = rows_of(
-        records.lazy(), by, None, "req_time", weighted, visits, ("target", *_NOTHING.columns[1:])
+    check_groups(by, _NOTHING.columns[1:])
+    state = state_of(
+        records, by, measures=cheapest(records), intervals=True, weighted=weighted, visits=visits
     )
-    form = Form(rows.groups, weighted, False, PARTS, ("sums", "cells", "users"))
-    groups = Groups(State.of_rows(rows.frames, rows.keys, form), leave_out=True)
+    return reliability_of(state, bins, interval)
+
+
+def reliability_of(state: State, bins: int = 20, interval: float = 0.95) -> pl.DataFrame:
+    """Return the reliability of a state with cells, made with intervals: see `reliability`."""
+    groups = Groups(state, leave_out=True)
     results = [_curves(chosen, sums, bins, interval) for chosen, sums in groups.sums()]
-    keys = groups.frame.select("target", *rows.keys).rename(
-        dict(zip(rows.keys, rows.groups, strict=True))
+    keys = groups.frame.select("target", *state.keys).rename(
+        dict(zip(state.keys, state.form.groups, strict=True))
     )
     found = pl.concat([_NOTHING, *results]).sort("group", "bin")
     numbered = found.with_columns(bin=pl.col("bin").rle_id().over("group").cast(pl.Int64))
     return pl.concat([keys[found.get_column("group")], numbered.drop("group")], how="horizontal")
+
+
+def cheapest(records: Records) -> str | None:
+    """Return the measures for which to make a state: one that has cells.
+
+    Of a run, it is the state that `summary` keeps; of records, only what is needed is added up.
+    """
+    return None if isinstance(records, (str, os.PathLike)) else "ecce"
+
+
+def check_bins(bins: int) -> None:
+    """Raise if `bins` is no number of bins."""
+    if bins < 1:
+        raise ValueError(f"`bins` must be at least 1. Received: bins={bins!r}")
+
+
+def check_groups(by: By, taken: Sequence[str]) -> None:
+    """Raise if a group has the name of a column of the result."""
+    for one in [by] if isinstance(by, (str, pl.Expr)) else by:
+        name = one if isinstance(one, str) else one.meta.output_name(raise_if_undetermined=False)
+        if name in taken:
+            raise ValueError(
+                "`by` must have distinct names that the result does not use. "
+                f"Received: {name!r}. Rename it, as in pl.col({name!r}).alias('group')"
+            )
 
 
 def _curves(chosen: npt.NDArray[np.int64], sums: Sums, bins: int, interval: float) -> pl.DataFrame:

@@ -1,0 +1,63 @@
+"""Values as texts to be read: what the command prints, and what figures and notebooks show."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+_ENDS = ("_low", "_high")
+_SHORT = {"auc": "AUC", "gauc": "GAUC", "pr": "PR", "ks": "KS", "ne": "NE", "ecce": "ECCE"} | {
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
+
+
+def text_of(value: Any) -> str:
+    """Return a value as text to be read."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    # Records are untrusted: a terminal acts on control characters.
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in str(value))
+
+
+def with_interval(value: Any, low: Any, high: Any) -> str:
+    """Return a value with its interval as text."""
+    text = text_of(value)
+    return text if low is None else f"{text} [{text_of(low)}, {text_of(high)}]"
+
+
+def columns_of(frame: pl.DataFrame) -> Iterator[list[str]]:
+    """Yield each column as texts, its name first; intervals beside their values.
+
+    Columns without any value are left out.
+    """
+    ends = {f"{name}{end}" for name in frame.columns for end in _ENDS} & {*frame.columns}
+    for name in frame.columns:
+        if name in ends or (frame.height and frame[name].null_count() == frame.height):
+            continue
+        if f"{name}_low" in ends:
+            low, high = (frame[f"{name}{end}"] for end in _ENDS)
+            yield [name, *map(with_interval, frame[name], low, high)]
+        else:
+            yield [name, *map(text_of, frame[name])]
+
+
+def words_of(measure: str) -> str:
+    """Return the name of a measure in words.
+
+    Example:
+    >>> words_of("pr_auc"), words_of("log_loss")
+    ('PR AUC', 'log loss')
+    """
+    return " ".join(_SHORT.get(word, word) for word in measure.split("_"))
