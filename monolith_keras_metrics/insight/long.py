@@ -7,7 +7,7 @@ structs: Polars took 10 s for 300 targets of a Parquet file. So structs are take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -21,15 +21,32 @@ class Form(NamedTuple):
     """Records with their structs taken apart, ready to become rows of one target each.
 
     Attributes:
-        records: The columns of the records; extra fields under their names in the rows; and the
-            values of each target, one column each.
-        kept: The columns that every row of an example has.
+        records: The records, with their structs.
+        kept: The columns that every row of an example has: those of the records, and extra fields
+            under their names in the rows.
         values: For each target, the columns of its values, keyed by their names in the rows.
+        structs: For each struct, the columns that its fields become.
     """
 
     records: pl.LazyFrame
     kept: tuple[str, ...]
     values: dict[str, dict[str, str]]
+    structs: dict[str, list[str]]
+
+    def flat(self, needed: Collection[str] | None = None) -> pl.LazyFrame:
+        """Return the records with their structs taken apart.
+
+        Args:
+            needed: The columns, of `kept` and of those that hold values of targets. Default: all.
+        """
+        fields = [alias for aliases in self.structs.values() for alias in aliases]
+        names = [name for name in dict.fromkeys([*self.kept, *fields])
+                 if needed is None or name in needed]  # fmt: skip
+        # Polars would read every struct that is taken apart, whatever is selected afterwards.
+        structs = [name for name, own in self.structs.items() if not {*own}.isdisjoint(names)]
+        plain = [pl.col(name) for name in names if name not in fields]
+        apart = [pl.col(name).struct.rename_fields(self.structs[name]) for name in structs]
+        return self.records.select(*plain, *apart).unnest(structs).select(names)
 
     @property
     def names(self) -> list[str]:
@@ -39,8 +56,16 @@ class Form(NamedTuple):
 
     @property
     def columns_of_values(self) -> set[str]:
-        """Return the columns of `records` that hold values of targets."""
+        """Return the columns that hold values of targets."""
         return {column for own in self.values.values() for column in own.values()}
+
+    def without(self, name: str) -> Form:
+        """Return the form of rows that lack a value of each target."""
+        values = {
+            target: {key: column for key, column in own.items() if key != name}
+            for target, own in self.values.items()
+        }
+        return self._replace(values=values)
 
 
 def long_form(records: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
@@ -69,8 +94,9 @@ def long_form(records: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
     [(7, 'UA', 'ctr', 1.0, 0.75, 1.0), (7, 'UA', 'cvr', 0.0, 0.25, 1.0)]
     """
     form = take_apart(records.lazy())
+    flat = form.flat()
     return pl.concat(
-        form.records.select(*form.kept, *_of_target(form, target, pl.col)).filter(_has_any(own))
+        flat.select(*form.kept, *_of_target(form, target, pl.col)).filter(_has_any(own))
         for target, own in form.values.items()
     )
 
@@ -80,8 +106,8 @@ def by_target(form: Form, records: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
     Args:
         form: The result of `take_apart`.
-        records: `form.records`, collected. Columns that are not needed may be missing. Additional
-            columns appear in the rows as well.
+        records: `form.flat`, collected. Columns of `form.kept` that are not needed may be missing.
+            Additional columns appear in the rows as well.
     """
     kept = records.drop(form.columns_of_values)
     for target, own in form.values.items():
@@ -97,7 +123,7 @@ def _of_target(
     Args:
         form: The records.
         target: The target.
-        column: Returns a column of `form.records`, or an expression for it.
+        column: Returns a column of `form.flat`, or an expression for it.
     """
     own = form.values[target]
     yield pl.lit(target).alias("target")
@@ -127,28 +153,21 @@ def take_apart(records: pl.LazyFrame) -> Form:
         )
     kept = [name for name in schema if name not in STRUCTS]
     taken = {"target", *STRUCTS, *schema}
-    columns = [pl.col(name) for name in kept]
-    apart = []
+    structs: dict[str, list[str]] = {}
     for column in EXTRAS:
-        aliases = []
         for name in fields.get(column, []):
             alias = name if name not in taken else f"{column}.{name}"
             taken.add(alias)
-            aliases.append(alias)
-        apart.append((column, aliases))
-        kept += aliases
+            structs.setdefault(column, []).append(alias)
+        kept += structs.get(column, [])
     values: dict[str, dict[str, str]] = {target: {} for target in targets}
     for column in (*VALUES, "from_logits"):
-        aliases = []
         for number, target in enumerate(fields.get(column, [])):
-            aliases.append(f"\n{column}.{number}")  # no user's column has this name
+            alias = f"\n{column}.{number}"  # no user's column has this name
+            structs.setdefault(column, []).append(alias)
             if target in values:
-                values[target][column] = aliases[-1]
-        apart.append((column, aliases))
-    structs = [(column, aliases) for column, aliases in apart if aliases]
-    columns += [pl.col(column).struct.rename_fields(aliases) for column, aliases in structs]
-    flat = records.select(columns).unnest([column for column, _ in structs])
-    return Form(flat, tuple(kept), values)
+                values[target][column] = alias
+    return Form(records, tuple(kept), values, structs)
 
 
 def _has_any(own: dict[str, str]) -> pl.Expr:

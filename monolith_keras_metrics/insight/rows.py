@@ -148,16 +148,19 @@ def plan_of(
         *on,
         *(name for one in (*groups, first, delay) for name in one.meta.root_names()),
     }
-    needed |= {"target", *VALUES} if form is None else form.columns_of_values
-    source = records if form is None else form.records
-    there = source.collect_schema().names()
+    if form is None:
+        needed |= {"target", *VALUES}
+        source = records.select(name for name in schema if name in needed)
+    else:
+        form = form if "from_logits" in needed else form.without("from_logits")
+        source = form.flat(needed | form.columns_of_values)
 
     def rows(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
         frame = frame.with_columns(first.alias(FIRST))
         if form is not None:
             frames = long.by_target(form, frame)
         else:
-            if "sample_rate" not in there:
+            if "sample_rate" not in schema:
                 frame = frame.with_columns(sample_rate=pl.lit(1.0))
             frames = iter(frame.partition_by("target", maintain_order=True) or [frame])
         return (_without_excluded(one.select(columns)) for one in frames)
@@ -166,7 +169,7 @@ def plan_of(
         tuple(names),
         tuple(keys),
         tuple(f"on.{i}" for i in range(len(on))),
-        source.select(name for name in there if name in needed),
+        source,
         tuple(form.values) if form is not None else (),
         all(map(_is_by_row, (*groups, first))),
         rows,

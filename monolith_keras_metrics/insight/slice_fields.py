@@ -50,7 +50,7 @@ def chosen_fields(records: pl.LazyFrame, fields: str | Sequence[str] | None) -> 
         types = {name: dtype for name, dtype in schema.items() if name not in ("target", *STRUCTS)}
     else:
         form = long.take_apart(records)
-        flat = form.records.collect_schema()
+        flat = form.flat().collect_schema()
         types = {name: flat[name] for name in form.kept}
     if fields is None:
         extras = [name for name in types if name not in ("target", *SCHEMA)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from monolith_keras_metrics.insight import long_form, open_run, summary
+from monolith_keras_metrics.insight.rows import plan_of
 
 # Another one for each target: it depends on all of a target's rows.
 HALF = (pl.col("predict").rank() > pl.len() / 2).alias("half")
@@ -75,6 +77,18 @@ def test_a_thousand_targets_of_a_file(tmp_path: pathlib.Path) -> None:
             for column in ("label", "predict", "sample_rate")
         )
         assert_frame_equal(result.filter(target=name), summary(alone, "country"))
+
+
+@pytest.mark.parametrize(("by", "read"), [((), 5), ("country", 6), ("from_logits", 6)])
+def test_only_what_is_needed_is_read(tmp_path: pathlib.Path, by: str, read: int) -> None:
+    """Polars reads every struct that is taken apart, whatever is selected of it."""
+    frame = records(3).with_columns(from_logits=pl.struct(t0=pl.lit(True)))
+    frame.write_parquet(tmp_path / "a.parquet")
+    plan = plan_of(open_run(tmp_path), by, None, "req_time", True, "first", ())
+    assert re.findall(r"PROJECT (.*) COLUMNS", plan.source.explain()) == [f"{read}/8"]
+    found = summary(open_run(tmp_path), by)
+    assert_frame_equal(found, summary(frame, by))
+    assert found["examples"].sum() == 45 + 45 + 23
 
 
 def test_the_example_needs_a_uid() -> None:
