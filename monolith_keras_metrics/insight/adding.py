@@ -62,7 +62,7 @@ def added(table: pl.DataFrame, name: str, exact: bool) -> pl.DataFrame:
     keys = TABLES[name].keys
     if name == "users":
         numbers = table.get_column("group").to_numpy().astype(np.int64)
-        return _users(numbers, table.get_column("user"))
+        return _users(numbers, table.get_column("user"), in_runs=True)
     if "user" in own:
         return table.group_by(keys).agg(pl.col(TABLES[name].sums).sum())
     columns = {key: table.get_column(key).to_numpy() for key in keys}
@@ -129,8 +129,14 @@ def _of_valid(
     return tables
 
 
-def _users(group: Numbers, user: pl.Series) -> pl.DataFrame:
-    """Return each user of each group once."""
+def _users(group: Numbers, user: pl.Series, in_runs: bool = False) -> pl.DataFrame:
+    """Return each user of each group once.
+
+    Args:
+        group: The group of each row.
+        user: The user of each row.
+        in_runs: Whether the rows are a few runs in ascending order, which merge faster.
+    """
     if user.dtype != pl.Int64 or user.null_count() or group.max(initial=0) > 1_000:
         return pl.DataFrame({"group": group.astype(np.uint32), "user": user}).unique()
     users = user.to_numpy()
@@ -140,7 +146,7 @@ def _users(group: Numbers, user: pl.Series) -> pl.DataFrame:
     found = []
     # Sorting the users of one group after the other is faster than hashing pairs.
     for own in np.split(users, np.cumsum(sizes)[:-1]):
-        ordered = np.sort(own)
+        ordered = np.sort(own, kind="stable") if in_runs else pl.Series(own).sort().to_numpy()
         is_new = np.ones(ordered.size, np.bool_)
         np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
         found.append(ordered[is_new])
