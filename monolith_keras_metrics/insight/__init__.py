@@ -3,6 +3,7 @@
 from monolith_keras_metrics.insight import figures, spark
 from monolith_keras_metrics.insight.check import check, check_pairs
 from monolith_keras_metrics.insight.compare import compare
+from monolith_keras_metrics.insight.coverage import coverage
 from monolith_keras_metrics.insight.dataset import open_run
 from monolith_keras_metrics.insight.distribution import distribution
 from monolith_keras_metrics.insight.explain import explain
@@ -23,6 +24,7 @@ __all__ = [
     "check",
     "check_pairs",
     "compare",
+    "coverage",
     "distribution",
     "explain",
     "figures",

@@ -134,11 +134,7 @@ def _parts(files: Sequence[tuple[str, pathlib.Path]]) -> list[Part]:
 
 def find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
     """Return the format of a run and its files, in the order of their names."""
-    match = _SCHEME.fullmatch(os.fspath(path))
-    wanted, name = match.groups() if match else (None, os.fspath(path))
-    root = pathlib.Path(name).expanduser()
-    if not root.exists():
-        raise _no_records(path, "there is no such file or folder. Check the name")
+    wanted, root = locate(path)
     if not root.is_dir():
         return wanted or run_folder.format_of(root.name) or "tfrecord", [root]
     files: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
@@ -164,6 +160,16 @@ def find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:
             "it is full: wait, or check the name",
         )
     return next(iter(files.items()))
+
+
+def locate(path: str | os.PathLike[str]) -> tuple[str | None, pathlib.Path]:
+    """Return the format that a run's path names, None if it names none; and the path itself."""
+    match = _SCHEME.fullmatch(os.fspath(path))
+    wanted, name = match.groups() if match else (None, os.fspath(path))
+    root = pathlib.Path(name).expanduser()
+    if not root.exists():
+        raise _no_records(path, "there is no such file or folder. Check the name")
+    return wanted, root
 
 
 def _left_in(root: pathlib.Path) -> str:

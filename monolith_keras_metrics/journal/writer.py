@@ -33,6 +33,7 @@ class Writer:
         account: As in `Log`.
         room: As in `Log`.
         segment_seconds: Longest time in seconds for which a segment is open.
+        released: As in `Log`.
         clock: As in `Log`.
 
     Attributes:
@@ -46,6 +47,7 @@ class Writer:
         account: Account,
         room: Room,
         segment_seconds: float,
+        released: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.log = Log(
@@ -55,7 +57,7 @@ class Writer:
             room,
             users=[ENCODER] if files.claim is None else [ENCODER, KEEPER],
             remove=files.remove,
-            released=files.release,
+            released=released,
             clock=clock,
         )
         self._files = files

@@ -75,7 +75,8 @@ class DeepInsightClient:
             these. An empty list writes nowhere. A relative folder is resolved when the client is
             created; a later `os.chdir` changes nothing.
         options: How records are written.
-        clock: Returns Unix seconds, for the attempt's number (see `attempts`).
+        clock: Returns Unix seconds, for the attempt's number (see `attempts`) and for the time of
+            the counts that are kept.
         **changes: The options that differ from `options`, or from the defaults: see `Options`.
 
     Raises:
@@ -117,7 +118,7 @@ class DeepInsightClient:
         except BaseException:
             home.files.release()
             raise
-        self._pipeline = Pipeline(opened, home, opts)
+        self._pipeline = Pipeline(destinations, opened, home, opts, clock)
         self._state = State.OPEN
         self._checked: set[Layout] = set()
         self._last_layout: Layout | None = None

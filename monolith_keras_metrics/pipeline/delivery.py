@@ -28,17 +28,21 @@ class Delivery(BackgroundThread):
         retries: Calls the sink.
         readers: The readers of the logs: first that of crashed processes, if any, and last that of
             this process. The first has precedence until the last becomes crowded.
+        keep: Keeps the counts of this process where the sink writes. Must not raise.
 
     Attributes:
         sink: The sink.
         retries: Calls the sink, and knows its errors.
     """
 
-    def __init__(self, number: int, retries: Retries, readers: Sequence[Reader]) -> None:
+    def __init__(
+        self, number: int, retries: Retries, readers: Sequence[Reader], keep: Callable[[], None]
+    ) -> None:
         super().__init__(self._deliver_all, f"deep-insight-sink-{number}")
         self.sink = retries.sink
         self.retries = retries
         self._readers = readers
+        self._keep = keep
         self._reader = readers[-1]  # of the current portion
         self._journal: str | None = None
         self._read_at = 0.0  # earliest time to read crashed processes' records again, on an error
@@ -107,6 +111,8 @@ class Delivery(BackgroundThread):
         except LeftError:
             return not self._reader.is_pending(portion)
         self._reader.done(portion, failed)
+        if self._reader is self._readers[-1]:
+            self.retries.call(self._keep, lambda: True)  # so that a disk that hangs is noticed
         return True
 
     def _read(self, portion: Portion, is_wanted: Callable[[], bool]) -> list[pl.DataFrame] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import threading
 import time
@@ -32,6 +33,7 @@ class Outlet:
         retry_seconds: As in `Options`.
         clock: Returns the seconds for which this process has run.
         redirect: Whether to deliver records for other sinks to these sinks, too.
+        keep: Keeps the counts of this process where the sink with a number writes.
 
     Attributes:
         hurry: Event that stops retries, because the process is about to exit.
@@ -50,6 +52,7 @@ class Outlet:
         retry_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
         redirect: bool = False,
+        keep: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.hurry = threading.Event()
         self.recovered = Ledger()
@@ -76,7 +79,9 @@ class Outlet:
             if log is not None:
                 readers.append(Reader(log, number, gathers))
             retries = Retries(sink, retry_seconds, self.hurry, clock)
-            self.deliveries.append(Delivery(number, retries, readers))
+            self.deliveries.append(
+                Delivery(number, retries, readers, functools.partial(keep, number))
+            )
         adopting = [] if self.adoption is None else [self.adoption]
         self.threads: list[BackgroundThread] = [*adopting, *self.deliveries]
 

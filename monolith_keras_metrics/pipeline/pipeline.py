@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from monolith_keras_metrics.journal.keeper import JournalKeeper
 from monolith_keras_metrics.journal.log import RELEASE, Room
@@ -15,10 +15,11 @@ from monolith_keras_metrics.pipeline.counter_emitter import CounterEmitter
 from monolith_keras_metrics.pipeline.encoder import Encoder
 from monolith_keras_metrics.pipeline.journal_home import JournalHome
 from monolith_keras_metrics.pipeline.ledger import Ledger, Stats
+from monolith_keras_metrics.pipeline.ledger_keeper import LedgerKeeper
 from monolith_keras_metrics.pipeline.options import Options
 from monolith_keras_metrics.pipeline.outlet import Outlet, gathering
 from monolith_keras_metrics.pipeline.queue import RowQueue
-from monolith_keras_metrics.sinks import Sink
+from monolith_keras_metrics.sinks import Destination, Sink
 from monolith_keras_metrics.threads import BackgroundThread, RunningClock, WarnOnce
 
 _COUNTERS_SECONDS = 0.5  # for the last counters, in case the sinks used up the timeout
@@ -28,9 +29,11 @@ class Pipeline:
     """Carry batches from a queue to every sink.
 
     Args:
-        sinks: The open sinks.
+        destinations: The destinations of the records.
+        sinks: Their open sinks.
         home: The journal.
         options: How records are written.
+        clock: Returns Unix seconds, for the time of the counts that are kept.
 
     Attributes:
         ledger: The counts of examples.
@@ -42,11 +45,19 @@ class Pipeline:
         journal_folder: The folder of the journal; None if records wait in memory only.
     """
 
-    def __init__(self, sinks: Sequence[Sink], home: JournalHome, options: Options) -> None:
+    def __init__(
+        self,
+        destinations: Sequence[Destination],
+        sinks: Sequence[Sink],
+        home: JournalHome,
+        options: Options,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         running = RunningClock()
         self.warn_once = WarnOnce()
         self.journal_folder = home.folder
         self.ledger = Ledger()
+        self._kept = LedgerKeeper(destinations, home.origin, self.ledger, self.warn_once, clock)
         self._counters = CounterEmitter(self.ledger, options.counter_tags, options.flush_seconds)
         self.queue = RowQueue(self.ledger, options.queue_rows, options.memory_bytes)
         self._files = home.files
@@ -56,6 +67,7 @@ class Pipeline:
             self.ledger,
             Room(options.queue_rows, options.memory_bytes, options.spool_bytes),
             options.file_seconds,
+            self._release,
         )
         self._log = writer.log
         self.outlet = Outlet(
@@ -65,6 +77,7 @@ class Pipeline:
             log=self._log,
             retry_seconds=options.retry_seconds,
             clock=running,
+            keep=self._kept.keep,
         )
         leave = functools.partial(self._log.leave, KEEPER)
         # Without a journal, it is not started.
@@ -118,8 +131,8 @@ class Pipeline:
         """
         deadline = time.monotonic() + timeout
         self.queue.close()
+        self._log.leave(RELEASE)  # first, so that the last one to leave is a thread
         self.encoder.stop()
-        self._log.leave(RELEASE)
         self.outlet.stop()
         # The last quarter is for one last attempt at each failing sink.
         if not patient or not self._join(deadline - 0.25 * timeout):
@@ -161,6 +174,11 @@ class Pipeline:
     def error(self) -> BaseException | None:
         """Return the error that ended the encoder's thread, else the first error of a sink."""
         return self.encoder.died or self.outlet.first_error()
+
+    def _release(self) -> None:
+        """Release the journal and keep the final counts. Called by the last thread that ends."""
+        self._files.release()
+        self._kept.end()
 
     def _join(self, deadline: float) -> bool:
         """Wait for all threads until `deadline`; return True if all have ended."""

@@ -4,6 +4,7 @@
 | --- | --- |
 | `worker-W.attempt-A.part-N.FORMAT` | a complete file of records; N: the position of the first |
 | `.worker-W.attempt-A.part-N.FORMAT.TOKEN.inprogress` | a file that is being written |
+| `.worker-W.attempt-A.ledger` | the counts of that process, replaced now and then: see `coverage` |
 | `.insight/` | states of the files, so that measuring them again is quick; may be deleted |
 | `.spool/` | the run's journal, unless another folder was given |
 | `worker-W.attempt-A.lock` | in a journal: locked while its owner runs |
@@ -28,9 +29,12 @@ LAST_ATTEMPT = "last-attempt"
 
 _STALE_SECONDS = 86_400
 _STEM = r"worker-(?P<worker>\d{5,19})\.attempt-(?P<attempt>\d{16,19})"
-_OF_ATTEMPT = re.compile(rf"\.?{_STEM}\..+")
+_OF_ATTEMPT = re.compile(rf"\.?(?P<stem>{_STEM})\..+")
+_LEDGER = re.compile(rf"\.(?P<stem>{_STEM})\.ledger")
 # Earlier versions had no token.
-_IN_PROGRESS = re.compile(rf"\.(?P<stem>{_STEM})\.part-\d{{12,}}\.\w+?(?:\.[0-9a-f]+)?\.inprogress")
+_IN_PROGRESS = re.compile(
+    rf"\.(?P<stem>{_STEM})\.(?:part-\d{{12,}}\.\w+?|ledger)(?:\.[0-9a-f]+)?\.inprogress"
+)
 _IN_JOURNAL = re.compile(rf"(?P<stem>{_STEM})(?:\.(?P<number>\d{{6,12}})\.journal|\.lock)")
 _SET_ASIDE = re.compile(rf"{_STEM}\..*\.aside(?:-\d+)?")
 # Hidden files are still being written. Worker 3 dumps to NAME.part-00003.
@@ -75,6 +79,22 @@ def format_of(name: str) -> str | None:
     return match[1] if match else None
 
 
+def stem_in(name: str) -> str | None:
+    """Return the stem in the name of a file of records or a ledger; None if it has none.
+
+    Example:
+    >>> stem_in("worker-00003.attempt-1790000000000000.part-000000000000.parquet")
+    'worker-00003.attempt-1790000000000000'
+    """
+    match = _LEDGER.fullmatch(name) or (format_of(name) and _OF_ATTEMPT.fullmatch(name))
+    return match["stem"] if match else None
+
+
+def ledger_path(folder: pathlib.Path, stem: str) -> pathlib.Path:
+    """Return the path of the file that holds a process's counts."""
+    return folder / f".{stem}.ledger"
+
+
 def part_path(folder: pathlib.Path, stem: str, number: int, suffix: str) -> pathlib.Path:
     """Return the path of a complete file of records."""
     return folder / f"{stem}.part-{number:012d}.{suffix}"
@@ -87,7 +107,9 @@ def in_progress_path(final: pathlib.Path, token: str = "") -> pathlib.Path:
         final: The path of the complete file.
         token: A random text that identifies the writer; "" if only one process can write `final`.
     """
-    return final.with_name(f".{final.name}{'.' if token else ''}{token}.inprogress")
+    return final.with_name(
+        f".{final.name.removeprefix('.')}{'.' if token else ''}{token}.inprogress"
+    )
 
 
 def part_numbers(folder: pathlib.Path, stem: str, suffix: str) -> list[int]:

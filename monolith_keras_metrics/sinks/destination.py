@@ -11,6 +11,7 @@ import weakref
 from typing import Any
 
 from monolith_keras_metrics.records.batch import Origin
+from monolith_keras_metrics.records.coverage import Coverage
 from monolith_keras_metrics.sinks.sink import Sink
 
 
@@ -69,6 +70,17 @@ class Destination(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
+
+    def keep(self, origin: Origin, coverage: Coverage) -> None:
+        """Keep a process's counts beside its records, in place of its earlier ones.
+
+        Called in any thread after a sink has written, and at the end. It may raise. By default,
+        nothing is kept.
+
+        Args:
+            origin: The process.
+            coverage: Its counts.
+        """
 
     @property
     def journal_folder(self) -> pathlib.Path | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import secrets
 
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.batch import Origin
+from monolith_keras_metrics.records.coverage import Coverage, encode
 from monolith_keras_metrics.sinks.destination import Destination
 from monolith_keras_metrics.sinks.jsonl import JsonLinesSink
 from monolith_keras_metrics.sinks.parquet import ParquetSink
+from monolith_keras_metrics.sinks.part_files import create
 from monolith_keras_metrics.sinks.sink import Sink
 from monolith_keras_metrics.sinks.tfrecord import TFRecordSink
 
@@ -45,6 +49,25 @@ class FolderDestination(Destination):
     def open(self, origin: Origin, journal: str | None = None) -> Sink:
         """Return a sink that writes to the folder. Creates the folder if it is missing."""
         return _SINKS[self._format](self.folder, origin)
+
+    def keep(self, origin: Origin, coverage: Coverage) -> None:
+        """Write the counts aside, and replace the process's earlier ones.
+
+        The file is synced: else a power failure could leave an empty one, and no earlier one.
+        """
+        final = run_folder.ledger_path(
+            self.folder, run_folder.stem_of(origin.worker, origin.attempt)
+        )
+        aside = run_folder.in_progress_path(final, secrets.token_hex(8))
+        try:
+            with create(aside) as file:
+                file.write(encode(coverage))
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(final)
+        finally:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
 
     def identity(self, journal: pathlib.Path) -> str:
         """Return the format and the folder, "." if the folder contains the journal."""

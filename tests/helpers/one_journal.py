@@ -81,7 +81,7 @@ class OneJournal(Consumed):
     ) -> None:
         ledger = Ledger()
         self.files = files
-        self.writer = Writer([*gathers], files, ledger, room, segment_seconds, clock)
+        self.writer = Writer([*gathers], files, ledger, room, segment_seconds, files.release, clock)
         super().__init__(self.writer.log, ledger, gathers)
 
 

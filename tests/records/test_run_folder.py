@@ -25,6 +25,13 @@ def test_every_name_is_read_back(
     final = run_folder.part_path(HERE, stem, number, suffix)
     assert run_folder.format_of(final.name) == suffix
     progress = run_folder.in_progress_path(final, token)
+    ledger = run_folder.ledger_path(HERE, stem)
+    assert run_folder.format_of(ledger.name) is None
+    assert run_folder.stem_in(ledger.name) == run_folder.stem_in(final.name) == stem
+    assert run_folder.stem_in(progress.name) is None
+    aside = run_folder.in_progress_path(ledger, token)
+    assert run_folder.stem_in(aside.name) is None
+    assert run_folder._IN_PROGRESS.fullmatch(aside.name)
     assert progress.parent == HERE
     assert run_folder.format_of(progress.name) is None
     lock = run_folder.lock_path(HERE, stem)
@@ -33,7 +40,7 @@ def test_every_name_is_read_back(
     assert run_folder.journal_name(journal.name) == (stem, number)
     asides = [run_folder.aside_path(journal, count) for count in range(3)]
     assert len(set(asides)) == 3
-    for path in (final, progress, lock, journal, *asides):
+    for path in (final, progress, ledger, aside, lock, journal, *asides):
         assert run_folder.attempt_in(path.name) == attempt
     for path in asides:
         assert run_folder.is_set_aside(path.name)
@@ -81,7 +88,7 @@ def test_the_journal_of_either_folder(tmp_path: pathlib.Path) -> None:
 
 def test_no_other_module_spells_the_names() -> None:
     package = pathlib.Path(run_folder.__file__).parent.parent
-    names = re.compile(r"""["'](\.journal|\.lock|\.spool|\.?inprogress|\.aside)""")
+    names = re.compile(r"""["'](\.journal|\.lock|\.spool|\.?inprogress|\.ledger|\.aside)""")
     spelled = [
         str(path.relative_to(package))
         for path in package.rglob("*.py")

@@ -30,7 +30,9 @@ KILLS_OF_FIT = int(os.environ.get("KILLS_OF_FIT", "4"))
 
 
 def hidden(folder: pathlib.Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    """Return the names of what should not be left in a run's folder."""
+    names = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    return [name for name in names if not name.endswith(".ledger")]
 
 
 def test_a_disk_that_is_full_for_a_while_loses_nothing(
@@ -55,6 +57,9 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(
     assert check_records(read_whole(small_disk / "run")) == {client.origin.attempt: 120 * ROWS}
     for text in ("failed and is retried", "cannot be written. Records wait in memory"):
         assert sum(text in line for line in warnings_logged) == 1
+    (row,) = insight.coverage(small_disk / "run").rows(named=True)
+    assert (row["accepted"], row["written"], row["records"]) == (120 * ROWS,) * 3
+    assert row["ended"]
     assert hidden(small_disk / "run") == []
 
 

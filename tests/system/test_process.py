@@ -16,6 +16,7 @@ import warm
 from places import HELPERS
 from training import BATCH, columns, read
 
+from monolith_keras_metrics import insight
 from monolith_keras_metrics.pipeline import recovery
 
 pytestmark = pytest.mark.slow
@@ -68,6 +69,9 @@ def test_a_signal(name: str, start: Start, tmp_path: pathlib.Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == getattr(signal, name), errors
     check_whole(read(tmp_path), TWENTY_STEPS)
+    (row,) = insight.coverage(tmp_path).rows(named=True)
+    assert row["accepted"] == row["written"] == row["records"] >= TWENTY_STEPS
+    assert row["ended"]
 
 
 def test_an_earlier_handler_runs_first(start: Start, tmp_path: pathlib.Path) -> None:

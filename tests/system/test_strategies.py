@@ -18,6 +18,8 @@ import warm
 from places import EXAMPLES, HELPERS
 from training import ROWS, columns, labels, read
 
+from monolith_keras_metrics import insight
+
 pytestmark = pytest.mark.slow
 
 
@@ -76,7 +78,12 @@ def test_two_workers_write_their_own_parts(tmp_path: pathlib.Path) -> None:
     output = finished(start(str(example), "--out", tmp_path))
     records = pl.read_parquet(f"{tmp_path}/*.parquet")
     assert sorted(records["worker"].unique()) == [0, 1]
-    assert {path.name[:12] for path in tmp_path.iterdir()} == {"worker-00000", "worker-00001"}
+    names = {path.name.removeprefix(".")[:12] for path in tmp_path.iterdir()}
+    assert names == {"worker-00000", "worker-00001"}
+    counts = insight.coverage(tmp_path)
+    assert counts["worker"].to_list() == [0, 1]
+    assert counts["records"].to_list() == counts["written"].to_list()
+    assert counts["ended"].all()
     # Together they are exactly all rows.
     assert records["req_time"].sort().to_list() == list(range(1_700_000_000, 1_700_020_000))
     assert "waiting=0" in output
