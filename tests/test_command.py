@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import re
+import struct
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from monolith_keras_metrics import command, insight
 from monolith_keras_metrics.command import progress
 from monolith_keras_metrics.command.tables import render
-from monolith_keras_metrics.insight import portions
+from monolith_keras_metrics.insight import steps
 
 
 @pytest.fixture
@@ -277,36 +280,113 @@ def test_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "`depth` must be 1" in capsys.readouterr().err
 
 
+class Seen(steps.Watch):
+    """A watch that remembers all steps, each with the part it belongs to."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, steps.Step]] = []
+        super().__init__()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, steps.Step):
+            self.all.append((self.part, value))
+
+
+READING = ("reading", 200, 200, "records")
+MEASURING = ("measuring", 4, 4, "groups")
+
+
 class TestProgress:
     def test_a_terminal_shows_how_far_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(progress, "SECONDS", 0.0)
         master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         seen = b""
         with open(slave, "w", encoding="utf-8") as terminal:
             monkeypatch.setattr(sys, "stderr", terminal)
             with progress.shown("summary"):
-                read = portions.WATCHED.get()
-                assert read is not None
-                while not re.search(rb"summary: \d+ s", seen):
+                watch = steps.WATCHED.get()
+                assert watch is not None
+                while not re.search(rb"summary: starting, \d+ s", seen):
                     seen += os.read(master, 1000)
-                read.records, read.total = 500, 1_000
+                watch.step = steps.Step("reading", 1_000, "records", 500)
                 while b"500 of 1,000 records, " not in seen:
                     seen += os.read(master, 1000)
-            assert f"|{'█' * 15}{' ' * 15}|".encode() in seen
+            assert f"reading |{'█' * 15}{' ' * 15}|".encode() in seen
             while not seen.endswith(b"s\r\x1b[K"):  # the line is removed
                 seen += os.read(master, 1000)
         os.close(master)
-        assert portions.WATCHED.get() is None
+        assert steps.WATCHED.get() is None
 
     def test_nothing_is_shown_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
         with progress.shown("summary"):
-            assert portions.WATCHED.get() is None
+            assert steps.WATCHED.get() is None
         assert capsys.readouterr().err == ""
 
+    @pytest.mark.parametrize(
+        ("part", "step", "width", "line"),
+        [
+            ("", steps.Step("reading", 8, "records", 2), 50,
+             "slices: reading |███         | 2 of 8 records, 3 s"),
+            ("run 1 of 2", steps.Step("reading", 8, "records", 2), 45,
+             "slices: run 1 of 2: reading, 2 of 8 records, 3 s"[8:]),
+            ("run 1 of 2", steps.Step("reading", 8, "records", 2), 20, "reading, 25%, 3 s"),
+            ("", steps.Step("reading", 8, "records", 2), 9, "reading, "),
+            ("target 1 of 2", steps.Step("pairing"), 40, "slices: target 1 of 2: pairing, 3 s"),
+            ("target 1 of 2", steps.Step("pairing"), 20, "pairing, 3 s"),
+            ("", None, 40, "slices: starting, 3 s"),
+        ],
+    )  # fmt: skip
+    def test_a_line_fits(self, part: str, step: steps.Step | None, width: int, line: str) -> None:
+        """One that is longer than the terminal is wide could not be removed."""
+        found = progress.line_of("slices", steps.Watch(part, step), 3, width)
+        assert found == line
+        assert len(found) <= width
+
     @pytest.mark.skipif(not hasattr(pl.LazyFrame, "collect_batches"), reason="an older Polars")
-    def test_records_are_counted(self, run: Path) -> None:
-        read = portions.Read()
-        token = portions.WATCHED.set(read)
-        insight.summary(insight.open_run(run))
-        portions.WATCHED.reset(token)
-        assert read == portions.Read(200, 200)
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (["summary", "{run}"], {("", READING), ("", MEASURING)}),
+            (["reliability", "{run}"], {("", READING), ("", MEASURING)}),
+            (["check", "{run}", "--rule", "auc > 0"], {("", READING), ("", MEASURING)}),
+            (
+                ["compare", "{run}", "{run}"],
+                {
+                    ("run 1 of 2", READING),
+                    ("run 2 of 2", READING),
+                    ("", ("pairing 400 and 400 examples", 0, 0, "")),
+                    ("", ("adding up", 2, 2, "trainings")),
+                    ("", MEASURING),
+                },
+            ),
+            (["explain", "{run}", "{run}"], {("run 1 of 2", READING), ("run 2 of 2", READING)}),
+            (
+                ["slices", "{run}", "--field", "country", "--field", "uid"],
+                {
+                    ("", READING),
+                    ("target 1 of 2", ("trying slices", 4, 4, "combinations of fields")),
+                    ("target 2 of 2", ("trying slices", 4, 4, "combinations of fields")),
+                    ("target 2 of 2", ("choosing slices", 20, 0, "at most")),
+                },
+            ),
+        ],
+        ids=lambda value: value[0] if isinstance(value, list) else "",
+    )
+    def test_what_each_subcommand_is_doing(
+        self,
+        arguments: list[str],
+        expected: set[Any],
+        run: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        watch = Seen()
+        token = steps.WATCHED.set(watch)
+        by = [] if arguments[0] == "slices" else ["--by", "country"]
+        command.main([word.format(run=run) for word in [*arguments, *by]])
+        steps.WATCHED.reset(token)
+        assert capsys.readouterr().err == ""
+        found = {(part, (one.doing, one.total, one.done, one.unit)) for part, one in watch.all}
+        assert expected <= found
+        assert ("", ("opening", 1, 1, "files")) in found

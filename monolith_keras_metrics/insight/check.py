@@ -18,9 +18,9 @@ from monolith_keras_metrics.insight.questions import (
     about_measure,
     measures_of,
 )
-from monolith_keras_metrics.insight.rows import By, Visits, rows_of
+from monolith_keras_metrics.insight.rows import By, Visits, plan_of
 from monolith_keras_metrics.insight.rules import WITH_ERRORS, rules_of
-from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.states import add_up
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 from monolith_keras_metrics.insight.verdicts import COLUMNS, verdicts
 
@@ -103,18 +103,18 @@ def check(
     parsed = rules_of(rules, RULED)
     _check_share(false_alarms)
     (lazy,), moves = _lately([records.lazy()], last)
-    rows = rows_of(lazy, by, None, "req_time", weighted, visits, COLUMNS)
+    plan = plan_of(lazy, by, None, "req_time", weighted, visits, COLUMNS)
     measures = _measures(
         one for rule in parsed if rule.name in MEASURES for one in measures_of(rule)
     )
-    form = Form(rows.groups, weighted, False, PARTS, needed(measures))
-    layers = layers_of(State.of_rows(rows.frames, rows.keys, form), measures)
+    form = Form(plan.groups, weighted, False, PARTS, needed(measures))
+    layers = layers_of(add_up(plan, form), measures)
     layers = _of_targets(layers, targets)
     questions = [
         about_count(rule, layers) if rule.name in _COUNTS else about_measure(rule, layers)
         for rule in parsed
     ]
-    names = dict(zip(rows.keys, rows.groups, strict=True))
+    names = dict(zip(plan.keys, plan.groups, strict=True))
     return verdicts(questions, layers, names, moves, false_alarms)
 
 

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import polars as pl
 
+from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.finish import jackknife
 from monolith_keras_metrics.insight.layers import Layers, layers_of
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.pairs import Pairs, default_on
-from monolith_keras_metrics.insight.rows import WINDOW, By, Time, Visits, rows_of
+from monolith_keras_metrics.insight.rows import WINDOW, By, Time, Visits, plan_of
 from monolith_keras_metrics.insight.state import State, check_interval
 from monolith_keras_metrics.insight.states import chosen_measures
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
@@ -123,10 +124,12 @@ class Paired(NamedTuple):
     def layers(self, measures: Sequence[Measure], parts: int) -> tuple[Layers, Layers]:
         """Return the measures of either training on the pairs."""
         form = Form(self.groups, self.weighted, False, parts, needed(measures))
-        one, other = (
-            layers_of(State.of_rows([self.pairs.rows(side)], self.keys, form), measures)
-            for side in ("a", "b")
-        )
+        states = []
+        adding = steps.begin("adding up", 2, "trainings")
+        for side in ("a", "b"):
+            states.append(State.of_rows([self.pairs.rows(side)], self.keys, form))
+            adding.done += 1
+        one, other = (layers_of(state, measures) for state in states)
         return one, other
 
 
@@ -156,7 +159,7 @@ def paired(
     """
     names = _on(a, b, on)
     of_a, of_b = (
-        rows_of(records.lazy(), by, window, time, weighted, visits, taken, names)
+        plan_of(records.lazy(), by, window, time, weighted, visits, taken, names)
         for records in (a, b)
     )
     return Paired(Pairs(of_a, of_b), of_a.groups, of_a.keys, weighted)

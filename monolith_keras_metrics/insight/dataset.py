@@ -18,6 +18,7 @@ from typing import Literal
 import polars as pl
 from absl import logging
 
+from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.formats import Part, aligned, of_lines, read_file, scan
 from monolith_keras_metrics.journal import claims
 from monolith_keras_metrics.records import run_folder
@@ -129,7 +130,12 @@ def open_files(
 def _parts(files: Sequence[tuple[str, pathlib.Path]]) -> list[Part]:
     """Read files of these formats."""
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda file: read_file(*file), files))
+        opening = steps.begin("opening", len(files), "files")
+        parts = []
+        for part in pool.map(lambda file: read_file(*file), files):
+            parts.append(part)
+            opening.done += 1
+        return parts
 
 
 def find(path: str | os.PathLike[str]) -> tuple[str, list[pathlib.Path]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
+from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.measures import KINDS, MEASURES, Measure
-from monolith_keras_metrics.insight.rows import By, Visits, rows_of
+from monolith_keras_metrics.insight.rows import By, Visits, plan_of
 from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.states import add_up
 from monolith_keras_metrics.insight.tables import Form
 
 EXPLAINED = [name for name, measure in MEASURES.items() if isinstance(measure.value, tuple)]
@@ -69,15 +71,16 @@ def explain(
     if measure not in EXPLAINED:
         raise ValueError(f"`measure` must be among {EXPLAINED}. Received: measure={measure!r}")
     sides = []
-    for end, records in (("", before), ("_after", after)):
+    for number, (end, records) in enumerate((("", before), ("_after", after)), 1):
+        steps.begin_part(f"run {number} of 2")
         taken = ("target", *_COLUMNS)
-        rows = rows_of(records.lazy(), by, None, "req_time", weighted, visits, taken)
-        if not rows.groups:
+        plan = plan_of(records.lazy(), by, None, "req_time", weighted, visits, taken)
+        if not plan.groups:
             raise ValueError("`by` must name at least one group. Received: none")
-        form = Form(rows.groups, weighted, False, 1, ("sums",))
-        state = State.of_rows(rows.frames, rows.keys, form)
+        form = Form(plan.groups, weighted, False, 1, ("sums",))
+        state = add_up(plan, form)
         sides.append(_quotients(state, MEASURES[measure], end))
-    keys = ["target", *rows.keys]
+    keys = ["target", *plan.keys]
     both = sides[0].join(sides[1], on=keys, how="full", coalesce=True, nulls_equal=True)
     both = both.with_columns(pl.col(*_sums(""), *_sums("_after")).fill_null(0.0))
     for end in ("", "_after"):
@@ -108,8 +111,8 @@ def explain(
     size = (pl.col("mix") + pl.col("model")).abs()
     return (
         result.filter(on_both_sides)
-        .sort(_order(state), size, *rows.keys, descending=[False, True, *[False] * len(rows.keys)])
-        .rename(dict(zip(rows.keys, rows.groups, strict=True)))
+        .sort(_order(state), size, *plan.keys, descending=[False, True, *[False] * len(plan.keys)])
+        .rename(dict(zip(plan.keys, plan.groups, strict=True)))
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.curves import Array, Cells
 from monolith_keras_metrics.insight.measures import Sums
 from monolith_keras_metrics.insight.tables import Tables
@@ -87,11 +88,12 @@ class Groups:
         layers = 1 + self._parts * self._leave_out
         costs = layers * (sizes[order] + _NUMBERS)
         start = 0
+        measuring = steps.begin("measuring", order.size, "groups")
         while start < order.size:
             fitting = costs[start:] * np.arange(1, order.size - start + 1) <= _VALUES_AT_ONCE
             end = start + max(1, int(fitting.sum()))
             yield order[start:end], self._of(order[start:end], int(sizes[order[end - 1]]))
-            start = end
+            measuring.done = start = end
 
     def _of(self, chosen: npt.NDArray[np.int64], size: int) -> Sums:
         """Return the sums of some groups, each with `size` cells."""

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from monolith_keras_metrics.insight.rows import Rows
+from monolith_keras_metrics.insight import steps
+from monolith_keras_metrics.insight.portions import rows_of
+from monolith_keras_metrics.insight.rows import Plan
 
 _VALUES = ("y", "p", "w", "delay")
 
@@ -15,18 +17,24 @@ class Pairs:
     """The examples that two trainings have in common.
 
     Args:
-        a: The rows of one training, each with its example.
-        b: The rows of the other; their groups are the same as those of `a`.
+        a: How the records of one training become rows, each with its example.
+        b: The same of the other; their groups are the same as those of `a`.
 
     Attributes:
         counts: A row per target and group of either: `target`, the keys, and `examples`, `only_a`,
             `only_b` and `ambiguous`.
     """
 
-    def __init__(self, a: Rows, b: Rows) -> None:
+    def __init__(self, a: Plan, b: Plan) -> None:
         group = ["target", *a.keys]
         example = ["target", *a.on]
-        of_a, of_b = (pl.concat(rows.frames).filter("valid") for rows in (a, b))
+        both = []
+        for number, plan in enumerate((a, b), 1):
+            steps.begin_part(f"run {number} of 2")
+            both.append(pl.concat(rows_of(plan)).filter("valid"))
+        of_a, of_b = both
+        steps.begin_part("")
+        steps.begin(f"pairing {of_a.height:,} and {of_b.height:,} examples")
         repeated = pl.concat(
             rows.group_by(example).len().filter(pl.col("len") > 1) for rows in (of_a, of_b)
         )

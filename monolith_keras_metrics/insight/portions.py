@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextvars
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import polars as pl
 
+from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.rows import Plan
 
 _VALUES = 1_000_000  # of targets in a portion
@@ -27,40 +26,36 @@ _One = TypeVar("_One")
 _Other = TypeVar("_Other")
 
 
-@dataclasses.dataclass
-class Read:
-    """How many records have been read.
+def rows_of(plan: Plan) -> Iterator[pl.DataFrame]:
+    """Return the rows of all records of a plan, of one target each."""
+    return plan.rows(pl.concat(portions_of(plan, in_order=True)))
 
-    Attributes:
-        records: Their number.
-        total: The number of all; 0 if it is not known.
+
+def portions_of(plan: Plan, in_order: bool = False) -> Iterator[pl.DataFrame]:
+    """Yield the records of a plan's source; at least one portion, perhaps an empty one.
+
+    Args:
+        plan: The plan.
+        in_order: Whether the order of the records is kept. That of rows of `long_form` always is,
+            since it tells the order of the targets.
     """
-
-    records: int = 0
-    total: int = 0
-
-
-# Counts the records that are read, for who wants to show it.
-WATCHED: contextvars.ContextVar[Read | None] = contextvars.ContextVar("WATCHED", default=None)
-
-
-def portions_of(plan: Plan) -> Iterator[pl.DataFrame]:
-    """Yield the records of a plan's source; at least one portion, perhaps an empty one."""
     if not plan.by_row or not hasattr(plan.source, "collect_batches"):
+        steps.begin("reading")
         yield plan.source.collect()
         return
     rows = min(_MOST, max(_LEAST, _VALUES // max(1, len(plan.targets))))
     nothing = True
-    if (read := WATCHED.get()) is not None:
-        read.total += plan.source.select(pl.len()).collect().item()
+    keep = in_order or not plan.targets
+    is_watched = steps.WATCHED.get() is not None
+    total = plan.source.select(pl.len()).collect().item() if is_watched else 0
+    reading = steps.begin("reading", total, "records")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Polars may change collect_batches; the tests would tell
-        batches = plan.source.collect_batches(chunk_size=rows, maintain_order=not plan.targets)
+        batches = plan.source.collect_batches(chunk_size=rows, maintain_order=keep)
     for batch in batches:
         nothing = False
         yield batch
-        if read is not None:
-            read.records += batch.height
+        reading.done += batch.height
     if nothing:
         yield pl.DataFrame(schema=plan.source.collect_schema())
 

@@ -25,36 +25,21 @@ Visits: TypeAlias = Literal["first", "all"]
 WINDOW = "window"
 
 
-class Rows(NamedTuple):
-    """The rows of each target.
+class Plan(NamedTuple):
+    """How records become rows.
 
     Attributes:
         groups: The names of the groups' columns in a result.
         keys: Their columns in the rows.
         on: The columns in the rows that identify an example.
-        frames: The rows of one target each: `target`, the keys; `valid`, `unlabelled`, `invalid`
-            and `revisits`, one of which is True; and of valid rows, null in others, `user`, `y`,
-            `p`, `w`, and `delay` (seconds; null if the records have no times).
-    """
-
-    groups: tuple[str, ...]
-    keys: tuple[str, ...]
-    on: tuple[str, ...]
-    frames: Iterator[pl.DataFrame]
-
-
-class Plan(NamedTuple):
-    """How records become rows.
-
-    Attributes:
-        groups: As in `Rows`.
-        keys: As in `Rows`.
-        on: As in `Rows`.
         source: The columns of the records that are needed.
         targets: The targets, in the order of the records' fields; empty for rows of `long_form`.
         by_row: Whether a row depends on its own record only, so that records can be read in
             portions.
-        rows: Returns the rows of some records of `source`, of one target each.
+        rows: Returns the rows of some records of `source`, of one target each: `target`, the keys;
+            `valid`, `unlabelled`, `invalid` and `revisits`, one of which is True; and of valid
+            rows, null in others, `user`, `y`, `p`, `w`, and `delay` (seconds; null if the records
+            have no times).
     """
 
     groups: tuple[str, ...]
@@ -64,35 +49,6 @@ class Plan(NamedTuple):
     targets: tuple[str, ...]
     by_row: bool
     rows: Callable[[pl.DataFrame], Iterator[pl.DataFrame]]
-
-
-def rows_of(
-    records: pl.LazyFrame,
-    by: By,
-    window: str | None,
-    time: Time,
-    weighted: bool,
-    visits: Visits,
-    taken: Sequence[str],
-    on: Sequence[str] = (),
-) -> Rows:
-    """Return the rows of records, or of rows of `long_form`.
-
-    Args:
-        records: Records. Only the columns that are needed are read into memory.
-        by: The groups, as `summary` takes them.
-        window: The length of a window, or None.
-        time: The column whose time decides a row's window.
-        weighted: Whether a row weighs 1 / `sample_rate`.
-        visits: Which visits of an example are counted.
-        taken: Names of a result's columns, which no group may have.
-        on: The columns or extra fields that identify an example.
-
-    Raises:
-        ValueError: If an argument is invalid, or the records do not have what it needs.
-    """
-    plan = plan_of(records, by, window, time, weighted, visits, taken, on)
-    return Rows(plan.groups, plan.keys, plan.on, plan.rows(plan.source.collect()))
 
 
 def plan_of(
@@ -110,17 +66,17 @@ def plan_of(
 
     Args:
         records: Records; none of them are read, but what tells of first visits.
-        by: As for `rows_of`, as are the others.
-        window: As for `rows_of`.
-        time: As for `rows_of`.
-        weighted: As for `rows_of`.
-        visits: As for `rows_of`.
-        taken: As for `rows_of`.
-        on: As for `rows_of`.
+        by: The groups, as `summary` takes them.
+        window: The length of a window, or None.
+        time: The column whose time decides a row's window.
+        weighted: Whether a row weighs 1 / `sample_rate`.
+        visits: Which visits of an example are counted.
+        taken: Names of a result's columns, which no group may have.
+        on: The columns or extra fields that identify an example.
         facts: As for `first_visits`.
 
     Raises:
-        ValueError: As for `rows_of`.
+        ValueError: If an argument is invalid, or the records do not have what it needs.
     """
     if visits not in ("first", "all"):
         raise ValueError(f"`visits` must be 'first' or 'all'. Received: visits={visits!r}")

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.slice_fields import NONE, Field
 from monolith_keras_metrics.insight.slice_sums import Errors, Mask, Numbers, Sums, concatenated
@@ -115,6 +116,7 @@ class Search:
         owners = np.full(len(self._errors.errors), NONE)
         pool = self._tried(0.0)
         while len(found) < self._most:
+            steps.begin("choosing slices", self._most, "at most").done = len(found)
             at = self._next(pool, [one for one, _ in found], owners, whole is not None)
             if at is None:
                 break
@@ -154,7 +156,9 @@ class Search:
         sums: list[Sums] = []
         tastes: list[float] = []
         numbers = [0, 0, 0]
-        for fields in self._combinations():
+        combinations = self._combinations()
+        trying = steps.begin("trying slices", len(combinations), "combinations of fields")
+        for fields in combinations:
             kept, at = self._numbered(fields)
             numbers[len(fields)] += len(kept)
             these = Sums.of(errors, at, len(kept))
@@ -167,6 +171,7 @@ class Search:
             slices += new
             tastes += [taste] * len(new)
             sums.append(these.take(hopeful))
+            trying.done += 1
         together = concatenated(sums)
         families = [numbers[0] + numbers[1], numbers[2]]
         divided = sum(number > 0 for number in families) / self._rate

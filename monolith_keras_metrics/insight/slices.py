@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics.insight import long
+from monolith_keras_metrics.insight import long, steps
 from monolith_keras_metrics.insight.finish import finish
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
-from monolith_keras_metrics.insight.rows import Visits, rows_of
+from monolith_keras_metrics.insight.portions import rows_of
+from monolith_keras_metrics.insight.rows import Visits, plan_of
 from monolith_keras_metrics.insight.slice_fields import Field, chosen_fields, field_of
 from monolith_keras_metrics.insight.slice_search import Found, Search
 from monolith_keras_metrics.insight.slice_sums import Errors
@@ -137,10 +138,12 @@ def slices(
         )
     source = records.lazy()
     names = chosen_fields(source, fields)
-    rate = false_discovery_rate / max(1, _number_of_targets(source))
-    rows = rows_of(source, names, None, "req_time", weighted, visits, ())
+    targets = max(1, _number_of_targets(source))
+    rate = false_discovery_rate / targets
+    plan = plan_of(source, names, None, "req_time", weighted, visits, ())
     results = [pl.DataFrame(schema=_COLUMNS)]
-    for frame in rows.frames:
+    for number, frame in enumerate(rows_of(plan), 1):
+        steps.begin_part(f"target {number} of {targets}")
         valid = frame.filter("valid").sort("user")
         errors = Errors.of_rows(valid)
         if errors is None:
@@ -149,7 +152,7 @@ def slices(
             continue
         fields_of_target = [
             field_of(name, valid.get_column(key), minimum_examples)
-            for name, key in zip(names, rows.keys, strict=True)
+            for name, key in zip(names, plan.keys, strict=True)
         ]
         found = Search(errors, fields_of_target, depth, minimum_examples, rate, most).run()
         if found:

@@ -93,6 +93,15 @@ def chosen_measures(names: str | Sequence[str] | None, columns: Sequence[str]) -
     ]
 
 
+def add_up(plan: Plan, form: Form) -> State:
+    """Return the state of a plan's records, which are read in portions."""
+
+    def of_portion(records: pl.DataFrame) -> State:
+        return State.of_rows(plan.rows(records), plan.keys, form)
+
+    return _ordered(State.merge(in_threads(of_portion, portions_of(plan))), plan.targets)
+
+
 class Ask(NamedTuple):
     """The arguments of `state_of`."""
 
@@ -125,16 +134,7 @@ class Ask(NamedTuple):
 
 def _of_records(records: pl.LazyFrame, ask: Ask) -> State:
     plan = ask.plan(records)
-    return _of_plan(plan, ask.form(plan, records.collect_schema().names()))
-
-
-def _of_plan(plan: Plan, form: Form) -> State:
-    """Return the state of a plan's records, which are read in portions."""
-
-    def of_portion(records: pl.DataFrame) -> State:
-        return State.of_rows(plan.rows(records), plan.keys, form)
-
-    return _ordered(State.merge(in_threads(of_portion, portions_of(plan))), plan.targets)
+    return add_up(plan, ask.form(plan, records.collect_schema().names()))
 
 
 def _ordered(state: State, targets: Sequence[str]) -> State:
@@ -194,7 +194,7 @@ def _with_new(
         if any(entry.state.form != form for entry in found):
             return None
         identities = {file.name: there[file.name] for file in those}
-        entry = kept.Entry(None, _of_plan(plan, form), identities, facts, schema)
+        entry = kept.Entry(None, add_up(plan, form), identities, facts, schema)
         if are_intact:
             memory.add(entry, entries)
         found.append(entry)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.records.schema import SCHEMA
 
 FIRST = "\nfirst"  # no user's column has this name
@@ -54,6 +55,7 @@ class Facts(NamedTuple):
 
 def facts_of(records: pl.LazyFrame) -> Facts:
     """Return the facts of records, or of rows of `long_form`. Few columns are read."""
+    steps.begin("looking for second visits")
     names = records.collect_schema().names()
     origin = [name for name in ("run", "worker", "attempt") if name in names]
     if "attempt" not in names:
