@@ -3,10 +3,10 @@ import js from "@eslint/js";
 
 // What a browser has, of which the script may use these.
 const browser = [
-  "CSS", "DecompressionStream", "EventSource", "FormData", "IntersectionObserver", "Intl",
-  "Response", "URL", "URLSearchParams", "addEventListener", "clearTimeout", "document", "fetch",
-  "getComputedStyle", "history", "innerWidth", "location", "matchMedia", "scrollTo", "scrollX",
-  "scrollY", "setInterval", "setTimeout",
+  "AbortController", "Blob", "DOMParser", "DecompressionStream", "EventSource", "FormData",
+  "IntersectionObserver", "Intl", "Response", "URL", "URLSearchParams", "addEventListener", "atob",
+  "console", "document", "fetch", "getComputedStyle", "history", "location", "matchMedia",
+  "setInterval", "structuredClone",
 ];
 
 export default [

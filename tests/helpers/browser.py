@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from places import ROOT
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
@@ -77,10 +78,14 @@ class Tab:
     problems: list[str] = dataclasses.field(default_factory=list)
 
     def forgive(self, pattern: str) -> None:
-        """Drop the problems that match, which must be there: the test has caused them."""
-        kept = [problem for problem in self.problems if not re.search(pattern, problem)]
-        assert kept != self.problems, f"no problem matches {pattern!r}: {self.problems}"
-        self.problems = kept
+        """Wait for a problem that matches, which the test has caused, and drop all of its kind."""
+
+        def kept() -> list[str]:
+            self.page.evaluate("0")  # so that Playwright takes what has come
+            return [problem for problem in self.problems if not re.search(pattern, problem)]
+
+        wait_until(lambda: kept() != self.problems)
+        self.problems = kept()
 
     def serious_faults(self) -> list[str]:
         """Return what axe-core holds for serious or critical: rule, help and elements."""
@@ -126,6 +131,7 @@ def open_tab(
         timezone_id=zone,
         service_workers="block",
     )
+    context.set_default_timeout(15_000)
     tab = Tab(context.new_page())
     _watch(context, tab, server)
     return tab
