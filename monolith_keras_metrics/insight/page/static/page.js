@@ -378,13 +378,9 @@ function addButtons(root) {
 
 /** Return what a cell is sorted by: a number, or a text; null without either. */
 function sortValue(cell) {
-  if (!cell) return null;
-  if (cell.dataset.value !== undefined) {
-    return cell.dataset.value === "" ? null : Number(cell.dataset.value);
-  }
-  return cell.classList.contains("number")
-    ? null
-    : (cell.querySelector("time")?.dateTime ?? cell.textContent.trim());
+  if (cell?.dataset.value) return Number(cell.dataset.value);
+  if (!cell || cell.classList.contains("number")) return null;
+  return cell.querySelector("time")?.dateTime ?? cell.textContent.trim();
 }
 
 function compared(a, b) {
@@ -418,10 +414,30 @@ addEventListener("click", (event) => {
 // What the viewer or this script has set, which new contents do not have.
 const KEPT = new Set(["open", "aria-sort", "data-drawn", "aria-busy"]);
 
-/** Return what tells an element from its siblings, wherever it stands among them. */
+/** Return what tells an element from its siblings, wherever it stands among them; or "". */
 function keyOf(node) {
+  if (node.nodeType !== 1) return "";
   const folded = node.nodeName === "DETAILS" && node.querySelector("summary")?.textContent;
-  return node.nodeName + (node.id || folded || node.ariaLabel || "");
+  return node.id || folded || node.ariaLabel || node.querySelector("[id]")?.id || "";
+}
+
+/** Return each new child with the old one that it stands for, or null; and the other old ones. */
+function paired(old, fresh) {
+  const rest = old.filter((one) => !one.classList?.contains("plot"));
+  const keys = rest.map(keyOf);
+  const places = new Map(); // of those that have a key, wherever they are
+  keys.forEach((key, at) => key && places.set(key, [...(places.get(key) ?? []), at]));
+  let next = 0; // the others are paired in order, between those that have one
+  const pairs = fresh.map((child) => {
+    const key = keyOf(child);
+    let at = key ? places.get(key)?.shift() : next;
+    if (!key) while (keys[at] === "" && rest[at].nodeName !== child.nodeName) at += 1;
+    if (!rest[at] || keys[at] !== key || rest[at].nodeName !== child.nodeName) return [child, null];
+    next = Math.max(next, at + 1);
+    return [child, rest[at]];
+  });
+  const kept = new Set(pairs.map(([, partner]) => partner));
+  return { pairs, gone: rest.filter((one) => !kept.has(one)) };
 }
 
 /** Make an element like another one, and leave alone what is alike: focus, scroll, what is open. */
@@ -437,12 +453,8 @@ function morph(old, fresh) {
   for (const { name, value } of fresh.attributes) {
     if (!KEPT.has(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
-  const rest = [...old.childNodes].filter((one) => !one.classList?.contains("plot"));
-  const pairs = [...fresh.childNodes].map((child) => {
-    const at = rest.findIndex((one) => keyOf(one) === keyOf(child));
-    return [child, at < 0 ? null : rest.splice(at, 1)[0]];
-  });
-  for (const gone of rest) gone.remove(); // first, so that what stays need not move
+  const { pairs, gone } = paired([...old.childNodes], [...fresh.childNodes]);
+  for (const one of gone) one.remove(); // first, so that what stays need not move
   let place = old.firstChild;
   for (const [child, same] of pairs) {
     if (same && same === place) place = place.nextSibling;
