@@ -12,6 +12,7 @@ from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.ranking import auc
 from monolith_keras_metrics.insight.relabel import relabel
 from monolith_keras_metrics.insight.reliability import reliability
+from monolith_keras_metrics.insight.show import show
 from monolith_keras_metrics.insight.slices import slices
 from monolith_keras_metrics.insight.state import State
 from monolith_keras_metrics.insight.states import state_of
@@ -32,6 +33,7 @@ __all__ = [
     "open_run",
     "relabel",
     "reliability",
+    "show",
     "slices",
     "spark",
     "state_of",

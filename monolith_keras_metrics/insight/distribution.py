@@ -10,6 +10,8 @@ of other labels than 0 and 1, are in bins of equal width as they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -50,7 +52,7 @@ def distribution(
     Probabilities are in bins of equal width in log odds, so that there is something to see where
     all are small, too. Logits, and predictions of labels other than 0 and 1, are in bins of equal
     width. All groups of a target have the same bins. The outermost bins also hold what is far away:
-    at most 0.05 % of the examples at either end.
+    at most 0.05 % of the positives, and of the negatives, at either end.
 
     Args:
         records: Records or a run, as for `summary`. Of a run, states are kept, which are those of
@@ -95,17 +97,12 @@ def distribution_of(state: State, bins: int = 50) -> pl.DataFrame:
     groups = state.groups.with_row_index(_GROUP).sort(order, *state.keys, nulls_last=True)
     cells = state.tables["cells"].rename({"group": _GROUP})
     cells = cells.group_by(_GROUP, "cell").agg(pl.col(*_SUMS).sum())
-    odd = state.tables["sums"].group_by("group").agg(pl.col("other_labels", "outside").sum())
+    odd = state.tables["sums"].select(pl.col("group").alias(_GROUP), "other_labels", "outside")
     found = [_NOTHING]
     for target in state.targets:
-        own = groups.filter(target=target).get_column(_GROUP)
-        counts = odd.filter(pl.col("group").is_in(own.implode())).sum()
-        is_binary, outside = counts["other_labels"].item() == 0, counts["outside"].item()
-        found.append(
-            _in_bins(
-                cells.filter(pl.col(_GROUP).is_in(own.implode())), bins, is_binary, outside == 0
-            )
-        )
+        is_own = pl.col(_GROUP).is_in(groups.filter(target=target).get_column(_GROUP).implode())
+        is_binary, by_odds = odd.filter(is_own).select((pl.exclude(_GROUP) == 0).all()).row(0)
+        found.append(_in_bins(cells.filter(is_own), bins, is_binary, by_odds))
     names = dict(zip(state.keys, state.form.groups, strict=True))
     rows = groups.join(pl.concat(found), on=_GROUP, maintain_order="left").sort(
         order, *state.keys, "low", nulls_last=True
@@ -118,7 +115,8 @@ def _in_bins(cells: pl.DataFrame, bins: int, is_binary: bool, by_odds: bool) -> 
     if cells.is_empty():
         return _NOTHING
     values = cells.get_column("cell").to_numpy()
-    weights = (cells["positives"] + cells["negatives"]).to_numpy()
+    positives, negatives = (cells.get_column(name).to_numpy() for name in _SUMS[1:])
+    weights = [positives, negatives] if is_binary else [positives + negatives]
     at, edges = _edges(values, weights, bins, is_binary and by_odds)
     own = cells.with_columns(bin=pl.Series(at)).group_by(_GROUP, "bin").agg(pl.col(*_SUMS).sum())
     every = pl.DataFrame({"bin": np.arange(edges.size - 1), "low": edges[:-1], "high": edges[1:]})
@@ -132,14 +130,13 @@ def _in_bins(cells: pl.DataFrame, bins: int, is_binary: bool, by_odds: bool) -> 
 
 
 def _edges(
-    values: Array, weights: Array, bins: int, by_odds: bool
+    values: Array, weights: Sequence[Array], bins: int, by_odds: bool
 ) -> tuple[npt.NDArray[np.int64], Array]:
     """Return the bin of each value, and the edges of the bins."""
     places = _log_odds(values) if by_odds else values
     order = np.argsort(places, kind="stable")
-    seen = np.cumsum(weights[order]) / weights.sum()
-    low = places[order[np.searchsorted(seen, _TAIL, side="right")]]
-    high = places[order[np.searchsorted(seen, 1 - _TAIL)]]
+    ends = [_without_tails(places[order], one[order]) for one in weights if one.any()]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     least = _LEAST if by_odds else _LEAST * max(abs(low), abs(high))
     number = max(1, min(bins, int((high - low) / least))) if high > low else 1
     step = (high - low) / number
@@ -148,6 +145,14 @@ def _edges(
     inner = 1 / (1 + np.exp(-inner)) if by_odds else inner
     edges = np.concatenate([[values.min()], inner, [values.max()]])
     return at.astype(np.int64), edges
+
+
+def _without_tails(places: Array, weights: Array) -> tuple[float, float]:
+    """Return where nearly all of the weight is."""
+    seen = np.cumsum(weights) / weights.sum()
+    first = np.searchsorted(seen, _TAIL, side="right")
+    last = np.searchsorted(seen, 1 - _TAIL)
+    return float(places[first]), float(places[last])
 
 
 def _log_odds(values: Array) -> Array:

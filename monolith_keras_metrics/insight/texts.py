@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 _ENDS = ("_low", "_high")
-_SHORT = {"auc": "AUC", "gauc": "GAUC", "pr": "PR", "ks": "KS", "ne": "NE", "ecce": "ECCE"} | {
-    "mae": "MAE",
-    "rmse": "RMSE",
+_NAMES = {
+    **{name: name.upper() for name in ("auc", "gauc", "pr", "ks", "ne", "ecce", "mae", "rmse")},
+    "brier": "Brier score",
 }
 
 
@@ -60,4 +60,4 @@ def words_of(measure: str) -> str:
     >>> words_of("pr_auc"), words_of("log_loss")
     ('PR AUC', 'log loss')
     """
-    return " ".join(_SHORT.get(word, word) for word in measure.split("_"))
+    return " ".join(_NAMES.get(word, word) for word in measure.split("_"))

@@ -7,7 +7,11 @@ Each function takes a table of one target, as `summary`, `reliability`, `distrib
 from monolith_keras_metrics.insight.figures.figure import Figure
 from monolith_keras_metrics.insight.figures.forest import comparison, slices
 from monolith_keras_metrics.insight.figures.grid import Grid, slices_over_time
-from monolith_keras_metrics.insight.figures.lines import comparison_over_time, delay, over_time
+from monolith_keras_metrics.insight.figures.over_time import (
+    comparison_over_time,
+    delay,
+    over_time,
+)
 from monolith_keras_metrics.insight.figures.predictions import predictions
 from monolith_keras_metrics.insight.figures.reliability import reliability
 

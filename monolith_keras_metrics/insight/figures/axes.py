@@ -37,14 +37,14 @@ class Axis:
         self._kind = settings.get("type", "linear")
         self._settings = settings
         self._first, self._last = self._range(values)
+        self._scale = (end - start) / (self._last - self._first)
 
     def __call__(self, value: Any) -> float | None:
-        """Return the position of a value; what is outside the range is at its end."""
+        """Return the position of a value, which may be outside of the range."""
         at = self._number(value)
         if at is None:
             return None
-        share = (at - self._first) / (self._last - self._first)
-        return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
+        return self.start + (at - self._first) * self._scale
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
         """Return the positions and texts of at most so many ticks, or those of the layout."""
@@ -64,9 +64,8 @@ class Axis:
         else:
             values = scales.linear_ticks(low, high, most)
             found = list(zip(values, scales.number_texts(values), strict=True))
-        scale = (self.end - self.start) / (self._last - self._first)
         return [
-            (self.start + (at - self._first) * scale, text)
+            (self.start + (at - self._first) * self._scale, text)
             for at, text in found
             if at is not None and low <= at <= high
         ]

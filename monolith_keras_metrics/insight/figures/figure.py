@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from monolith_keras_metrics.insight.figures import svg
@@ -147,15 +147,3 @@ def translucent(colour: str, opacity: float) -> str:
     """Return a colour that lets others through."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"
-
-
-def log_range(values: Sequence[float]) -> list[float]:
-    """Return the range of a log axis, in decades, with some room."""
-    low, high = math.log10(min(values)), math.log10(max(values))
-    room = max(0.05 * (high - low), 0.02)
-    return [low - room, high + room]
-
-
-def only(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping without what is None."""
-    return {key: value for key, value in mapping.items() if value is not None}

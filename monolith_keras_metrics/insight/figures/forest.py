@@ -26,6 +26,7 @@ from monolith_keras_metrics.insight.figures.given import (
     group_text,
     groups_of,
     label,
+    of_target,
     target_of,
 )
 from monolith_keras_metrics.insight.figures.scales import log_texts, log_ticks
@@ -54,12 +55,13 @@ class _Kind(NamedTuple):
 _TOO_MUCH = _Kind("predicts too much", VERMILION, "triangle-right")
 _TOO_LITTLE = _Kind("predicts too little", BLUE, "triangle-left")
 _RIGHT = _Kind("may be right", GREY, "circle-open")
-_ABOVE = _Kind("above", VERMILION, "triangle-right")
-_BELOW = _Kind("below", BLUE, "triangle-left")
-_NEAR = _Kind("no clear difference", GREY, "circle-open")
+_ABOVE = _Kind("above the line", VERMILION, "triangle-right")
+_BELOW = _Kind("below the line", BLUE, "triangle-left")
 _BETTER = _Kind("better", GREEN, "square")
 _WORSE = _Kind("worse", VERMILION, "diamond")
 _OTHER = _Kind("different", BLUE, "triangle-up")
+_NEAR = _Kind("no clear difference", GREY, "circle-open")
+_PLAIN = _Kind("", BLUE, "circle")
 
 
 class _Row(NamedTuple):
@@ -107,10 +109,11 @@ def slices(table: pl.DataFrame, measure: str = "calibration", whole: float | Non
         )
     best = MEASURES[measure].better
     line = best if whole is None and isinstance(best, float) else whole
-    title = f"{words_of(measure)} of {target}, by slice"
+    words = words_of(measure)
+    title = f"{words[0].upper()}{words[1:]}{of_target(target)}, by slice"
     shown = table.filter(pl.col(measure).is_not_null())
     if not found:
-        shown = _worst_first(shown.top_k(_MOST, by="examples"), measure, best)
+        shown = _worst_first(shown.top_k(_MOST, by="examples"), measure, line)
     shown = shown.head(_MOST)
     if shown.is_empty():
         return nothing(title, "No slice is wrong by more than chance." if found else "No values.")
@@ -120,7 +123,7 @@ def slices(table: pl.DataFrame, measure: str = "calibration", whole: float | Non
     text += "; ".join(f"{row.label} {_value(row)}" for row in rows[:5])
     text += "; …" if len(rows) > 5 else "."
     is_ratio = MEASURES[measure].scale == "log" and line is not None and line > 0
-    return _forest(rows, title, text, words_of(measure), line, is_ratio)
+    return _forest(rows, title, text, words, line, is_ratio)
 
 
 def comparison(table: pl.DataFrame, measures: str | Sequence[str] | None = None) -> Figure:
@@ -148,22 +151,36 @@ def comparison(table: pl.DataFrame, measures: str | Sequence[str] | None = None)
         for one in table.head(_MOST).iter_rows(named=True)
         if (row := _difference_row(one, name, in_percent, groups_of(table))) is not None
     ][:_MOST]
-    title = f"{target}: b compared with a"
+    title = f"Difference of b and a{of_target(target)}"
     if not rows:
         return nothing(title, "There is nothing to compare: no example is in both.")
-    text = "; ".join(f"{row.label}: {_value(row)}, {row.kind.name}" for row in rows[:8])
+    unit = " %" if in_percent else ""
+    text = "; ".join(f"{row.label}: {_value(row)}{unit}, {row.kind.name}" for row in rows[:8])
     words = words_of(names[0])
     axis = "difference (b - a), % of a" if in_percent else f"difference in {words} (b - a)"
     return _forest(rows, title, text + ("; …" if len(rows) > 8 else "."), axis, 0.0, False)
 
 
-def _worst_first(table: pl.DataFrame, measure: str, best: str | float | None) -> pl.DataFrame:
-    """Return the rows with the worst value first."""
-    if isinstance(best, float):
-        value = pl.col(measure)
-        away = value.log().abs() if MEASURES[measure].scale == "log" else (value - best).abs()
-        return table.sort(away, descending=True)
-    return table.sort(measure, descending=best != "higher")
+def _worst_first(table: pl.DataFrame, measure: str, line: float | None) -> pl.DataFrame:
+    """Return the rows with what is worse than the line for sure first, then by value.
+
+    A slice of few examples may be anywhere by chance. So what counts is the near end of its
+    interval.
+    """
+    better = MEASURES[measure].better
+    low, high = (
+        pl.col(name if name in table.columns else measure)
+        for name in (f"{measure}_low", f"{measure}_high")
+    )
+    value = pl.col(measure)
+    if line is None:
+        return table.sort(measure, descending=better != "higher")
+    above = pl.max_horizontal(low.fill_null(value) - line, 0.0)
+    below = pl.max_horizontal(line - high.fill_null(value), 0.0)
+    if isinstance(better, float) or better is None:
+        return table.sort(above + below, (value - line).abs(), descending=True)
+    worse, distance = (above - below, value) if better == "lower" else (below - above, -value)
+    return table.sort(worse, distance, descending=True)
 
 
 def _slice_row(row: dict[str, Any], measure: str, line: float | None) -> _Row:
@@ -172,19 +189,26 @@ def _slice_row(row: dict[str, Any], measure: str, line: float | None) -> _Row:
         text = str(row["slice"])
     else:
         text = group_text(row, groups_of(pl.DataFrame(schema=dict.fromkeys(row))))
-    is_calibration = measure in ("calibration", "bias")
-    more, less, near = (
-        (_TOO_MUCH, _TOO_LITTLE, _RIGHT) if is_calibration else (_ABOVE, _BELOW, _NEAR)
-    )
-    kind = near
+    kind = _PLAIN if line is None else _NEAR
     if line is not None and low is not None and high is not None:
-        kind = more if low > line else less if high < line else near
+        kind = _kind(measure, low > line, high < line)
     hover = f"{markup(label(text))}<br>{words_of(measure)} {with_interval(value, low, high)}"
     hover += f"<br>{text_of(row['examples'])} examples"
     if row.get("impact") is not None:
-        hover += f"<br>{text_of(row['impact'])} labels {kind.name.removeprefix('predicts ')}"
+        hover += f"<br>wrong by {text_of(row['impact'])} labels"
     assert value is not None
     return _Row(text, value, low, high, hover, kind)
+
+
+def _kind(measure: str, is_above: bool, is_below: bool) -> _Kind:
+    """Return how a slice is drawn whose interval is above or below the line, or holds it."""
+    better = MEASURES[measure].better
+    more, less, near = _ABOVE, _BELOW, _NEAR
+    if measure in ("calibration", "bias"):
+        more, less, near = _TOO_MUCH, _TOO_LITTLE, _RIGHT
+    elif better in ("higher", "lower"):
+        more, less = (_BETTER, _WORSE) if better == "higher" else (_WORSE, _BETTER)
+    return more if is_above else less if is_below else near
 
 
 def _difference_row(
@@ -202,8 +226,8 @@ def _difference_row(
     hover = f"{markup(label(text))}<br>a {text_of(a)}, b {text_of(b)}<br>"
     hover += f"difference {with_interval(value, low, high)}<br>{kind.name}"
     factor = 100 / abs(a) if in_percent else 1.0
-    ends = [None if end is None else end * factor for end in (low, high)]
-    return _Row(text, value * factor, *ends, hover, kind)
+    low, high = (None if end is None else end * factor for end in (low, high))
+    return _Row(text, value * factor, low, high, hover, kind)
 
 
 def _verdict(a: float, b: float, better: str | float | None) -> _Kind:
@@ -244,7 +268,7 @@ def _forest(
             },
             shapes=[] if line is None else [reference(line, "x")],
             height=_BESIDE + _ROW * len(rows),
-            showlegend=len(kinds) > 1 or kinds[0] not in (_NEAR, _ABOVE, _BELOW),
+            showlegend=kinds != [_PLAIN],
         ),
     )
 

@@ -48,6 +48,11 @@ def target_of(table: pl.DataFrame, columns: Sequence[str], made_by: str) -> str:
     return str(targets[0]) if targets else ""
 
 
+def of_target(target: str) -> str:
+    """Return the target as part of a title."""
+    return f" of {label(target)}" if target else ""
+
+
 def check_measure(measure: str, table: pl.DataFrame, column: str, made_by: str) -> None:
     """Raise unless a measure is known, and its column is in the table."""
     if measure not in MEASURES:

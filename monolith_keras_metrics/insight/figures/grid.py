@@ -16,6 +16,7 @@ from monolith_keras_metrics.insight.figures.given import (
     in_groups,
     iso,
     label,
+    of_target,
     target_of,
 )
 from monolith_keras_metrics.insight.measures import MEASURES
@@ -107,12 +108,13 @@ def slices_over_time(table: pl.DataFrame, measure: str, whole: float | None = No
     scale = _Scale(measure, middle, known)
     classes = [[scale.class_of(row, measure) for row in cells] for _, cells in rows]
     far = sum(one in ("c0", "c8") for cells in classes for one in cells)
-    text = f"{len(rows)} slices in {len(windows)} windows, {words_of(measure)}; "
+    words = words_of(measure)
+    text = f"{len(rows)} slices in {len(windows)} windows, {words}; "
     text += f"{far} of {len(known)} values are far from {text_of(middle)}."
     if others := [label(name) for name, _ in groups[_ROWS:]]:
         text += f" Not shown, with fewer examples: {'; '.join(others)}."
     return Grid(
-        f"{words_of(measure)} of {target}, by slice and time",
+        f"{words[0].upper()}{words[1:]}{of_target(target)}, by slice and time",
         text,
         [name for name, _ in rows],
         list(map(iso, windows)),

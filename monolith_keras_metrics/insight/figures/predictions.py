@@ -16,21 +16,17 @@ from monolith_keras_metrics.insight.figures.figure import (
     numbers,
     translucent,
 )
-from monolith_keras_metrics.insight.figures.given import one_group, target_of
+from monolith_keras_metrics.insight.figures.given import of_target, one_group, target_of
 from monolith_keras_metrics.insight.figures.scales import linear_ticks
 from monolith_keras_metrics.insight.texts import text_of
 
 _COLUMNS = ("low", "high", "examples", "positives", "negatives")
-# Probabilities that people know, of which some are shown.
-_KNOWN = tuple(
-    sorted(
-        {10.0**-power for power in range(1, 8)}
-        | {1 - 10.0**-power for power in range(1, 7)}
-        | {0.02, 0.05, 0.2, 0.3, 0.5, 0.7, 0.8, 0.95}
-    )
+# Probabilities that people know; of two that are close together, the first is shown.
+_KNOWN = (
+    *(0.5, 0.1, 0.9, *(10.0**-power for power in range(2, 8))),
+    *(*(1 - 10.0**-power for power in range(2, 7)), 0.2, 0.8, 0.3, 0.7, 0.02, 0.05, 0.95),
 )
-_ROUGH = {*(10.0**-power for power in range(1, 8)), 0.5, *(1 - 10.0**-p for p in range(1, 7))}
-_MOST_TICKS = 8
+_APART = 0.08  # of the axis
 
 
 def predictions(table: pl.DataFrame) -> Figure:
@@ -56,7 +52,7 @@ def predictions(table: pl.DataFrame) -> Figure:
     """
     target = target_of(table, _COLUMNS, "`distribution`")
     one_group(table)
-    title = f"predictions of {target}"
+    title = f"Predictions{of_target(target)}"
     if table.is_empty():
         return nothing(title, "There are no predictions.")
     table = table.sort("low")
@@ -67,10 +63,10 @@ def predictions(table: pl.DataFrame) -> Figure:
         of_both = {name: _shares(table[name]) for name in ("negatives", "positives")}
         traces = [_bars(table, edges, of_both["negatives"], "negatives")]
         traces.append(_steps(edges, of_both["positives"]))
-        axis = "% of negatives, % of positives"
+        axis = "share of each, %"
     else:
         traces = [_bars(table, edges, _shares(table["examples"]), "examples")]
-        axis = "% of examples"
+        axis = "share of examples, %"
     text = (
         f"{text_of(int(table['examples'].sum()))} predictions from {text_of(table['low'][0])} to "
     )
@@ -121,9 +117,15 @@ class _Edges:
         """Return the ticks of the axis, at predictions."""
         if not self._by_odds:
             return {}
-        inside = [one for one in _KNOWN if self.left[0] <= self.at(one) <= self.right[-1]]
-        if len(inside) > _MOST_TICKS:
-            inside = [one for one in inside if one in _ROUGH]
+        inside: list[float] = []
+        apart = _APART * (self.right[-1] - self.left[0])
+        for one in _KNOWN:
+            place = self.at(one)
+            if self.left[0] <= place <= self.right[-1] and all(
+                abs(place - self.at(other)) >= apart for other in inside
+            ):
+                inside.append(one)
+        inside.sort()
         if len(inside) < 3:
             low, high = (1 / (1 + math.exp(-one)) for one in (self.left[0], self.right[-1]))
             inside = [one for one in linear_ticks(low, high) if 0 < one < 1]

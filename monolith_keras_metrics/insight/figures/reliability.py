@@ -18,7 +18,7 @@ from monolith_keras_metrics.insight.figures.figure import (
     nothing,
     numbers,
 )
-from monolith_keras_metrics.insight.figures.given import one_group, target_of
+from monolith_keras_metrics.insight.figures.given import of_target, one_group, target_of
 from monolith_keras_metrics.insight.texts import text_of, with_interval
 
 _COLUMNS = ("bin", "examples", "mean_prediction", "positive_rate", "low", "high")
@@ -50,7 +50,7 @@ def reliability(table: pl.DataFrame) -> Figure:
     """
     target = target_of(table, _COLUMNS, "`reliability`")
     one_group(table)
-    title = f"reliability of {target}: what came true of each prediction"
+    title = f"Reliability{of_target(target)}: what came true of each prediction"
     if table.is_empty():
         return nothing(title, "It is defined for labels 0 and 1 with predictions from 0 to 1 only.")
     table = table.sort("mean_prediction")
@@ -68,7 +68,7 @@ def reliability(table: pl.DataFrame) -> Figure:
         "hoverinfo": "skip",
     }
     never = table.filter((pl.col("positive_rate") <= 0) & is_log)
-    traces = [diagonal, band(x, low, high, BLUE), _curve(table, is_log)]
+    traces = [diagonal, band(x, list(zip(low, high, strict=True)), BLUE), _curve(table, is_log)]
     if never.height:
         traces.append(_never(never, least))
     traces.append(_mass(table))
@@ -87,10 +87,10 @@ def reliability(table: pl.DataFrame) -> Figure:
             title,
             text,
             xaxis={**axis, "title": {"text": "mean prediction of a bin"}, "anchor": "y2"},
-            yaxis={**axis, "title": {"text": "came true"}, "domain": [0.3, 1]},
+            yaxis={**axis, "title": {"text": "came true"}, "domain": [0.27, 1]},
             yaxis2={
                 "title": {"text": "examples, %"},
-                "domain": [0, 0.17],
+                "domain": [0, 0.12],
                 "rangemode": "tozero",
             },
             height=_HEIGHT,

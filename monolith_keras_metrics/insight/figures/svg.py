@@ -8,32 +8,26 @@ any content security policy, and several stand in one page. Positions are rounde
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from monolith_keras_metrics.insight.figures.axes import Axis, apart, width_of
+from monolith_keras_metrics.insight.figures.paths import (
+    DASHES,
+    SYMBOLS,
+    Point,
+    number_of,
+    paint_of,
+    path_of,
+    symbol_of,
+)
 
 _SIZE = 12  # of text
 _ROW = 18  # a line of text
 _TICK = 80  # pixels that a tick of the x axis takes, about
-_DASHES = {"dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "11 4",
-           "longdashdot": "11 3 2 3"}  # fmt: skip
-# Each marker of size 2, as a path from its middle.
-_SYMBOLS = {
-    "square": ((-0.9, -0.9), (1.8, 0), (0, 1.8), (-1.8, 0)),
-    "diamond": ((0, -1.25), (1.25, 1.25), (-1.25, 1.25), (-1.25, -1.25)),
-    "triangle-up": ((0, -1.2), (1.1, 2), (-2.2, 0)),
-    "triangle-down": ((0, 1.2), (1.1, -2), (-2.2, 0)),
-    "triangle-left": ((-1.2, 0), (2, -1.1), (0, 2.2)),
-    "triangle-right": ((1.2, 0), (-2, -1.1), (0, 2.2)),
-    "cross": ((-0.4, -1.2), (0.8, 0), (0, 0.8), (0.8, 0), (0, 0.8), (-0.8, 0), (0, 0.8),
-              (-0.8, 0), (0, -0.8), (-0.8, 0), (0, -0.8), (0.8, 0)),
-}  # fmt: skip
-_RGBA = re.compile(r"rgba\((\d+),(\d+),(\d+),([\d.]+)\)")
-
-Point = tuple[float, float] | None
+_RIGHT = 16  # room beside the last value
+_EDGE = 5  # of a marker at the end of an axis
 
 
 def drawn(figure: Mapping[str, Any], width: int, height: int) -> str:
@@ -77,21 +71,39 @@ def _draw(
     top = _legend(root, text, named, width) if has_legend else 0
     names = sorted({one.get("yaxis", "y") for one in data})
     left, bottom = _left(layout, data, names, height), height - 2 * _ROW - 6
-    area = (left, top + _ROW + 6, width - 14, bottom)
-    x_axis = Axis(layout["xaxis"], _values(data, "x"), area[0], area[2])
-    ticks = apart(x_axis.ticks(max(5, int((area[2] - area[0]) / _TICK))))
+    top += (
+        _ROW if any(_settings(layout, name).get("title", {}).get("text") for name in names) else 0
+    )
+    x_axis = Axis(_settings(layout, "x"), _values(data, "x"), left, width - _RIGHT)
+    ticks = apart(x_axis.ticks(max(5, int((width - _RIGHT - left) / _TICK))))
     for at, label in ticks:
-        _text(text, at, bottom + 16, label, "middle")
-    _text(text, (area[0] + area[2]) / 2, bottom + 33, x_axis.title, "middle")
+        _text(text, min(at, width - width_of(label) / 2), bottom + 16, label, "middle")
+    _text(text, (left + width - _RIGHT) / 2, bottom + 34, x_axis.title, "middle")
     for name in names:
-        settings = layout[f"yaxis{name[1:]}"]
+        settings = _settings(layout, name)
         own = [one for one in data if one.get("yaxis", "y") == name]
-        y_axis = Axis(settings, _values(own, "y"), *_domain(settings, area[1], bottom))
+        y_axis = Axis(settings, _values(own, "y"), *_domain(settings, top + 8, bottom))
         _grid(root, text, x_axis, y_axis, ticks)
+        inside = _window(root, x_axis, y_axis)
         for shape in layout.get("shapes", ()):
-            _line_across(root, shape, name, x_axis, y_axis)
+            _line_across(inside, shape, name, x_axis, y_axis)
         for trace in own:
-            _trace(root, trace, x_axis, y_axis)
+            _trace(inside, trace, x_axis, y_axis)
+
+
+def _settings(layout: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the axis of this name, such as `y2`."""
+    found: Mapping[str, Any] = layout.get(f"{name[0]}axis{name[1:]}", {})
+    return found
+
+
+def _window(root: ET.Element, x_axis: Axis, y_axis: Axis) -> ET.Element:
+    """Return an element that does not show what is outside of the axes."""
+    x, y = x_axis.start - _EDGE, y_axis.end - _EDGE
+    width, height = x_axis.end - x + _EDGE, y_axis.start - y + _EDGE
+    place = {"x": x, "y": y, "width": width, "height": height}
+    numbers = {name: number_of(value) for name, value in place.items()}
+    return ET.SubElement(root, "svg", {**numbers, "viewBox": " ".join(numbers.values())})
 
 
 def _domain(settings: Mapping[str, Any], top: float, bottom: float) -> tuple[float, float]:
@@ -105,7 +117,7 @@ def _left(
     """Return the room for the texts of the y axes."""
     widest = 0.0
     for name in names:
-        settings = layout[f"yaxis{name[1:]}"]
+        settings = _settings(layout, name)
         own = [one for one in data if one.get("yaxis", "y") == name]
         axis = Axis(settings, _values(own, "y"), *_domain(settings, 0, height))
         widest = max(widest, *(width_of(label) for _, label in _y_ticks(axis)), 0)
@@ -143,7 +155,7 @@ def _grid(
         _text(text, x_axis.start - 6, at + 4, label, "end")
     for at, _ in x_ticks:
         lines += [None, (at, y_axis.start), (at, y_axis.end)]
-    ET.SubElement(root, "path", {"d": _path(lines), "stroke": "currentColor",
+    ET.SubElement(root, "path", {"d": path_of(lines), "stroke": "currentColor",
                                  "stroke-opacity": ".15", "fill": "none"})  # fmt: skip
     _text(text, 4, y_axis.end - 8, y_axis.title, "start")
 
@@ -169,9 +181,9 @@ def _trace(root: ET.Element, trace: Mapping[str, Any], x_axis: Axis, y_axis: Axi
     points = [_point(x_axis(x), y_axis(y)) for x, y in zip(trace["x"], trace["y"], strict=True)]
     if trace.get("fill") == "toself":
         path = ET.SubElement(
-            root, "path", {"d": _path(points), **_paint("fill", trace["fillcolor"])}
+            root, "path", {"d": path_of(points), **paint_of("fill", trace["fillcolor"])}
         )
-        path.attrib.update(_paint("stroke", trace["line"]["color"]))
+        path.attrib.update(paint_of("stroke", trace["line"]["color"]))
     else:
         _errors(root, trace, x_axis, y_axis)
         if "lines" in trace["mode"]:
@@ -200,7 +212,7 @@ def _bars(root: ET.Element, trace: Mapping[str, Any], x_axis: Axis, y_axis: Axis
         left, right, top = x_axis(x - size / 2), x_axis(x + size / 2), y_axis(y)
         corners = ((left, ground), (left, top), (right, top), (right, ground))
         lines += [None, *(_point(*corner) for corner in corners)]
-    ET.SubElement(root, "path", {"d": _path(lines), **_paint("fill", trace["marker"]["color"])})
+    ET.SubElement(root, "path", {"d": path_of(lines), **paint_of("fill", trace["marker"]["color"])})
 
 
 def _markers(root: ET.Element, points: Sequence[Point], marker: Mapping[str, Any]) -> None:
@@ -210,30 +222,24 @@ def _markers(root: ET.Element, points: Sequence[Point], marker: Mapping[str, Any
     if not shown:
         return
     symbol, is_open = marker["symbol"].removesuffix("-open"), marker["symbol"].endswith("-open")
-    shape = _SYMBOLS.get(symbol)
-    colour = _paint("stroke", marker["color"])
+    shape = SYMBOLS.get(symbol)
+    colour = paint_of("stroke", marker["color"])
     if shape is None and not is_open:
         # A line of no length with round ends is a dot, in few characters.
         size = max(size for _, size in shown)
-        dots = "".join(f"M{_number(x)} {_number(y)}h0" for (x, y), _ in shown)
-        ET.SubElement(root, "path", {"d": dots, "stroke-width": _number(size),
+        dots = "".join(f"M{number_of(x)} {number_of(y)}h0" for (x, y), _ in shown)
+        ET.SubElement(root, "path", {"d": dots, "stroke-width": number_of(size),
                                      "stroke-linecap": "round", **colour})  # fmt: skip
         return
     if shape is None:
         for (x, y), size in shown:
-            ET.SubElement(root, "circle", {"cx": _number(x), "cy": _number(y),
-                                           "r": _number(size / 2), "fill": "none",
+            ET.SubElement(root, "circle", {"cx": number_of(x), "cy": number_of(y),
+                                           "r": number_of(size / 2), "fill": "none",
                                            "stroke-width": "1.5", **colour})  # fmt: skip
         return
-    path = "".join(_symbol(shape, x, y, size / 2) for (x, y), size in shown)
-    paint = {"fill": "none", **colour} if is_open else _paint("fill", marker["color"])
+    path = "".join(symbol_of(shape, x, y, size / 2) for (x, y), size in shown)
+    paint = {"fill": "none", **colour} if is_open else paint_of("fill", marker["color"])
     ET.SubElement(root, "path", {"d": path, **paint})
-
-
-def _symbol(shape: Sequence[tuple[float, float]], x: float, y: float, size: float) -> str:
-    (first_x, first_y), *rest = shape
-    steps = "".join(f"l{_number(dx * size)} {_number(dy * size)}" for dx, dy in rest)
-    return f"M{_number(x + first_x * size)} {_number(y + first_y * size)}{steps}z"
 
 
 def _legend(
@@ -243,38 +249,39 @@ def _legend(
     x, y = 4.0, 14.0
     for trace in traces:
         label = html.unescape(trace["name"])
-        size = 34 + width_of(label) + 14
+        wide = 28 if "lines" in trace.get("mode", "lines") else 12
+        size = wide + 6 + width_of(label) + 18
         if x > 4 and x + size > width:
             x, y = 4.0, y + _ROW
         middle = y - 4
         if trace["type"] == "bar":
-            box: list[Point] = [(x + 4, middle - 5), (x + 24, middle - 5), (x + 24, middle + 5),
-                                (x + 4, middle + 5)]  # fmt: skip
-            ET.SubElement(root, "path", {"d": _path(box),
-                                         **_paint("fill", trace["marker"]["color"])})  # fmt: skip
+            box: list[Point] = [(x, middle - 5), (x + wide, middle - 5), (x + wide, middle + 5),
+                                (x, middle + 5)]  # fmt: skip
+            ET.SubElement(root, "path", {"d": path_of(box),
+                                         **paint_of("fill", trace["marker"]["color"])})  # fmt: skip
         else:
             if "lines" in trace["mode"]:
-                _stroke(root, [(x, middle), (x + 28, middle)], trace["line"])
+                _stroke(root, [(x, middle), (x + wide, middle)], trace["line"])
             if "markers" in trace["mode"]:
-                _markers(root, [(x + 14, middle)], {**trace["marker"], "size": 7})
-        _text(text, x + 34, y, label, "start")
+                _markers(root, [(x + wide / 2, middle)], {**trace["marker"], "size": 8})
+        _text(text, x + wide + 6, y, label, "start")
         x += size
-    return y + 4
+    return y + 6
 
 
 def _stroke(root: ET.Element, points: Sequence[Point], line: Mapping[str, Any]) -> None:
     if not any(points):
         return
-    attributes = {"d": _path(points), "fill": "none", "stroke-width": _number(line["width"]),
-                  "stroke-linejoin": "round", **_paint("stroke", line["color"])}  # fmt: skip
-    if (dash := _DASHES.get(line.get("dash", "solid"))) is not None:
+    attributes = {"d": path_of(points), "fill": "none", "stroke-width": number_of(line["width"]),
+                  "stroke-linejoin": "round", **paint_of("stroke", line["color"])}  # fmt: skip
+    if (dash := DASHES.get(line.get("dash", "solid"))) is not None:
         attributes["stroke-dasharray"] = dash
     ET.SubElement(root, "path", attributes)
 
 
 def _text(parent: ET.Element, x: float, y: float, text: str, anchor: str) -> None:
     if text:
-        attributes = {"x": _number(x), "y": _number(y)}
+        attributes = {"x": number_of(x), "y": number_of(y)}
         if anchor != "start":
             attributes["text-anchor"] = anchor
         ET.SubElement(parent, "text", attributes).text = text
@@ -282,39 +289,3 @@ def _text(parent: ET.Element, x: float, y: float, text: str, anchor: str) -> Non
 
 def _point(x: float | None, y: float | None) -> Point:
     return None if x is None or y is None else (x, y)
-
-
-def _path(points: Iterable[Point]) -> str:
-    """Return a path through points, in steps from one to the next; None begins anew."""
-    path = ""
-    before: tuple[int, int] | None = None
-    for point in points:
-        if point is None:
-            before = None
-            continue
-        at = round(point[0] * 10), round(point[1] * 10)
-        if before is None:
-            path += f"M{_tenths(at[0])} {_tenths(at[1])}l"
-        else:
-            path += f"{_tenths(at[0] - before[0])} {_tenths(at[1] - before[1])} "
-        before = at
-    return path.replace(" -", "-").replace(" M", "M").replace("lM", "M").rstrip("l ")
-
-
-def _number(value: float) -> str:
-    return _tenths(round(value * 10))
-
-
-def _tenths(number: int) -> str:
-    """Return tenths as text, as short as it can be."""
-    whole, rest = divmod(abs(number), 10)
-    text = f"{whole}.{rest}" if rest and whole else f".{rest}" if rest else f"{whole}"
-    return f"-{text}" if number < 0 else text
-
-
-def _paint(name: str, colour: str) -> dict[str, str]:
-    """Return the attributes of a colour, which may be translucent."""
-    if (match := _RGBA.fullmatch(colour)) is None:
-        return {name: colour}
-    red, green, blue = (int(match[at]) for at in (1, 2, 3))
-    return {name: f"#{red:02X}{green:02X}{blue:02X}", f"{name}-opacity": match[4]}
