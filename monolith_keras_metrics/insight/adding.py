@@ -7,20 +7,17 @@ Groups, parts and cells are numbers, so a sum by any of them is an array whose p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight import cells
+from monolith_keras_metrics.insight.cells import CODES, codes_of, values_of
 from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.keys import Column, Numbers, bits_of, compact, in_order
 from monolith_keras_metrics.insight.measures import COUNTS, SUMS
 from monolith_keras_metrics.insight.tables import TABLES, Form, Tables, parts_of
 
-Numbers = npt.NDArray[np.int64]
-
-_POSITIONS = 1 << 23  # of an array that finds distinct numbers; above it, they are sorted
 _ROWS_AT_ONCE = 1 << 16  # whose intermediate results stay in the processor's cache
 _ROW = "\nrow"  # no user's column has this name
 
@@ -67,7 +64,7 @@ def added(table: pl.DataFrame, name: str, exact: bool) -> pl.DataFrame:
         return table.group_by(keys).agg(pl.col(TABLES[name].sums).sum())
     columns = {key: table.get_column(key).to_numpy() for key in keys}
     values = {sum_: table.get_column(sum_).to_numpy() for sum_ in TABLES[name].sums}
-    return _added(columns, values, exact or name.startswith("exact_"))
+    return _added_in_order(columns, values, exact or name.startswith("exact_"), in_runs=True)
 
 
 def _sums(
@@ -105,7 +102,7 @@ def _of_valid(
     tables = {}
     y, p, w = (rows.get_column(name).to_numpy() for name in ("y", "p", "w"))
     cell_sums = dict(zip(TABLES["cells"].sums, (w * y, w * (1 - y), w * p), strict=False))
-    in_parts: dict[str, npt.NDArray[np.generic]] = {"group": group, "part": part}
+    in_parts: dict[str, Column] = {"group": group, "part": part}
     for name in form.tables[1:]:
         keys = {"group": group} if not TABLES[name].in_parts else in_parts
         exact = form.exact or name.startswith("exact_")
@@ -113,7 +110,7 @@ def _of_valid(
             tables[name] = _added({**keys, "cell": p}, cell_sums, exact)
         elif name in ("delays", "exact_delays"):
             delay = rows.get_column("delay").to_numpy()
-            with_delay: dict[str, npt.NDArray[Any]] = {**keys, "delay": delay, "weights": w}
+            with_delay: dict[str, Column] = {**keys, "delay": delay, "weights": w}
             if rows.get_column("delay").null_count():
                 known = rows.get_column("delay").is_not_null().to_numpy()
                 with_delay = {key: values[known] for key, values in with_delay.items()}
@@ -154,9 +151,7 @@ def _users(group: Numbers, user: pl.Series, in_runs: bool = False) -> pl.DataFra
     return pl.DataFrame({"group": groups, "user": np.concatenate(found)})
 
 
-def _added(
-    keys: Mapping[str, npt.NDArray[np.generic]], values: Mapping[str, Array], exact: bool
-) -> pl.DataFrame:
+def _added(keys: Mapping[str, Column], values: Mapping[str, Array], exact: bool) -> pl.DataFrame:
     """Return the sums of values by distinct keys.
 
     Args:
@@ -167,7 +162,7 @@ def _added(
         exact: Whether a cell holds equal numbers only.
     """
     if exact:
-        return _added_in_order(keys, values)
+        return _added_in_order(keys, values, exact)
     distinct, at = _distinct(keys)
     size = distinct[0].size
     sums = {name: np.bincount(at, value, size) for name, value in values.items()}
@@ -177,33 +172,31 @@ def _added(
 
 
 def _added_in_order(
-    keys: Mapping[str, npt.NDArray[np.generic]], values: Mapping[str, Array]
+    keys: Mapping[str, Column], values: Mapping[str, Array], exact: bool, in_runs: bool = False
 ) -> pl.DataFrame:
-    """Return the sums of values by distinct keys, which are many: they are sorted."""
-    size = next(iter(keys.values())).size
-    varying = [column for column in keys.values() if size and (column != column[0]).any()]
-    if len(varying) > 1:
-        order = np.lexsort(varying[::-1])
+    """Return the sums of values by distinct keys, which are many: they are sorted.
+
+    Args:
+        keys: As for `_added`, but that numbers that are not integers are cells already.
+        values: As for `_added`.
+        exact: As for `_added`.
+        in_runs: True if the rows are those of a few tables that are sorted.
+    """
+    columns = [
+        column if column.dtype.kind in "iu" else bits_of(column) if exact else codes_of(column)
+        for column in keys.values()
+    ]
+    order, firsts = in_order(columns, in_runs)
+    if firsts.size == order.size:
+        sums = {name: value[order] for name, value in values.items()}
     else:
-        order = np.argsort(varying[0]) if varying else np.arange(size)
-    is_new = np.zeros(size, np.bool_)
-    is_new[:1] = True
-    for column in varying:
-        ordered = column[order]
-        is_new[1:] |= ordered[1:] != ordered[:-1]
-    starts = np.flatnonzero(is_new)
-    sums = {
-        name: np.add.reduceat(value[order], starts) if size else value
-        for name, value in values.items()
-    }
+        sums = {name: np.add.reduceat(value[order], firsts) for name, value in values.items()}
     if "predictions" in values and "examples" not in values:
-        sums["examples"] = np.diff(starts, append=size).astype(np.float64)
-    return _frame({name: column[order[starts]] for name, column in keys.items()}, sums)
+        sums["examples"] = np.diff(firsts, append=order.size).astype(np.float64)
+    return _frame({name: column[order[firsts]] for name, column in keys.items()}, sums)
 
 
-def _frame(
-    keys: Mapping[str, npt.NDArray[np.generic]], values: Mapping[str, npt.NDArray[np.generic]]
-) -> pl.DataFrame:
+def _frame(keys: Mapping[str, Column], values: Mapping[str, Column]) -> pl.DataFrame:
     dtypes = {"group": pl.UInt32, "part": pl.UInt8}
     return pl.DataFrame(
         {
@@ -214,11 +207,9 @@ def _frame(
     )
 
 
-def _distinct(
-    keys: Mapping[str, npt.NDArray[np.generic]],
-) -> tuple[list[npt.NDArray[np.generic]], Numbers]:
+def _distinct(keys: Mapping[str, Column]) -> tuple[list[Column], Numbers]:
     """Return the distinct rows of columns, and for each row the number of its own."""
-    labels: list[npt.NDArray[np.generic]] = []
+    labels: list[Column] = []
     at = np.zeros(0, np.int64)
     for number, column in enumerate(keys.values()):
         own, codes = _of_column(column)
@@ -231,34 +222,15 @@ def _distinct(
         if labels[0].size == 1:
             labels, at = [*(label.repeat(own.size) for label in labels), own], codes
             continue
-        pairs, at = _compact(at * own.size + codes, labels[0].size * own.size)
+        pairs, at = compact(at * own.size + codes, labels[0].size * own.size)
         labels = [label[pairs // max(1, own.size)] for label in labels]
         labels.append(own[pairs % max(1, own.size)])
     return labels, at
 
 
-def _of_column(
-    column: npt.NDArray[np.generic],
-) -> tuple[npt.NDArray[np.generic], Numbers]:
+def _of_column(column: Column) -> tuple[Column, Numbers]:
     """Return the distinct integers or cells of a column, and for each row the number of its own."""
     if column.dtype.kind in "iu":
-        return _compact(column, int(column.max()) + 1 if column.size else 0)
-    codes, at = _compact(cells.codes_of(column.astype(np.float64, copy=False)), cells.CODES)
-    return cells.values_of(codes), at
-
-
-def _compact(numbers: npt.NDArray[np.generic], size: int) -> tuple[Numbers, Numbers]:
-    """Return the distinct numbers from 0 to `size` - 1, and for each number its position."""
-    if size == 1:
-        return np.zeros(1, np.int64), np.zeros(numbers.size, np.int64)
-    if size > _POSITIONS:
-        found, at = np.unique(numbers, return_inverse=True)
-        return found.astype(np.int64), at
-    there = np.zeros(size, np.bool_)
-    there[numbers] = True
-    distinct = np.flatnonzero(there)
-    if distinct.size == size:
-        return distinct, numbers.astype(np.int64, copy=False)
-    positions = np.empty(size, np.int64)
-    positions[distinct] = np.arange(distinct.size)
-    return distinct, positions[numbers]
+        return compact(column, int(column.max()) + 1 if column.size else 0)
+    codes, at = compact(codes_of(column), CODES)
+    return values_of(codes), at
