@@ -22,6 +22,7 @@ from monolith_keras_metrics import command, insight
 from monolith_keras_metrics.command import progress
 from monolith_keras_metrics.command.tables import render
 from monolith_keras_metrics.insight import steps
+from monolith_keras_metrics.insight.texts import with_interval
 
 
 @pytest.fixture
@@ -56,8 +57,9 @@ def test_summary_as_a_table(run: Path, capsys: pytest.CaptureFixture[str],
     assert head.split()[:5] == ["target", "examples", "unlabelled", "invalid", "revisits"]
     assert [row.split()[0] for row in rows] == ["ctr", "stay"]
     expected = insight.summary(insight.open_run(run), interval=0.95).row(0, named=True)
-    value, low, high = (expected[f"calibration{end}"] for end in ("", "_low", "_high"))
-    assert f"{value:.4g} [{low:.4g}, {high:.4g}]" in rows[0]
+    assert (
+        with_interval(*(expected[f"calibration{end}"] for end in ("", "_low", "_high"))) in rows[0]
+    )
     monkeypatch.setenv("COLUMNS", "80")
     narrow = printed(capsys, "summary", run, "--interval", 0.95).splitlines()
     assert max(map(len, narrow)) <= 80

@@ -9,6 +9,8 @@ from monolith_keras_metrics.insight.distribution import distribution
 from monolith_keras_metrics.insight.explain import explain
 from monolith_keras_metrics.insight.long import long_form
 from monolith_keras_metrics.insight.measures import MEASURES
+from monolith_keras_metrics.insight.page.contents import RULES
+from monolith_keras_metrics.insight.page.report import open_report, report
 from monolith_keras_metrics.insight.ranking import auc
 from monolith_keras_metrics.insight.relabel import relabel
 from monolith_keras_metrics.insight.reliability import reliability
@@ -20,6 +22,7 @@ from monolith_keras_metrics.insight.summary import summary
 
 __all__ = [
     "MEASURES",
+    "RULES",
     "State",
     "auc",
     "check",
@@ -30,9 +33,11 @@ __all__ = [
     "explain",
     "figures",
     "long_form",
+    "open_report",
     "open_run",
     "relabel",
     "reliability",
+    "report",
     "show",
     "slices",
     "spark",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if not 1_000 <= abs(value) < 1e15 else f"{value:,.0f}"
     if isinstance(value, dt.datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     # Records are untrusted: a terminal acts on control characters.
@@ -32,9 +33,18 @@ def text_of(value: Any) -> str:
 
 
 def with_interval(value: Any, low: Any, high: Any) -> str:
-    """Return a value with its interval as text."""
-    text = text_of(value)
-    return text if low is None else f"{text} [{text_of(low)}, {text_of(high)}]"
+    """Return a value with its interval as text. The size of the interval tells how many digits.
+
+    Example:
+    >>> with_interval(0.7261, 0.7236, 0.72864), with_interval(0.011274, 0.0047, 0.0178)
+    ('0.7261 [0.7236, 0.7286]', '0.011 [0.005, 0.018]')
+    """
+    if value is None or low is None or high is None:
+        return text_of(value)
+    if not 0 < high - low < math.inf:
+        return f"{text_of(value)} [{text_of(low)}, {text_of(high)}]"
+    digits = min(12, max(0, 1 - math.floor(math.log10(high - low))))
+    return f"{value:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]"
 
 
 def columns_of(frame: pl.DataFrame) -> Iterator[list[str]]:

@@ -1,0 +1,1 @@
+"""The page that tells how a model does: as one file, and live."""

@@ -1,0 +1,245 @@
+"""What the page says, as tables: from the records of a run, and from those of another."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from monolith_keras_metrics.insight import long
+from monolith_keras_metrics.insight.check import check
+from monolith_keras_metrics.insight.compare import compare
+from monolith_keras_metrics.insight.coverage import coverage
+from monolith_keras_metrics.insight.dataset import TOPIC, open_run
+from monolith_keras_metrics.insight.distribution import distribution_of
+from monolith_keras_metrics.insight.measures import MEASURES
+from monolith_keras_metrics.insight.page import changes
+from monolith_keras_metrics.insight.page.grain import window_of
+from monolith_keras_metrics.insight.reliability import reliability_of
+from monolith_keras_metrics.insight.slice_fields import chosen_fields
+from monolith_keras_metrics.insight.slices import slices as find_slices
+from monolith_keras_metrics.insight.states import Records, state_of
+
+INTERVAL = 0.95
+RULES = ("0.9 <= calibration <= 1.1", "normalised_entropy <= 1", "auc >= 0.5")
+# Those that tell most; of a target, the ones that are defined are shown.
+SHOWN = (
+    *("positive_rate", "mean_prediction", "calibration", "auc", "normalised_entropy"),
+    *("log_loss", "brier", "mae", "rmse", "bias"),
+)
+_BY_TIME = (
+    *("positive_rate", "mean_prediction", "calibration", "auc", "normalised_entropy"),
+    *("mae", "rmse", "bias"),
+)
+_OF_VALUES = ("positive_rate", "mean_prediction", "calibration", "auc", "mae", "bias")
+_OVER_TIME = ("positive_rate", "mean_prediction", "calibration", "bias")
+_CHANGING = _COMPARED = ("calibration", "auc", "normalised_entropy", "mae", "rmse", "bias")
+_DELAYS = ("delay_p50", "delay_p95", "delay_p99")
+_POINTS = 168  # of a curve: a week of hours
+_COLUMNS = 30  # of a table of values by time
+_MOST_VALUES = 30  # of a field
+_TOO_MANY = 1_000  # values of a field of texts, of which nothing is shown
+_NUMBERS = 50  # values of a field of numbers; of more, none is of interest by itself
+_SAMPLE = 200_000  # records that tell how many values a field has
+_SEARCHED = 1_000_000  # labels of the newest records, for wrong slices
+_WRONG = 8  # slices of a target; each takes as long to find as the first
+
+
+class Contents(NamedTuple):
+    """What the page says.
+
+    Attributes:
+        about: `title`, `made`, `window` and what else is in no table; JSON.
+        tables: Its tables, by name.
+    """
+
+    about: dict[str, Any]
+    tables: dict[str, pl.DataFrame]
+
+
+def contents_of(
+    records: Records,
+    against: Records | None = None,
+    *,
+    title: str | None = None,
+    fields: Sequence[str] | None = None,
+    rules: Sequence[str] = RULES,
+    window: str | None = None,
+    slices: pl.DataFrame | None = None,
+) -> Contents:
+    """Return what the page says about a run.
+
+    Args:
+        records: Records or a run, as for `summary`.
+        against: Those of another training of the same stream, to be compared with `records`.
+        title: Its title. Default: the run's name.
+        fields: The extra fields whose values are shown. Default: all that have few values.
+        rules: Rules, as for `check`, that tell whether a target is well.
+        window: The length of the windows of time. Default: one that fits the run.
+        slices: What `wrong_slices` has found. Default: they are searched for.
+    """
+    frame = _opened(records)
+    facts = _facts(frame)
+    known, left_out = _fields(frame)
+    chosen = known if fields is None else [*fields]
+    window = window or window_of(facts["seconds"], _POINTS)
+    coarse = window_of(facts["seconds"], _COLUMNS - 1)
+    measures = [*_BY_TIME, *(_DELAYS if facts["timed"] else ())]
+    overall = state_of(records, intervals=True)
+    by_time = state_of(records, window=window, measures=measures, intervals=True)
+    since = changes.recent_since(by_time)
+    tables = {
+        "summary": overall.finish(interval=INTERVAL),
+        "by_time": by_time.finish(measures, interval=INTERVAL),
+        "verdicts": check(frame, rules),
+        "slices": wrong_slices(frame) if slices is None else slices,
+        "reliability": reliability_of(overall, interval=INTERVAL),
+        "distribution": distribution_of(overall),
+        **_by_field(records, chosen, coarse),
+    }
+    if not isinstance(records, (pl.DataFrame, pl.LazyFrame)) and not _is_topic(records):
+        tables["coverage"] = coverage(records)
+    if since is not None:
+        named = [MEASURES[name] for name in _CHANGING]
+        tables["changes"] = changes.changes(by_time, since, named, INTERVAL)
+    if against is not None:
+        tables |= _comparison(records, against, chosen, window)
+    about = {
+        "title": title or _name_of(records),
+        "made": _text(dt.datetime.now(dt.timezone.utc)),
+        "first": _text(facts["first"]),
+        "newest": _text(facts["newest"]),
+        "trained": _text(facts["trained"]),
+        "window": window,
+        "coarse": coarse,
+        "recent_since": _text(since),
+        "fields": chosen,
+        "all_fields": known,
+        "fields_left_out": left_out,
+        "against": None if against is None else _name_of(against),
+        "rules": [*rules],
+        "interval": INTERVAL,
+    }
+    return Contents(about, tables)
+
+
+def _opened(records: Records) -> pl.LazyFrame:
+    if isinstance(records, (pl.DataFrame, pl.LazyFrame)):
+        return records.lazy()
+    return open_run(records)
+
+
+def _facts(frame: pl.LazyFrame) -> dict[str, Any]:
+    """Return when the records are from."""
+    timed = "train_time" in frame.collect_schema()
+    times = frame.select(
+        first=pl.col("req_time").min(),
+        newest=pl.col("req_time").max(),
+        trained=pl.col("train_time").max() if timed else pl.lit(None, pl.Int64),
+    )
+    first, newest, trained = (None if one is None else _time(one) for one in times.collect().row(0))
+    seconds = (newest - first).total_seconds() if first and newest else 0.0
+    return {
+        "first": first,
+        "newest": newest,
+        "trained": trained,
+        "timed": timed,
+        "seconds": seconds,
+    }
+
+
+def _fields(frame: pl.LazyFrame) -> tuple[list[str], list[str]]:
+    """Return the extra fields with few values, and the others."""
+    try:
+        names = chosen_fields(frame, None)
+    except ValueError:
+        return [], []
+    sample = long.take_apart(frame).flat().select(names).head(_SAMPLE).collect()
+    few = [
+        name
+        for name in names
+        if sample[name].n_unique() <= (_NUMBERS if sample[name].dtype.is_numeric() else _TOO_MANY)
+    ]
+    return few, [name for name in names if name not in few]
+
+
+def wrong_slices(frame: pl.LazyFrame) -> pl.DataFrame:
+    """Return the slices of the newest records for which the model is wrong, as `slices` does."""
+    try:
+        chosen_fields(frame, None)
+    except ValueError:
+        return pl.DataFrame(schema={"target": pl.String})
+    targets = max(1, len(long.take_apart(frame).values))
+    newest = frame.select(pl.col("req_time").top_k(_SEARCHED // targets).min()).collect().item()
+    return find_slices(frame.filter(pl.col("req_time") >= newest), most=_WRONG)
+
+
+def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str, pl.DataFrame]:
+    """Return the measures of the values of each field, and those of each window of time."""
+    of_values, over_time = [], []
+    for name in fields:
+        measured = state_of(records, name, measures=_OF_VALUES, intervals=True)
+        table = measured.finish(_OF_VALUES, INTERVAL)
+        largest = (
+            table.group_by(name).agg(pl.col("examples").sum()).top_k(_MOST_VALUES, by="examples")
+        )
+        shown = pl.col(name).is_in(largest[name].implode(), nulls_equal=True)
+        of_values.append(_named(table.filter(shown), name))
+        timed = state_of(records, name, window, measures=_OVER_TIME).finish(_OVER_TIME)
+        over_time.append(_named(timed.filter(shown), name))
+    if not fields:
+        return {}
+    return {
+        "by_value": pl.concat(of_values, how="diagonal"),
+        "by_value_and_time": pl.concat(over_time, how="diagonal"),
+    }
+
+
+def _named(table: pl.DataFrame, field: str) -> pl.DataFrame:
+    """Return the table with the field as `field` and its values, as texts, as `value`."""
+    return table.select(
+        "target",
+        pl.lit(field).alias("field"),
+        pl.col(field).cast(pl.String).alias("value"),
+        pl.exclude("target", field),
+    )
+
+
+def _comparison(
+    one: Records, other: Records, fields: Sequence[str], window: str
+) -> dict[str, pl.DataFrame]:
+    """Return the tables that compare two trainings, `a` being the other one."""
+    a, b = _opened(other), _opened(one)
+    of_values = [
+        _named(compare(a, b, by=name, measures=_COMPARED), name)
+        .sort("examples", descending=True)
+        .group_by("target", maintain_order=True)
+        .head(_MOST_VALUES)
+        for name in fields
+    ]
+    return {
+        "comparison": compare(a, b),
+        "comparison_by_time": compare(a, b, window=window, measures=_COMPARED),
+        **({"comparison_by_value": pl.concat(of_values, how="diagonal")} if fields else {}),
+    }
+
+
+def _is_topic(place: str | os.PathLike[str]) -> bool:
+    return TOPIC.fullmatch(os.fspath(place)) is not None
+
+
+def _name_of(records: Records) -> str:
+    if isinstance(records, (pl.DataFrame, pl.LazyFrame)):
+        return "records"
+    return os.path.basename(os.fspath(records).rstrip("/")) or os.fspath(records)
+
+
+def _time(seconds: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
+
+
+def _text(time: dt.datetime | None) -> str | None:
+    return None if time is None else time.astimezone(dt.timezone.utc).isoformat(timespec="seconds")

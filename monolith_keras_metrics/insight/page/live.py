@@ -1,0 +1,124 @@
+"""What a live page shows: computed once for each view and each change of the run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import polars as pl
+from absl import logging
+
+from monolith_keras_metrics.insight import dataset
+from monolith_keras_metrics.insight.page.contents import Contents, contents_of, wrong_slices
+
+_VIEWS = 64  # of which the pages are kept; one is about a third of a megabyte
+_REST = 10.0  # a search for wrong slices pauses for so many times as long as it took
+
+
+class View(NamedTuple):
+    """What a viewer has chosen.
+
+    Attributes:
+        target: The target that is shown in detail; "" for the first.
+        by: The extra field whose values are shown; "" for none.
+        window: The length of the windows of time; "" for one that fits the run.
+    """
+
+    target: str = ""
+    by: str = ""
+    window: str = ""
+
+
+class Live:
+    """A run that training may still be writing to. Any thread may call it.
+
+    Args:
+        place: The run's folder.
+        render: Makes the page of a view, given its contents and the version.
+    """
+
+    def __init__(
+        self, place: str | os.PathLike[str], render: Callable[[Contents, View, str], bytes]
+    ) -> None:
+        self._place = place
+        _, self._folder = dataset.locate(place)
+        if not self._folder.is_dir():
+            raise ValueError(f"`place` must be a folder. Received: {os.fspath(place)!r}")
+        self._render = render
+        self._computing = threading.Lock()
+        self._pages: dict[View, tuple[str, bytes]] = {}
+        self._changed = self._modified()
+        self._files_seen = 0  # how often there were other files
+        self._searches = 0  # how often other slices were found
+        self._born = secrets.token_hex(4)  # an earlier server's versions are others
+        self._slices = pl.DataFrame(schema={"target": pl.String})
+        self._searched = -1
+        self._search_after = 0.0
+
+    @property
+    def version(self) -> str:
+        """Return what tells this state of the run from others."""
+        return f"{self._born}-{self._files_seen}-{self._searches}"
+
+    @property
+    def quiet_seconds(self) -> float:
+        """Return for how long the run has not changed."""
+        return max(0.0, time.time() - self._changed)
+
+    def look(self) -> None:
+        """Look for new files: one call of the file system if there are none."""
+        modified = self._modified()
+        if modified != self._changed:
+            self._changed = modified
+            self._files_seen += 1
+
+    def page(self, view: View) -> bytes:
+        """Return the page of a view: a kept one, unless the run has changed.
+
+        Raises:
+            ValueError: If a name in the view is unknown.
+            FileNotFoundError: If there are no records.
+        """
+        with self._computing:
+            version = self.version
+            kept = self._pages.pop(view, None)
+            if kept is None or kept[0] != version:
+                contents = contents_of(
+                    self._place,
+                    fields=[view.by] if view.by else [],
+                    window=view.window or None,
+                    slices=self._slices,
+                )
+                kept = version, self._render(contents, view, version)
+            self._pages[view] = kept
+            while len(self._pages) > _VIEWS:
+                del self._pages[next(iter(self._pages))]
+            return kept[1]
+
+    def search(self) -> None:
+        """Search for wrong slices, unless that was done lately. May take seconds."""
+        files_seen = self._files_seen
+        if files_seen == self._searched or time.monotonic() < self._search_after:
+            return
+        start = time.monotonic()
+        try:
+            found = wrong_slices(dataset.open_run(self._place))
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            logging.warning("deep-insight serve: no search for wrong slices: %s", error)
+            found = self._slices
+        self._search_after = time.monotonic() + _REST * (time.monotonic() - start)
+        self._searched = files_seen
+        if not found.equals(self._slices):
+            self._slices = found
+            self._searches += 1
+
+    def _modified(self) -> float:
+        """Return when the folder last got a file."""
+        try:
+            return self._folder.stat().st_mtime
+        except OSError:  # deleted, or a disk that is away
+            return 0.0

@@ -1,0 +1,215 @@
+"""`serve`: the page of a run, live, while training writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from urllib.parse import urlencode
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from monolith_keras_metrics.insight.page import assets
+from monolith_keras_metrics.insight.page.html import live_fragment, live_page
+from monolith_keras_metrics.insight.page.live import Live, View
+
+_LOOK_SECONDS = 0.5
+_STATE_SECONDS = 10.0  # the page takes a connection that is silent for longer for lost
+_HEADERS = {
+    "content-security-policy": "default-src 'self'; base-uri 'none'; object-src 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+_COOKIE = "deep_insight_token"
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def serve(
+    place: str | os.PathLike[str],
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    token: str | None = None,
+    hosts: Sequence[str] = (),
+    started: Callable[[str], None] = print,
+) -> None:
+    """Serve the page of a run until the process is interrupted.
+
+    The page shows a new file within two seconds. Whoever may connect may read it: on a host that is
+    not this machine's own, a token is needed.
+
+    Args:
+        place: The run's folder.
+        host: The address to listen at.
+        port: The port; 0 for any that is free.
+        token: What a viewer must know. Default: none on this machine's own addresses, else a random
+            one.
+        hosts: Further names under which the page is reached, such as that of a reverse proxy.
+        started: Is called with the page's URL as soon as it can be opened.
+
+    Raises:
+        ValueError: If `place` is not a folder.
+        FileNotFoundError: If there is no such folder.
+        OSError: If the address or port cannot be had.
+    """
+    live = Live(place, live_fragment)
+    if token is None and not _is_local(host):
+        token = secrets.token_urlsafe(24)
+    listener = socket.create_server(
+        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+    )
+    with listener:
+        app = app_of(live, frozenset({host, *hosts, *_LOCAL}), token)
+        config = uvicorn.Config(
+            app, log_level="warning", server_header=False, timeout_graceful_shutdown=1
+        )
+        shown = f"[{host}]" if ":" in host else host
+        query = f"?token={token}" if token else ""
+        started(f"http://{shown}:{listener.getsockname()[1]}/{query}")
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def app_of(live: Live, hosts: frozenset[str], token: str | None = None) -> Starlette:
+    """Return the application.
+
+    Args:
+        live: The run.
+        hosts: The names under which it may be reached, without ports; "*" for any.
+        token: What a viewer must know; None if nothing.
+    """
+
+    async def page(request: Request) -> Response:
+        return await _answer(live, request, live_page)
+
+    async def fragment(request: Request) -> Response:
+        return await _answer(live, request, bytes)
+
+    async def events(_: Request) -> Response:
+        return StreamingResponse(_states(live), media_type="text/event-stream", headers=_HEADERS)
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/fragment", fragment),
+            Route("/events", events),
+            Route("/static/plotly-basic.min.js", _plotly),
+            Mount("/static", StaticFiles(directory=assets.STATIC)),
+        ],
+        middleware=[
+            Middleware(_Guard, hosts=hosts, token=token),
+            Middleware(GZipMiddleware, minimum_size=1_000),
+        ],
+        lifespan=lambda _: _watching(live),
+    )
+
+
+async def _answer(live: Live, request: Request, made: Callable[[bytes], bytes]) -> Response:
+    query = request.query_params
+    view = View(*(query.get(name, "") for name in View._fields))
+    try:
+        body = await run_in_threadpool(lambda: made(live.page(view)))
+    except (ValueError, OSError) as error:
+        return PlainTextResponse(str(error), 404, _HEADERS)
+    return Response(body, media_type="text/html", headers=_HEADERS)
+
+
+async def _plotly(_: Request) -> Response:
+    headers = {**_HEADERS, "content-encoding": "gzip", "cache-control": "max-age=86400"}
+    data = (assets.STATIC / "plotly-basic.min.js.gz").read_bytes()
+    return Response(data, media_type="text/javascript", headers=headers)
+
+
+async def _states(live: Live) -> AsyncIterator[str]:
+    """Yield the state of the run: at once, when it changes, and now and then."""
+    told, at = "", 0.0
+    while True:
+        if live.version != told or time.monotonic() > at + _STATE_SECONDS:
+            told, at = live.version, time.monotonic()
+            state = {"version": told, "quiet_seconds": round(live.quiet_seconds, 1)}
+            yield f"event: state\ndata: {json.dumps(state)}\n\n"
+        await asyncio.sleep(_LOOK_SECONDS / 2)
+
+
+@contextlib.asynccontextmanager
+async def _watching(live: Live) -> AsyncIterator[None]:
+    """Look for new files, and for wrong slices, until the server ends."""
+
+    async def repeat(work: Callable[[], None]) -> None:
+        while True:
+            await run_in_threadpool(work)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    tasks = [asyncio.create_task(repeat(work)) for work in (live.look, live.search)]
+    yield
+    for task in tasks:
+        task.cancel()
+
+
+class _Guard:
+    """Let only those in who name a known host, and the token if there is one.
+
+    A page of another site cannot read this one through a name that it makes point here (DNS
+    rebinding), since the browser sends that name.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str | None) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = self._app if (refusal := self._refusal(Request(scope))) is None else refusal
+        await answer(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        name = request.url.hostname
+        if "*" not in self._hosts and name not in self._hosts:
+            text = "This host name is not known here. Name it when the page is served: --allow-host"
+            return PlainTextResponse(text, 400, _HEADERS)
+        if self._token is None:
+            return None
+        given = request.query_params.get("token")
+        if given is not None and _is_same(given, self._token):
+            # The token does not stay in the address, which is seen and shared.
+            rest = request.query_params.multi_items()
+            query = urlencode([(key, value) for key, value in rest if key != "token"])
+            answer = RedirectResponse(f"./?{query}" if query else "./", 303, _HEADERS)
+            answer.set_cookie(_COOKIE, given, httponly=True, samesite="strict", path="")
+            return answer
+        if _is_same(request.cookies.get(_COOKIE, ""), self._token):
+            return None
+        return PlainTextResponse(
+            "A token is needed: open the address that was printed", 401, _HEADERS
+        )
+
+
+def _is_same(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode(), token.encode())
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
