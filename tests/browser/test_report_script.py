@@ -76,7 +76,7 @@ def test_charts_follow_dark_and_light(opened):
 
 def test_times_are_the_viewers(opened):
     times = (
-        '<p id="a"><time datetime="2013-01-01T20:00:00Z">2013-01-01 20:00 UTC</time></p>'
+        '<p id="a"><time datetime="2013-01-01T20:00:00+00:00">2013-01-01 20:00 UTC</time></p>'
         '<p id="b"><time datetime="2013-01-01T20:00:00Z">01-01 20:00</time></p>'
         '<p id="c"><time datetime="2013-01-01">2013-01-01</time></p><p id="zone"></p>'
     )

@@ -11,13 +11,14 @@
  */
 "use strict";
 
-const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z$/;
+const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)$/;
 const SHOWN_TIME = /(\d{4}-)?\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?/;
 const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
 const QUIET_SECONDS = 120;
 const SILENT_SECONDS = 45; // of a connection on which a state is due each 10 seconds
 const RETRY_SECONDS = 3;
 const HEIGHT = 280; // pixels, of a chart whose layout has none
+const NARROW = 450; // pixels, where few times fit side by side
 const HELP = "← → points, ↑ ↓ lines, + − zoom, 0 shows all";
 const BESIDE = document.currentScript.src; // "" in a report, where this script is inline
 const LIVE = document.getElementById("connection");
@@ -38,8 +39,7 @@ function unpacked(element) {
 async function readFigures() {
   const element = document.getElementById("figures");
   if (!element) return {};
-  const packed = element.dataset.encoding === "gzip-base64";
-  return packed ? unpacked(element).json() : JSON.parse(element.textContent);
+  return element.dataset.encoding ? unpacked(element).json() : JSON.parse(element.textContent);
 }
 
 /** Return a URL of Plotly: what the page brings along, or the file beside this one. */
@@ -97,7 +97,7 @@ function showTimes(root) {
       .replace("UTC", zoneAt(date));
   }
   const zone = root.querySelector("#zone");
-  const names = new Set([ZONE, zoneAt(new Date())]);
+  const names = new Set([ZONE, zoneAt(new Date())]); // UTC has one name
   if (zone) zone.textContent = ` (times are in ${[...names].join(", ")})`;
 }
 
@@ -125,7 +125,7 @@ function toZone(figure) {
 /* ---- Charts ---- */
 
 /** Return a figure as it is drawn: in the page's colours and type, and in the viewer's zone. */
-function dressed(figure, revision) {
+function dressed(figure, revision, width) {
   const { data, layout } = structuredClone(figure);
   toZone({ data, layout });
   const style = getComputedStyle(document.documentElement);
@@ -136,7 +136,10 @@ function dressed(figure, revision) {
   for (const key of new Set(["xaxis", "yaxis", ...Object.keys(layout)])) {
     if (!/^[xy]axis\d*$/.test(key)) continue;
     const colours = { gridcolor: grid, zerolinecolor: grid, linecolor: muted, tickcolor: muted };
-    layout[key] = { ...layout[key], automargin: true, ...colours };
+    const axis = { ...layout[key], automargin: true, ...colours };
+    if (axis.title) axis.title = { ...axis.title, font: { size: 12 } };
+    if (axis.type === "date" && width < NARROW) Object.assign(axis, { nticks: 4, tickangle: 0 });
+    layout[key] = axis;
   }
   const shown = layout.showlegend ?? data.length > 1;
   return {
@@ -178,14 +181,13 @@ class Plot {
     this.element.append(this.box);
     this.element.dataset.drawn = "";
     this.graph.style.height = `${this.figure.layout.height ?? HEIGHT}px`;
-    const { data, layout } = dressed(this.figure, this.revision);
+    const { data, layout } = dressed(this.figure, this.revision, this.box.clientWidth);
     const config = { displayModeBar: false, doubleClick: false, responsive: true };
     await this.library.newPlot(this.graph, data, layout, config);
     this.graph.on("plotly_doubleclick", () => this.showAll());
     this.graph.on("plotly_relayout", (change) => {
-      if (Object.keys(change).some((key) => /^[xy]axis\d*\.range/.test(key))) {
-        this.whole.hidden = false;
-      }
+      const zoomed = Object.keys(change).some((key) => /^[xy]axis\d*\.range/.test(key));
+      if (zoomed) this.whole.hidden = false;
     });
     this.describe();
   }
@@ -194,7 +196,7 @@ class Plot {
   async redraw(figure = this.figure) {
     this.figure = figure;
     this.graph.style.height = `${figure.layout.height ?? HEIGHT}px`;
-    const { data, layout } = dressed(figure, this.revision);
+    const { data, layout } = dressed(figure, this.revision, this.box.clientWidth);
     if (!this.whole.hidden) {
       for (const key of Object.keys(layout)) {
         const range = this.graph.layout[key]?.range;
@@ -224,9 +226,8 @@ class Plot {
   }
 
   describe() {
-    const caption = this.element.querySelector("figcaption")?.textContent ?? "";
-    const words = this.figure.layout.meta?.description ?? "";
-    this.box.ariaLabel = `${caption}. ${words}`;
+    const caption = this.element.querySelector("figcaption").textContent;
+    this.box.ariaLabel = `${caption}. ${this.figure.layout.meta?.description ?? ""}`;
   }
 
   say(text) {
@@ -294,7 +295,7 @@ class Plot {
   }
 
   /** Show less or more of the x axis, around the point or the middle. */
-  zoom(factor) {
+  async zoom(factor) {
     const axis = this.graph._fullLayout.xaxis;
     const [low, high] = axis.range.map((end) => axis.r2l(end));
     const point = this.at && this.graph.data[this.at[0]].x[this.at[1]];
@@ -302,7 +303,9 @@ class Plot {
     const middle = place >= low && place <= high ? place : (low + high) / 2;
     const half = ((high - low) * factor) / 2;
     const range = [middle - half, middle + half].map((end) => axis.l2r(end));
-    this.library.relayout(this.graph, { "xaxis.range[0]": range[0], "xaxis.range[1]": range[1] });
+    const change = { "xaxis.range[0]": range[0], "xaxis.range[1]": range[1] };
+    await this.library.relayout(this.graph, change);
+    if (this.at) this.read(this.at); // it has moved
   }
 }
 
@@ -336,8 +339,7 @@ const nearby = new IntersectionObserver((entries) => {
 /** Draw what comes near, again what has changed, and forget what is gone. */
 async function showCharts() {
   figures = readFigures();
-  figures.catch(() => {}); // who draws the first chart tells
-  const now = await figures.catch(() => ({}));
+  const now = await figures.catch(() => ({})); // who draws the first chart tells
   for (const [id, plot] of plots) {
     if (!plot.element.isConnected || !(id in now)) {
       plots.delete(id);
@@ -358,7 +360,7 @@ function addRules() {
     "@media not print { figure[data-drawn] > .drawing { display: none } }",
     "@media print { .plot { display: none } }",
     ".plot { position: relative; min-width: 0 }",
-    ".plot > button { position: absolute; right: 0; top: 0; font: inherit }",
+    ".plot > button { position: absolute; right: 0; bottom: 0; font: inherit }",
     ".reading { min-height: 1.5em; margin: 0; color: var(--muted); font-size: 0.875rem }",
   ]) sheet.insertRule(rule, sheet.cssRules.length);
 }
@@ -444,7 +446,7 @@ function paired(old, fresh) {
 function morph(old, fresh) {
   if (old.isEqualNode(fresh)) return;
   if (old.nodeType !== 1) {
-    if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
+    old.nodeValue = fresh.nodeValue;
     return;
   }
   for (const { name } of [...old.attributes]) {
@@ -516,10 +518,9 @@ function viewCameBack() {
   const query = new URLSearchParams(location.search);
   for (const field of form.elements) {
     if (!field.name) continue;
-    const values = [...(field.options ?? [])].map((option) => option.value);
-    const first = [...(field.options ?? [])].find((option) => option.defaultSelected);
-    const value = query.get(field.name) ?? first?.value ?? values[0] ?? "";
-    if (!field.options || values.includes(value)) field.value = value;
+    const options = [...(field.options ?? [])];
+    const usual = options.find((option) => option.defaultSelected) ?? options[0];
+    field.value = query.get(field.name) ?? usual?.value ?? "";
   }
   load();
 }
