@@ -111,8 +111,7 @@ class Delivery(BackgroundThread):
         except LeftError:
             return not self._reader.is_pending(portion)
         self._reader.done(portion, failed)
-        if self._reader is self._readers[-1]:
-            self.retries.call(self._keep, lambda: True)  # so that a disk that hangs is noticed
+        self.retries.call(self._keep, lambda: True)  # so that a disk that hangs is noticed
         return True
 
     def _read(self, portion: Portion, is_wanted: Callable[[], bool]) -> list[pl.DataFrame] | None:

