@@ -1,8 +1,10 @@
 """Records in portions, so that memory does not grow with their number.
 
-Records are read at once, as before, if a row depends on others: if a group is an expression such
-as a rank; or if a worker has several attempts, or an identified example several epochs, since only
-a comparison tells which of its records is the first visit (see `visits`). So are those of a Polars
+Where records must be compared, to know which of them is the first visit of an example (see
+`visits`), a portion has all records of some examples, by a hash. All records are then read for each
+portion, so these are as large as memory allows.
+
+Records are read at once if a group is an expression such as a rank. So are those of a Polars
 without `LazyFrame.collect_batches`.
 """
 
@@ -21,6 +23,7 @@ from monolith_keras_metrics.insight.rows import Plan
 
 _VALUES = 1_000_000  # of targets in a portion
 _MOST, _LEAST = 500_000, 20_000  # records of a portion
+_COMPARED = 4_000_000  # values of targets in a portion of records that are compared
 _THREADS = 2
 _One = TypeVar("_One")
 _Other = TypeVar("_Other")
@@ -39,25 +42,46 @@ def portions_of(plan: Plan, in_order: bool = False) -> Iterator[pl.DataFrame]:
         in_order: Whether the order of the records is kept. That of rows of `long_form` always is,
             since it tells the order of the targets.
     """
-    if not plan.by_row or not hasattr(plan.source, "collect_batches"):
+    targets = max(1, len(plan.targets))
+    if not plan.by_row or (in_order and plan.key is not None):
         steps.begin("reading")
         yield plan.source.collect()
-        return
-    rows = min(_MOST, max(_LEAST, _VALUES // max(1, len(plan.targets))))
-    nothing = True
-    keep = in_order or not plan.targets
+    elif plan.key is not None:
+        yield from _compared(plan.source, plan.key, max(_LEAST, _COMPARED // targets))
+    elif hasattr(plan.source, "collect_batches"):
+        yield from _batches(plan.source, min(_MOST, max(_LEAST, _VALUES // targets)))
+    else:
+        steps.begin("reading")
+        yield plan.source.collect()
+
+
+def _compared(source: pl.LazyFrame, key: pl.Expr, rows: int) -> Iterator[pl.DataFrame]:
+    """Yield portions of about so many records, of which those of equal keys are in one."""
+    height = source.select(pl.len()).collect().item()
+    portions = -(-height // rows) or 1
+    reading = steps.begin("reading", height, "records")
+    for portion in range(portions):
+        mine = source if portions == 1 else source.filter(key % portions == portion)
+        records = mine.collect(engine="streaming")
+        yield records
+        reading.done += records.height
+
+
+def _batches(source: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """Yield portions of at most so many records, in order: sums are then equal to the last bit."""
     is_watched = steps.WATCHED.get() is not None
-    total = plan.source.select(pl.len()).collect().item() if is_watched else 0
+    total = source.select(pl.len()).collect().item() if is_watched else 0
     reading = steps.begin("reading", total, "records")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Polars may change collect_batches; the tests would tell
-        batches = plan.source.collect_batches(chunk_size=rows, maintain_order=keep)
+        batches = source.collect_batches(chunk_size=rows, maintain_order=True)
+    nothing = True
     for batch in batches:
         nothing = False
         yield batch
         reading.done += batch.height
     if nothing:
-        yield pl.DataFrame(schema=plan.source.collect_schema())
+        yield pl.DataFrame(schema=source.collect_schema())
 
 
 def in_threads(

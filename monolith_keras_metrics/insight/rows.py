@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import polars as pl
 
 from monolith_keras_metrics.insight import long
-from monolith_keras_metrics.insight.visits import FIRST, Facts, first_visits
+from monolith_keras_metrics.insight.visits import FIRST, Facts, First, first_visits
 from monolith_keras_metrics.records.schema import VALUES
 
 By: TypeAlias = "str | pl.Expr | Sequence[str | pl.Expr]"
@@ -34,8 +34,10 @@ class Plan(NamedTuple):
         on: The columns in the rows that identify an example.
         source: The columns of the records that are needed.
         targets: The targets, in the order of the records' fields; empty for rows of `long_form`.
-        by_row: Whether a row depends on its own record only, so that records can be read in
+        by_row: Whether a row's groups depend on its own record only, so that records can be read in
             portions.
+        key: An expression over `source`: records of which it is equal must be in one portion; None
+            if they may be anywhere.
         rows: Returns the rows of some records of `source`, of one target each: `target`, the keys;
             `valid`, `unlabelled`, `invalid` and `revisits`, one of which is True; and of valid
             rows, null in others, `user`, `y`, `p`, `w`, and `delay` (seconds; null if the records
@@ -48,6 +50,7 @@ class Plan(NamedTuple):
     source: pl.LazyFrame
     targets: tuple[str, ...]
     by_row: bool
+    key: pl.Expr | None
     rows: Callable[[pl.DataFrame], Iterator[pl.DataFrame]]
 
 
@@ -91,7 +94,7 @@ def plan_of(
         groups.append(_window(plain, window, time))
     keys = [f"by.{i}" for i in range(len(groups))]
     extras = [name for name in plain if name not in schema]
-    first = first_visits(records, extras, facts) if visits == "first" else pl.lit(True)
+    first = first_visits(records, extras, facts) if visits == "first" else First((pl.lit(True),))
     delay = _delay(plain)
     columns = [
         "target",
@@ -102,7 +105,8 @@ def plan_of(
     needed = {
         "uid",
         *on,
-        *(name for one in (*groups, first, delay) for name in one.meta.root_names()),
+        *first.columns,
+        *(name for one in (*groups, delay) for name in one.meta.root_names()),
     }
     if form is None:
         needed |= {"target", *VALUES}
@@ -112,7 +116,8 @@ def plan_of(
         source = form.flat(needed | form.columns_of_values)
 
     def rows(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
-        frame = frame.with_columns(first.alias(FIRST))
+        for step in first.steps:
+            frame = frame.with_columns(step.alias(FIRST))
         if form is not None:
             frames = long.by_target(form, frame)
         else:
@@ -127,7 +132,8 @@ def plan_of(
         tuple(f"on.{i}" for i in range(len(on))),
         source,
         tuple(form.values) if form is not None else (),
-        all(map(_is_by_row, (*groups, first))),
+        all(map(_is_by_row, groups)),
+        first.key,
         rows,
     )
 

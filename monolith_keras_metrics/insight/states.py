@@ -99,7 +99,12 @@ def add_up(plan: Plan, form: Form) -> State:
     def of_portion(records: pl.DataFrame) -> State:
         return State.of_rows(plan.rows(records), plan.keys, form)
 
-    return _ordered(State.merge(in_threads(of_portion, portions_of(plan))), plan.targets)
+    state = State.merge(in_threads(of_portion, portions_of(plan)))
+    targets: Sequence[str] = plan.targets
+    if plan.key is not None and not targets:  # the first portion may lack the first target
+        names = plan.source.select(pl.col("target").unique(maintain_order=True)).collect()
+        targets = names.to_series().to_list()
+    return _ordered(state, targets)
 
 
 class Ask(NamedTuple):

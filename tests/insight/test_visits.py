@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
-from monolith_keras_metrics.insight import long_form, summary
+from monolith_keras_metrics.insight import State, long_form, portions, summary
 
 
 def records(uid: list[int], **columns: Any) -> pl.DataFrame:
@@ -107,6 +108,90 @@ class TestReplays:
         frame = records([1, 2, 1, 2], attempt=[1, 1, 2, 2], epoch=[0, 0, 1, 1])
         assert counts(frame) == (2, 2, 2)
         assert summary(frame, "attempt")["examples"].to_list() == [2, 0]
+
+    def test_attempts_of_several_epochs_with_ids(self) -> None:
+        """Attempt 2 was restored before example 8; attempt 1 had begun a second epoch."""
+        frame = records(
+            [1, 2, 1, 2, 3, 1],
+            example_id=[7, 8, 7, 8, 9, 7],
+            epoch=[0, 0, 1, 0, 0, 1],
+            attempt=[1, 1, 1, 2, 2, 2],
+        )
+        assert counts(frame) == (3, 3, 3)
+        assert summary(frame, "attempt")["examples"].to_list() == [1, 2]
+
+
+def brute_force(frame: pl.DataFrame) -> int:
+    """Count first visits, one record after the other."""
+    several = frame.group_by("run", "worker").agg(pl.col("attempt").n_unique())
+    has_attempts = several["attempt"].max() > 1  # type: ignore[operator]
+    last: dict[Any, int] = {}
+    lines = frame.to_dicts()
+    lowest: dict[Any, int] = {}
+    for line in lines:
+        example = (line["run"], line["example_id"])
+        lowest[example] = min(line["epoch"], lowest.get(example, line["epoch"]))
+    first = []
+    for line in lines:
+        name = (line["run"], line["example_id"])
+        least = 0 if name[1] is None else lowest[name]
+        if line["epoch"] == least:
+            if name[1] is None:
+                name += (line["worker"], line["uid"], line["req_time"], line["extra_str"]["item"])
+            first.append((name, line["attempt"]))
+            last[name] = max(line["attempt"], last.get(name, 0))
+    return sum(not has_attempts or attempt == last[name] for name, attempt in first)
+
+
+class TestPortions:
+    """Records that must be compared are read in portions, too."""
+
+    @pytest.mark.parametrize("values", [20, 100_000])
+    @pytest.mark.parametrize("epochs", [1, 3])
+    @pytest.mark.parametrize("attempts", [1, 3])
+    def test_first_visits_are_found_in_each(
+        self, epochs: int, attempts: int, values: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        random = np.random.default_rng(epochs * 10 + attempts)
+        size = 600
+        ids = pl.Series(random.integers(0, 200, size))
+        frame = records(
+            [*random.integers(0, 20, size)],
+            req_time=random.integers(0, 5, size),
+            example_id=pl.select(pl.when(ids < 150).then(ids)).to_series(),
+            epoch=random.integers(0, epochs, size),
+            attempt=random.integers(1, attempts + 1, size),
+            worker=random.integers(0, 2, size),
+            run=random.choice(["a", "b"], size),
+            extra_str=pl.DataFrame({"item": random.choice(["x", "y"], size)}).to_struct(),
+        )
+        taken = []
+        of_rows = State.of_rows
+
+        def watched(frames: Any, *arguments: Any) -> State:
+            held = list(frames)
+            taken.append(sum(one.height for one in held))
+            return of_rows(held, *arguments)
+
+        monkeypatch.setattr(portions, "_LEAST", 1)
+        monkeypatch.setattr(portions, "_COMPARED", values)
+        monkeypatch.setattr(State, "of_rows", watched)
+        expected = brute_force(frame)
+        assert summary(frame).select("examples", "revisits").row(0) == (expected, size - expected)
+        if epochs * attempts > 1:
+            assert len(taken) == -(-size // values)
+            assert max(taken) <= 3 * values or values > size
+        assert counts(frame)[0] == expected
+
+    def test_targets_of_the_long_form_keep_their_order(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = long_form(records([*range(50)], attempt=[1, 2] * 25)).collect()
+        names = pl.Series(["c", "a", *["b", "a", "d"] * 16])
+        monkeypatch.setattr(portions, "_LEAST", 1)
+        monkeypatch.setattr(portions, "_COMPARED", 4)
+        rows = rows.with_columns(target=names)
+        assert summary(rows)["target"].to_list() == ["c", "a", "b", "d"]
 
 
 def test_visits_is_checked() -> None:
