@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import polars as pl
 
+from monolith_keras_metrics.insight.asks import of_plan
 from monolith_keras_metrics.insight.compare import paired
 from monolith_keras_metrics.insight.layers import Layers, layers_of
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
@@ -20,7 +21,6 @@ from monolith_keras_metrics.insight.questions import (
 )
 from monolith_keras_metrics.insight.rows import By, Visits, plan_of
 from monolith_keras_metrics.insight.rules import WITH_ERRORS, rules_of
-from monolith_keras_metrics.insight.states import add_up
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 from monolith_keras_metrics.insight.verdicts import COLUMNS, verdicts
 
@@ -108,7 +108,7 @@ def check(
         one for rule in parsed if rule.name in MEASURES for one in measures_of(rule)
     )
     form = Form(plan.groups, weighted, False, PARTS, needed(measures))
-    layers = layers_of(add_up(plan, form), measures)
+    layers = layers_of(of_plan(plan, form), measures)
     layers = _of_targets(layers, targets)
     questions = [
         about_count(rule, layers) if rule.name in _COUNTS else about_measure(rule, layers)

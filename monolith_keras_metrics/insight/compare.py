@@ -8,6 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from monolith_keras_metrics.insight import steps
+from monolith_keras_metrics.insight.asks import chosen_measures
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.finish import jackknife
 from monolith_keras_metrics.insight.layers import Layers, layers_of
@@ -15,7 +16,6 @@ from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.pairs import Pairs, default_on
 from monolith_keras_metrics.insight.rows import WINDOW, By, Time, Visits, plan_of
 from monolith_keras_metrics.insight.state import State, check_interval
-from monolith_keras_metrics.insight.states import chosen_measures
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 
 _COUNTS = ("examples", "only_a", "only_b", "ambiguous")

@@ -108,7 +108,10 @@ def open_run(
 
 
 def open_files(
-    file_format: str, files: Sequence[pathlib.Path], known: Sequence[pl.Schema] = ()
+    file_format: str,
+    files: Sequence[pathlib.Path],
+    known: Sequence[pl.Schema] = (),
+    name: str | None = None,
 ) -> tuple[pl.LazyFrame | None, dict[pathlib.Path, str]]:
     """Open some files of a run.
 
@@ -116,6 +119,7 @@ def open_files(
         file_format: Their format.
         files: The files.
         known: Schemas of records of other files of the run. The frame has their columns, too.
+        name: A further column, for the path of each record's file, if they are Parquet.
 
     Returns:
         The records, None if no file has any; and what is wrong with files that are not intact.
@@ -123,7 +127,7 @@ def open_files(
     parts = _parts([(file_format, file) for file in files])
     others = [Part(pathlib.Path(), schema, pl.DataFrame(schema=schema)) for schema in known]
     readable = [*others, *(part for part in parts if part.schema)]
-    records = _joined(readable) if readable else None
+    records = _joined(readable, name) if readable else None
     return records, {pathlib.Path(part.path): part.problem for part in parts if part.problem}
 
 
@@ -230,8 +234,14 @@ def _read_topic(rest: str) -> Iterator[Part]:
         yield Part(str(topic), pl.Schema(), None, problem)
 
 
-def _joined(parts: list[Part]) -> pl.LazyFrame:
-    """Return one frame of all parts. Parts with the same schema share one scan."""
+def _joined(parts: list[Part], name: str | None = None) -> pl.LazyFrame:
+    """Return one frame of all parts. Parts with the same schema share one scan.
+
+    Args:
+        parts: The parts.
+        name: A further column, for the path of each record's part, if that is Parquet.
+    """
+    own = {} if name is None else {name: pl.String()}
     groups: dict[object, list[Part]] = collections.defaultdict(list)
     fields: dict[str, list[str]] = {}
     wide: set[str] = set()
@@ -244,8 +254,10 @@ def _joined(parts: list[Part]) -> pl.LazyFrame:
     frames = []
     for group in groups.values():
         held = [part.frame.lazy() for part in group if part.frame is not None]
-        frame = pl.concat(held) if held else scan([pathlib.Path(part.path) for part in group])
-        frames.append(aligned(frame, group[0].schema, fields, wide))
+        files = [pathlib.Path(part.path) for part in group]
+        frame = pl.concat(held) if held else scan(files, name)
+        schema = group[0].schema if held else pl.Schema({**group[0].schema, **own})
+        frames.append(aligned(frame, schema, fields, wide))
     joined = pl.concat(frames, how="diagonal_relaxed")
     names = joined.collect_schema().names()
     return joined.select(sorted(names, key=(*SCHEMA, *names).index))

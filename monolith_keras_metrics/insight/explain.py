@@ -5,10 +5,10 @@ from __future__ import annotations
 import polars as pl
 
 from monolith_keras_metrics.insight import steps
+from monolith_keras_metrics.insight.asks import of_plan
 from monolith_keras_metrics.insight.measures import KINDS, MEASURES, Measure
 from monolith_keras_metrics.insight.rows import By, Visits, plan_of
 from monolith_keras_metrics.insight.state import State
-from monolith_keras_metrics.insight.states import add_up
 from monolith_keras_metrics.insight.tables import Form
 
 EXPLAINED = [name for name, measure in MEASURES.items() if isinstance(measure.value, tuple)]
@@ -78,7 +78,7 @@ def explain(
         if not plan.groups:
             raise ValueError("`by` must name at least one group. Received: none")
         form = Form(plan.groups, weighted, False, 1, ("sums",))
-        state = add_up(plan, form)
+        state = of_plan(plan, form)
         sides.append(_quotients(state, MEASURES[measure], end))
     keys = ["target", *plan.keys]
     both = sides[0].join(sides[1], on=keys, how="full", coalesce=True, nulls_equal=True)

@@ -58,10 +58,15 @@ def of_lines(path: pathlib.Path | str, lines: bytes, problem: str = "") -> Part:
     return Part(path, frame.schema, frame, problem)
 
 
-def scan(files: list[pathlib.Path]) -> pl.LazyFrame:
-    """Return the records of Parquet files of one schema."""
+def scan(files: list[pathlib.Path], name: str | None = None) -> pl.LazyFrame:
+    """Return the records of Parquet files of one schema.
+
+    Args:
+        files: The files.
+        name: A further column, for the path of each record's file.
+    """
     # A folder's name may contain "[" or "key=value", which must not be interpreted.
-    return pl.scan_parquet(files, glob=False, hive_partitioning=False)
+    return pl.scan_parquet(files, glob=False, hive_partitioning=False, include_file_paths=name)
 
 
 def _jsonl_lines(data: bytes) -> tuple[bytes, int]:

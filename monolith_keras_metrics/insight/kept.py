@@ -10,8 +10,8 @@ right, and only new files are read.
   one. All entries together have at most `_BYTES`; those that were not used for longest go first.
 - Entries are written aside and renamed, so that several readers may look at a run at once. At
   worst, two of them read the same new files.
-- States cannot tell which of several records of an example is its first visit. Of a run with
-  records that depend on each other (see `visits`), nothing is kept.
+- States cannot tell which of several records of an example is its first visit. Of files with
+  records that depend on those of others (see `visits`, `replays`), nothing is kept.
 - If entries cannot be written, as in a folder that is read-only, everything is read each time.
 """
 
@@ -110,10 +110,14 @@ class Kept:
             stored.write(entry.state, path, notes)
         except OSError:
             return  # it may not be written to, or is full: measuring must not fail for that
-        for one in superseded:
-            if one.path is not None:
-                _delete(one.path)
+        self.delete(superseded)
         self._shrink()
+
+    def delete(self, entries: Sequence[Entry]) -> None:
+        """Delete entries that are of no use."""
+        for entry in entries:
+            if entry.path is not None:
+                _delete(entry.path)
 
     def _all(self) -> Iterator[Entry]:
         for path in _listed(self._folder):

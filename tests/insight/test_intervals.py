@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from monolith_keras_metrics.insight import summary
+from monolith_keras_metrics.insight.asks import of_plan
 from monolith_keras_metrics.insight.finish import finish
 from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.rows import plan_of
 from monolith_keras_metrics.insight.state import State
-from monolith_keras_metrics.insight.states import add_up
 from monolith_keras_metrics.insight.tables import PARTS, TABLES, Form, parts_of
 
 
@@ -220,7 +220,7 @@ def test_states_of_any_portions_merge_to_that_of_all(portions: list[int], exact:
     form = Form(("mode",), True, exact, PARTS, tuple(TABLES))
 
     def state_of(part: pl.DataFrame) -> State:
-        return add_up(plan_of(part.lazy(), "mode", None, "req_time", True, "first", ()), form)
+        return of_plan(plan_of(part.lazy(), "mode", None, "req_time", True, "first", ()), form)
 
     of_each = np.array(portions).repeat(5)
     states = [state_of(frame.filter(pl.Series(of_each == number))) for number in range(5)]
@@ -239,7 +239,7 @@ def test_states_of_different_forms_do_not_merge() -> None:
     states = []
     for exact in (False, True):
         plan = plan_of(frame.lazy(), (), None, "req_time", True, "first", ())
-        states.append(add_up(plan, Form((), True, exact, 1, ("sums", "users"))))
+        states.append(of_plan(plan, Form((), True, exact, 1, ("sums", "users"))))
     with pytest.raises(ValueError, match="made with the same arguments"):
         State.merge(states)
     with pytest.raises(ValueError, match="at least one state"):

@@ -12,7 +12,15 @@ import polars as pl
 import pytest
 from same_frames import assert_same
 
-from monolith_keras_metrics.insight import kept, open_run, state_of, summary
+from monolith_keras_metrics.insight import (
+    kept,
+    open_run,
+    portions,
+    replays,
+    state_of,
+    stored,
+    summary,
+)
 
 ASKED: list[dict[str, Any]] = [
     {},
@@ -146,6 +154,81 @@ def test_records_that_depend_on_those_of_other_files(run: pathlib.Path, again: A
     assert found["revisits"].item() > 0
     assert not entries(run)
     assert_same(summary(run, visits="all"), summary(open_run(run), visits="all"))
+
+
+def restart(run: pathlib.Path, *numbers: int) -> None:
+    """Write files again, as a training that was restored does."""
+    for number in numbers:
+        there = run / f"worker-00000.attempt-1790000000000000.part-{50 * number:012d}.parquet"
+        first = there.read_bytes() if there.exists() else b""
+        path = write(run, number, attempt=pl.lit(2))
+        path.rename(run / path.name.replace("attempt-179", "attempt-180"))
+        if first:
+            there.write_bytes(first)
+
+
+@pytest.mark.parametrize("asked", [*ASKED[:3], {"by": "attempt"}])
+def test_of_a_restarted_training_only_replays_are_read_again(
+    run: pathlib.Path, asked: dict[str, Any]
+) -> None:
+    """Files 0, 1 and 3 hold no example of another attempt; 2 was written twice."""
+    summary(run, **asked)
+    restart(run, 2, 3)
+    expected = summary(open_run(run), **asked)
+    assert expected["revisits"].sum() == 50
+    for _ in range(2):
+        read = portions.Read()
+        token = portions.WATCHED.set(read)
+        assert_same(summary(run, **asked), expected)
+        portions.WATCHED.reset(token)
+    assert (read.records, read.total) == (100, 100)
+    restart(run, 4)
+    assert_same(summary(run, **asked), summary(open_run(run), **asked))
+    kept_files = [name for path in entries(run) for name in stored.read(path)[1]["files"]]
+    parts = sorted(name.partition("part-")[2] for name in kept_files)
+    assert parts == [f"{50 * number:012d}.parquet" for number in (0, 1, 3, 4)]
+
+
+def test_a_field_that_only_replays_have(run: pathlib.Path) -> None:
+    restart(run, 2)
+    (path,) = run.glob("*.attempt-180*")
+    value = pl.struct(cvr=pl.lit(0.5, pl.Float32), ctr=pl.lit(0.25, pl.Float32))
+    pl.read_parquet(path).with_columns(
+        predict=value, label=value, extra_int=pl.struct(item=pl.lit(7))
+    ).write_parquet(path)
+    for by in ((), "item"):
+        assert_same(summary(run, by), summary(open_run(run), by))
+        assert_same(summary(run, by), summary(open_run(run), by))
+    assert summary(run)["target"].to_list() == ["ctr", "cvr"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_which_files_depend_on_others(seed: int) -> None:
+    """Files of other attempts of the same worker whose times overlap."""
+    random = np.random.default_rng(seed)
+    low = random.integers(0, 400, 40)
+    spans = pl.DataFrame({
+        replays.FILE: [f"{number}" for number in range(40)],
+        "run": "r",
+        "worker": random.integers(0, 2, 40),
+        "attempt": random.integers(1, 4, 40),
+        "req_time": np.stack([low, low + random.integers(0, 12, 40)], axis=1).tolist(),
+    })  # fmt: skip
+    lines = spans.to_dicts()
+    expected = {
+        one[replays.FILE]
+        for one in lines
+        for other in lines
+        if one["worker"] == other["worker"]
+        and one["attempt"] != other["attempt"]
+        and one["req_time"][0] <= other["req_time"][1]
+        and other["req_time"][0] <= one["req_time"][1]
+    }
+    assert 5 < len(expected) < 35
+    assert replays.dependent(spans.lazy().explode("req_time")) == expected
+    with_id = pl.when(pl.col(replays.FILE) == "7").then(1).alias("example_id")
+    found = replays.dependent(spans.lazy().explode("req_time").with_columns(with_id))
+    assert found == expected | {"7"}
 
 
 def test_a_damaged_state_is_told_and_made_again(
