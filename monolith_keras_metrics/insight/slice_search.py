@@ -18,7 +18,6 @@ single values. If it is off, slices are then tried for what differs from the who
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,18 +25,11 @@ import numpy as np
 
 from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.slice_division import Division, Slice, contains
 from monolith_keras_metrics.insight.slice_fields import NONE, Field
 from monolith_keras_metrics.insight.slice_sums import Errors, Mask, Numbers, Sums, concatenated
 
-_DENSE = 1 << 22  # pairs of values that are counted in a table; bounds memory
 _CLEARLY = 4.0  # two standard errors, squared
-
-
-class Slice(NamedTuple):
-    """Some values of some fields, by number; none of any for the target as a whole."""
-
-    fields: tuple[int, ...]
-    values: tuple[int, ...]
 
 
 class Found(NamedTuple):
@@ -99,15 +91,10 @@ class Search:
         most: int,
     ) -> None:
         self._errors = errors
-        self._fields = fields
-        self._depth = depth
+        self._division = Division(fields, depth, minimum, len(errors.errors))
         self._minimum = minimum
         self._rate = rate
         self._most = most
-        self._sizes = [
-            np.bincount(field.numbers[field.numbers >= 0], minlength=len(field.texts))
-            for field in fields
-        ]
 
     def run(self) -> list[Found]:
         """Return the slices that are off, the whole first, then as they were found."""
@@ -124,7 +111,7 @@ class Search:
             if one.fields:
                 fewer = [len(other.fields) < len(one.fields) for other, _ in found]
                 free = np.array([*fewer, True])[owners]  # the last is that of records without owner
-                owners[self._records(one) & free] = len(found)
+                owners[self._division.records(one) & free] = len(found)
                 found.append((one, float(pool.log_e[at])))
             else:
                 # Slices that were found before start again: do they differ from the whole?
@@ -141,7 +128,7 @@ class Search:
         first = [] if whole is None else [(Slice((), ()), whole)]
         excesses = [*owned[: len(first)], *owned[1:]]
         return [
-            Found(one, log_e, self._records(one), excess)
+            Found(one, log_e, self._division.records(one), excess)
             for (one, log_e), excess in zip([*first, *found], excesses, strict=True)
         ]
 
@@ -156,10 +143,10 @@ class Search:
         sums: list[Sums] = []
         tastes: list[float] = []
         numbers = [0, 0, 0]
-        combinations = self._combinations()
+        combinations = self._division.combinations()
         trying = steps.begin("trying slices", len(combinations), "combinations of fields")
         for fields in combinations:
-            kept, at = self._numbered(fields)
+            kept, at = self._division.numbered(fields)
             numbers[len(fields)] += len(kept)
             these = Sums.of(errors, at, len(kept))
             taste = max([these.taste(), *tastes[:1]])  # the first is that of the whole
@@ -193,7 +180,7 @@ class Search:
         hurdles = pool.hurdles - np.log(len(found) + 1)
         rest = owners < 0
         levels = [_mean_error(self._errors, owners == one) for one in range(len(found))]
-        z, log_e = self._sums(pool.slices[:1], self._errors, rest).evidence(pool.tastes[0])
+        z, log_e = self._division.sums(pool.slices[:1], self._errors, rest).evidence(pool.tastes[0])
         # If the rest is off, but not in the way that the whole is, it makes up for the slices that
         # were found: a model learns to be right on average.
         made_up = log_e[0] >= hurdles[0] and not (
@@ -203,10 +190,10 @@ class Search:
         errors = self._errors.beyond(np.array(levels)[owners])
         # What is left of a slice is tried; of one within a slice that was found, how it differs.
         again = relative or bool(found)
-        sums = self._sums(pool.slices, errors, rest) if again else pool.sums
-        within = np.array([any(_contains(big, one) for big in found) for one in pool.slices])
+        sums = self._division.sums(pool.slices, errors, rest) if again else pool.sums
+        within = np.array([any(contains(big, one) for big in found) for one in pool.slices])
         if within.any():
-            all_records = self._sums(pool.slices, errors)
+            all_records = self._division.sums(pool.slices, errors)
             sums = Sums(*(np.where(within, *both) for both in zip(all_records, sums, strict=True)))
         z, log_e = sums.evidence(pool.tastes)
         can = (pool.log_e >= hurdles) & (log_e >= hurdles) & (z * pool.signs > 0)
@@ -219,121 +206,22 @@ class Search:
         larger: list[int] = [
             at
             for at in np.flatnonzero(can).tolist()
-            if _contains(pool.slices[at], pool.slices[best])
+            if contains(pool.slices[at], pool.slices[best])
         ]
         larger.sort(key=lambda at: (len(pool.slices[at].fields), -abs(float(z[at]))))
-        inside = self._records(pool.slices[best])
+        inside = self._division.records(pool.slices[best])
         inner = errors.where(inside if within[best] else inside & rest)
         for at in larger:
-            outer = errors.where(self._records(pool.slices[at]) & rest & ~inside)
+            outer = errors.where(self._division.records(pool.slices[at]) & rest & ~inside)
             if _are_off_alike(inner, outer, float(pool.tastes[at])):
                 return at
         return best
-
-    def _combinations(self) -> list[tuple[int, ...]]:
-        numbers = range(len(self._fields))
-        return [
-            one for size in range(self._depth + 1) for one in itertools.combinations(numbers, size)
-        ]
-
-    def _numbered(self, fields: tuple[int, ...]) -> tuple[list[Slice], Numbers]:
-        """Return the slices by some fields that have enough examples, and each record's slice."""
-        keys = self._keys(fields, slice(None))
-        if not fields:
-            return [Slice((), ())], keys
-        if len(fields) == 1:
-            sizes = self._sizes[fields[0]]
-            values = np.flatnonzero(sizes < len(keys))  # a value that all have is the whole
-            return [Slice(fields, (value,)) for value in values.tolist()], _places(
-                keys, values, len(sizes)
-            )
-        of_one, of_other = (self._sizes[field] for field in fields)
-        size = len(of_one) * len(of_other)
-        inside = keys[keys >= 0]
-        if size <= _DENSE:
-            counts = np.bincount(inside, minlength=size)
-            values = np.flatnonzero(counts >= self._minimum)
-            counts = counts[values]
-        else:
-            values, counts = np.unique(inside, return_counts=True)
-            values, counts = (column[counts >= self._minimum] for column in (values, counts))
-        one, other = np.divmod(values, max(1, len(of_other)))
-        # A pair that holds all records of one of its values is that value.
-        new = (counts < of_one[one]) & (counts < of_other[other])
-        values = values[new]
-        slices = [
-            Slice(fields, pair) for pair in zip(one[new].tolist(), other[new].tolist(), strict=True)
-        ]
-        return slices, _places(keys, values, size)
-
-    def _keys(self, fields: tuple[int, ...], records: slice | Mask) -> Numbers:
-        """Return a number for each record's values of some fields; `NONE` if any has none."""
-        if not fields:
-            return np.zeros(len(self._errors.errors[records]), np.int64)
-        first, *others = (self._fields[field] for field in fields)
-        keys = first.numbers[records]
-        for field in others:
-            numbers = field.numbers[records]
-            keys = np.where((keys < 0) | (numbers < 0), NONE, keys * len(field.texts) + numbers)
-        return keys
-
-    def _records(self, one: Slice) -> Mask:
-        """Return True for the records of a slice."""
-        records = np.ones(len(self._errors.errors), np.bool_)
-        for field, value in zip(one.fields, one.values, strict=True):
-            records &= self._fields[field].numbers == value
-        return records
-
-    def _sums(
-        self, slices: Sequence[Slice], errors: Errors, records: Mask | slice = slice(None)
-    ) -> Sums:
-        """Return the sums of slices over some records only."""
-        errors = errors.where(records)
-        sums: list[Sums] = []
-        for fields, group in itertools.groupby(slices, lambda one: one.fields):
-            keys = self._keys(fields, records)
-            wanted = np.array([self._key(fields, one.values) for one in group], np.int64)
-            size = int(wanted[-1]) + 1
-            sums.append(Sums.of(errors, _places(keys, wanted, size), len(wanted)))
-        return concatenated(sums)
-
-    def _key(self, fields: tuple[int, ...], values: tuple[int, ...]) -> int:
-        key = 0
-        for field, value in zip(fields, values, strict=True):
-            key = key * len(self._fields[field].texts) + value
-        return key
-
-
-def _places(keys: Numbers, wanted: Numbers, size: int) -> Numbers:
-    """Return the place of each key among the wanted ones, which ascend; `NONE` if it has none.
-
-    Args:
-        keys: The keys; negative ones have no place.
-        wanted: The wanted keys.
-        size: A number that is larger than any wanted key.
-    """
-    if size <= _DENSE:
-        table = np.full(size + 1, NONE)
-        table[wanted] = np.arange(len(wanted))
-        return table[np.where(keys < size, keys, NONE)]  # the last entry is that of no key
-    at = np.searchsorted(wanted, keys)
-    at[at == len(wanted)] = 0
-    places: Numbers = (
-        np.where(wanted[at] == keys, at, NONE) if len(wanted) else np.full(len(keys), NONE)
-    )
-    return places
 
 
 def _mean_error(errors: Errors, records: Mask) -> float:
     """Return the error for each size of some records."""
     size = errors.sizes[records].sum()
     return float(errors.errors[records].sum() / size) if size > 0 else 0.0
-
-
-def _contains(one: Slice, other: Slice) -> bool:
-    """Return True if a slice has all records of another, and fewer fields."""
-    pairs = set(zip(other.fields, other.values, strict=True))
-    return {*zip(one.fields, one.values, strict=True)} < pairs
 
 
 def _are_off_alike(inner: Errors, outer: Errors, taste: float) -> bool:
