@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from places import ROOT
+from places import benchmark
 
 from monolith_keras_metrics.insight import long_form, slices, summary
 from monolith_keras_metrics.insight.evidence import log_two_sided_mixture
 from monolith_keras_metrics.insight.slice_fields import field_of
 from monolith_keras_metrics.insight.slice_sums import Errors, Sums
 
-CULPRITS = runpy.run_path(str(ROOT / "benchmarks/culprits.py"))
+CULPRITS = benchmark("culprits")
 
 
 def made(*planted: tuple[pl.Expr, float], seed: int = 0, users: int = 6_000) -> pl.DataFrame:
@@ -54,11 +54,12 @@ IOS = pl.col("device") == "ios"
 
 class TestWhatIsFound:
     @pytest.mark.slow
-    @pytest.mark.parametrize("case", range(len(CULPRITS["CASES"])))
+    @pytest.mark.parametrize("case", range(len(CULPRITS.CASES)))
     def test_users_of_unequal_size_with_lasting_tastes(self, case: int) -> None:
         """The short form of `benchmarks/culprits.py`."""
-        planted = CULPRITS["CASES"][case]
-        result = CULPRITS["tried"](planted, 60_000, (case, 100 + case), 0.5)
+        planted = CULPRITS.CASES[case]
+        draw = functools.partial(CULPRITS.sample, 60_000, 0.5, 300)
+        result = CULPRITS.tried(planted, draw, [*CULPRITS.FIELDS], 2)
         assert result["anything"] == result["alone"]
         if planted.slice is None:
             assert result["anything"] == 0
