@@ -95,7 +95,7 @@ def compare(
         columns |= {f"{name}_a": one.of[name][:, 0], f"{name}_b": other.of[name][:, 0]}
         columns[f"{name}_diff"] = difference[:, 0]
         if interval is not None:
-            low, high = jackknife(difference, one.there, "plain", interval)
+            low, high = jackknife(difference, one.there, one.shares, "plain", interval)
             columns |= {f"{name}_diff_low": low, f"{name}_diff_high": high}
     found = one.groups.select("target", *rows.keys).with_columns(
         pl.Series(name, column, nan_to_null=True) for name, column in columns.items()

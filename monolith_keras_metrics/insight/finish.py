@@ -3,7 +3,13 @@
 The interval of a measure is by user: it tells what the measure might have been with other users.
 Users are in 100 parts; leaving out one part after the other gives as many values, whose spread is
 the measure's standard error (the delete-a-group jackknife; Kott 2001). Values are compared on a
-scale where errors are symmetric: logarithm for ratios, log odds for shares.
+scale where errors are symmetric: see `SCALES`.
+
+A few users with many examples make parts unequal. Then an estimate and its error depend on each
+other: a large part pulls the estimate to its own value, and so seems to differ less. What a value
+that may be true would leave of each part's difference does not have this flaw. So the error is
+measured around the ends of the interval, and not around the estimate, as in a score test (see
+`evidence`). If all parts are of equal size, the interval is that of Student's t distribution.
 """
 
 from __future__ import annotations
@@ -15,8 +21,9 @@ import numpy.typing as npt
 import polars as pl
 
 from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.evidence import Estimates
 from monolith_keras_metrics.insight.groups import Groups
-from monolith_keras_metrics.insight.measures import Measure, Scale
+from monolith_keras_metrics.insight.measures import Measure, Scale, Sums
 from monolith_keras_metrics.insight.tables import Form, Tables
 from monolith_keras_metrics.insight.with_scipy import scipy_module
 
@@ -40,7 +47,7 @@ def finish(
             layers = measure(sums)
             if values is not None:
                 layers[:, 0] = values.get_column(measure.name).to_numpy()[chosen]
-            for name, column in _columns(measure, layers, sums.there, interval).items():
+            for name, column in _columns(measure, layers, sums, interval).items():
                 columns.setdefault(name, np.full(groups.frame.height, np.nan))[chosen] = column
     return groups.frame.with_columns(
         pl.Series(name, columns.get(name, []), pl.Float64, nan_to_null=True)
@@ -79,39 +86,48 @@ def _names(measure: Measure, interval: float | None) -> list[str]:
 
 
 def _columns(
-    measure: Measure, layers: Array, there: npt.NDArray[np.bool_], interval: float | None
+    measure: Measure, layers: Array, sums: Sums, interval: float | None
 ) -> dict[str, Array]:
     columns = [layers[:, 0]]
     if interval is not None and measure.scale is not None:
-        columns += jackknife(layers, there, measure.scale, interval)
+        columns += jackknife(layers, sums.there, sums.shares, measure.scale, interval)
     return dict(zip(_names(measure, interval), columns, strict=True))
 
 
 def jackknife(
-    layers: Array, there: npt.NDArray[np.bool_], scale: Scale, interval: float
+    layers: Array, there: npt.NDArray[np.bool_], shares: Array, scale: Scale, interval: float
 ) -> tuple[Array, Array]:
     """Return the ends of intervals.
 
     Args:
         layers: A measure of each group, and without each part, shape `(groups, 1 + parts)`.
         there: Whether a part has examples of the group, shape `(groups, parts)`.
+        shares: The share of a part in the group's weights, of the same shape.
         scale: Where errors are symmetric, as in `Measure`.
         interval: The probability that the interval holds the true value.
 
     Returns:
-        The lower and the upper ends; NaN where fewer than two parts have examples, or where the
-        measure is not defined without one of them.
+        The lower and the upper ends; NaN where fewer than two parts have examples, where the
+        measure is not defined without one of them, or where an end would be infinite.
 
     Raises:
         ModuleNotFoundError: If SciPy is not installed.
     """
     quantile = scipy_module("stats", "`interval`").t.ppf
     middle, moved = influences(layers, there, scale)
-    error = np.sqrt((moved**2).sum(axis=1))
-    margin = quantile((1 + interval) / 2, np.maximum(there.sum(axis=1) - 1, 1)) * error
     _, back = SCALES[scale]
-    with np.errstate(divide="ignore", over="ignore"):
-        return back(middle - margin), back(middle + margin)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        # The number of parts of equal size that would tell as much (Kish).
+        number, equal = there.sum(axis=1), 1 / (shares**2).sum(axis=1)
+        t = quantile((1 + interval) / 2, equal - 1)
+        # The same quantile where the error is measured around the true value.
+        errors = np.sqrt(equal / (1 + (equal - 1) / t**2))
+        # The mean without a part is farther away than what the part adds to the mean.
+        added = moved * (1 - shares) / np.sqrt(1 - 1 / number)[:, None]
+        ends = Estimates(middle, added, shares).interval(errors)
+        known = [np.isfinite(end) & np.isfinite(back(end)) for end in ends]
+        low, high = (np.where(one, back(end), np.nan) for one, end in zip(known, ends, strict=True))
+    return low, high
 
 
 def influences(layers: Array, there: npt.NDArray[np.bool_], scale: Scale) -> tuple[Array, Array]:
@@ -137,8 +153,11 @@ def influences(layers: Array, there: npt.NDArray[np.bool_], scale: Scale) -> tup
         return middle, np.where(number > 1, moved, np.nan)
 
 
+# Large errors are rare, so a sample without any has a small rmse or mae, and tells a small error of
+# it, too. Simulated errors of 1 / rmse² and 1 / mae² depend least on the estimate.
 SCALES: dict[Scale, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "plain": (lambda x: x, lambda x: x),
     "log": (np.log, np.exp),
     "logit": (lambda x: np.log(x) - np.log1p(-x), lambda x: 1 / (1 + np.exp(-x))),
+    "inverse square": (lambda x: -1 / x**2, lambda x: 1 / np.sqrt(-x)),
 }

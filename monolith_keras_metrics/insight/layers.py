@@ -64,8 +64,5 @@ def layers_of(state: State, measures: Sequence[Measure]) -> Layers:
             found.of[measure.name][at] = measure(sums)
         if left_out:
             found.there[at] = sums.there
-            total = sums.weights[:, :1]
-            with np.errstate(invalid="ignore"):
-                shares = (total - sums.weights[:, 1:]) / total
-            found.shares[at] = np.where(total > 0, shares, 0.0)
+            found.shares[at] = sums.shares
     return found

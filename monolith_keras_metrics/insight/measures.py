@@ -87,6 +87,13 @@ class Sums:
         examples = self.of["examples"]
         return examples[:, 1:] < examples[:, :1]
 
+    @property
+    def shares(self) -> Array:
+        """Return the share of each part in the weights; 0 if there are none."""
+        total = self.weights[:, :1]
+        parts = total - self.weights[:, 1:]
+        return np.where(total > 0, parts / np.where(total > 0, total, 1.0), 0.0)
+
     def __getattr__(self, name: str) -> Array:
         try:
             return self.of[name]
@@ -94,7 +101,7 @@ class Sums:
             raise AttributeError(name) from None
 
 
-Scale = Literal["plain", "log", "logit"]
+Scale = Literal["plain", "log", "logit", "inverse square"]
 Kind = Literal["any", "no logits", "binary", "probability", "regression"]
 # Whether a measure is for a target, by whether its labels are 0 and 1, and its predictions from 0
 # to 1. Predictions of labels 0 and 1 that are not, are logits.
@@ -119,8 +126,9 @@ class Measure:
         better: `"higher"` or `"lower"` values are better; or the value that is best; None for a
             property of the data.
         scale: Where its errors are symmetric, for intervals: `"log"` for ratios, `"logit"` for
-            shares; None if it has no interval. (CORP's parts are biased in small samples, since the
-            recalibration fits them too well, and an interval does not see that.)
+            shares, `"inverse square"` for sizes of errors; None if it has no interval. (CORP's
+            parts are biased in small samples, since the recalibration fits them too well, and an
+            interval does not see that.)
         needs: The tables of a `State` that it needs, besides the sums.
         on_demand: True if it is computed only if it is named, since it costs more than all others.
     """
@@ -336,14 +344,21 @@ MEASURES = {
             lambda s: curves.entropy(np.clip(_rate(s), 0, 1)),
             "probability",
         ),
-        Measure("mae", "Σw|p - y| / Σw", ("distances", "weights"), "regression", "lower", "log"),
+        Measure(
+            "mae",
+            "Σw|p - y| / Σw",
+            ("distances", "weights"),
+            "regression",
+            "lower",
+            "inverse square",
+        ),
         Measure(
             "rmse",
             "√(Σw(p - y)² / Σw)",
             lambda s: np.sqrt(s.squares / s.weights),
             "regression",
             "lower",
-            "log",
+            "inverse square",
         ),
         Measure(
             "bias",

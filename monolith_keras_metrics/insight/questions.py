@@ -20,6 +20,7 @@ _DOMAINS: dict[Scale, tuple[float, float]] = {
     "plain": (-np.inf, np.inf),
     "log": (0.0, np.inf),
     "logit": (0.0, 1.0),
+    "inverse square": (0.0, np.inf),
 }
 
 

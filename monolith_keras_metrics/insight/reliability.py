@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,13 +133,13 @@ def _curves(chosen: npt.NDArray[np.int64], sums: Sums, bins: int, interval: floa
     with np.errstate(divide="ignore", invalid="ignore"):
         rates = np.where(weights > 0, positives / weights, np.nan)
         means = predictions[:, 0] / weights[:, 0]
-    groups_and_bins = chosen.size * bins
-    low, high = jackknife(
-        np.moveaxis(rates, 2, 1).reshape(groups_and_bins, -1),
-        np.moveaxis(examples[:, 1:] < examples[:, :1], 2, 1).reshape(groups_and_bins, -1),
-        "logit",
-        interval,
-    )
+        shares = 1 - weights[:, 1:] / weights[:, :1]
+
+    def of_bins(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.moveaxis(values, 2, 1).reshape(chosen.size * bins, -1)
+
+    there = examples[:, 1:] < examples[:, :1]
+    low, high = jackknife(of_bins(rates), of_bins(there), of_bins(shares), "logit", interval)
     frame = pl.DataFrame(
         {
             "group": chosen.repeat(bins),

@@ -109,7 +109,7 @@ def _answer(question: Question, layers: Layers, asked: float, moves: int | None)
         against = np.where(enough, np.exp(against), np.nan)
         if question.scale is not None:
             estimates, back = question.bounds[0].estimates, SCALES[question.scale][1]
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 ends = estimates.interval(errors_needed(asked, examples, moves))
                 low, high = (np.where(enough & np.isfinite(end), back(end), np.nan) for end in ends)
     else:

@@ -63,8 +63,8 @@ def changes(
     frames = []
     for measure in measures:
         one, other = before.of[measure.name], recent.of[measure.name]
-        low, high = jackknife(other - one, there, "plain", interval)
-        lowest, highest = jackknife(other - one, there, "plain", _CLEAR)
+        low, high = jackknife(other - one, there, recent.shares, "plain", interval)
+        lowest, highest = jackknife(other - one, there, recent.shares, "plain", _CLEAR)
         columns = {
             "before": one[:, 0],
             "recent": other[:, 0],
