@@ -80,7 +80,7 @@ def coverage(place: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
         if TOPIC.fullmatch(os.fspath(one)):
             raise ValueError(
                 "`place` must be a folder or a file, since a topic does not hold the counts of its "
-                f"processes: ask their clients' stats(). Received: {os.fspath(one)!r:.40}"
+                "processes: ask their clients' stats(). Received: a topic"
             )
     located = dict.fromkeys((wanted, root.resolve()) for wanted, root in map(locate, places))
     rows = [row for wanted, root in located for row in _rows(wanted, root)]
