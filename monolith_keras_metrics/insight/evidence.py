@@ -13,24 +13,33 @@ are (Efron 1969, "Student's t-test under symmetry conditions"; de la Peña, Klas
 "Self-normalized processes: exponential inequalities, moment bounds and iterated logarithm laws").
 
 **All looks at all records so far.** The quotient, times the square root of the number of examples,
-moves as a Brownian motion whose clock is that number. `log_mixture` is an e-process for it: the
-probability that it ever exceeds log(a) is at most 1 / a if the measure keeps the bound (Robbins
-1970, "Statistical methods related to the law of the iterated logarithm"; Howard et al. 2021,
-"Time-uniform, nonparametric, nonasymptotic confidence sequences"; for estimates that are only
-nearly normal: Waudby-Smith et al. 2024, "Time-uniform central limit theory and asymptotic
-confidence sequences"). If the same users come back, later estimates resemble earlier ones more
-than those of a Brownian motion do; this makes false alarms rarer (Slepian 1962, "The one-sided
-barrier problem for Gaussian noise").
+moves as a Brownian motion whose clock is that number. `log_mixture` is an e-process for it, and so
+is an average of two, which the evidence is: the probability that it ever exceeds a is at most 1 / a
+if the measure keeps the bound (Robbins 1970, "Statistical methods related to the law of the
+iterated logarithm"; Howard et al. 2021, "Time-uniform, nonparametric, nonasymptotic confidence
+sequences"; for estimates that are only nearly normal: Waudby-Smith et al. 2024, "Time-uniform
+central limit theory and asymptotic confidence sequences"). If the same users come back, later
+estimates resemble earlier ones more than those of a Brownian motion do; this makes false alarms
+rarer (Slepian 1962, "The one-sided barrier problem for Gaussian noise").
 
 **All looks at a sliding window.** Such a window forgets, so no e-process exists for it. The
 probability that the quotient exceeds a level at any time while the window moves on by its own
 length is known (Slepian 1961, "First passage time for a particular Gaussian process"). The
 permitted false alarms are divided among all such lengths of time, of which there may be any number.
+
+**Both bounds of a rule.** A value cannot be above the upper bound and below the lower one, so the
+bounds need not share the permitted false alarms by halves: see `log_either`. That is proven for
+estimates that move as the Brownian motion above, or as Slepian's window. It is only nearly so for
+rules about delays, where each bound has an estimate of its own.
+
+What is not proven, but simulated (`benchmarks/alarms.py`): that estimates are normal and symmetric
+enough, and their errors known well enough, with 20 positives, 20 negatives and 20 parts of users.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,10 +47,12 @@ import numpy.typing as npt
 
 from monolith_keras_metrics.insight.curves import Array
 
-# Verdicts need the least evidence, 3.6 to 4.1 standard errors, with 5 to 1,000 times as many
-# examples: from the first hours of a training to its end. With few examples, where estimates are
-# far from normal, they need more.
-SHARPEST = 1_000
+# The priors of a measure's evidence, and their weights: the numbers of examples at which it is made
+# to be sharp. One rule needs 3.4 to 3.9 standard errors with 3,000 to 10 million examples: from the
+# first hours of a training to its end. With few examples, where estimates are far from normal, it
+# needs more.
+_PRIORS = {500: 0.2, 10_000: 0.8}
+_FARTHER = 0.1  # the share of the permitted false alarms that is for the bound farther away
 _LARGEST = 37.0  # standard errors; beyond, probabilities are less than the smallest float64
 
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
@@ -90,9 +101,7 @@ class Estimates(NamedTuple):
         return ends[0], ends[1]
 
 
-def log_mixture(
-    score: npt.ArrayLike, information: npt.ArrayLike, prior: npt.ArrayLike = SHARPEST
-) -> Array:
+def log_mixture(score: npt.ArrayLike, information: npt.ArrayLike, prior: npt.ArrayLike) -> Array:
     """Return the logarithm of an e-value against "the effect is zero or less".
 
     The score of an effect d is nearly normal, with mean d times the information, and the
@@ -160,9 +169,55 @@ def log_evidence(distance: Array, examples: Array, moves: int | None = None) -> 
     """
     if not moves:  # up to its length, a window holds all records so far
         share = 1.0 if moves is None else _share(0)
-        root = np.sqrt(examples)
-        return log_mixture(distance * root, examples) + math.log(share)
+        score = distance * np.sqrt(examples)
+        each = [
+            log_mixture(score, examples, prior) + math.log(weight * share)
+            for prior, weight in _PRIORS.items()
+        ]
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            return np.logaddexp(*each)
     return math.log(_share(moves)) - np.log(_ever_exceeded(distance))
+
+
+def log_either(against: Sequence[Array], in_favour: Sequence[Array]) -> Array:
+    """Return the logarithm of the evidence that a value breaks either bound of a rule.
+
+    If it breaks neither, the probability that the evidence ever exceeds a is at most 1 / a, for a
+    of 2 or more.
+
+    Evidence of a value above the upper bound counts as far as there is nine times as much that it
+    is above the lower bound, and the other way round. There is, unless the bounds are closer than
+    about a standard error. So one bound has 0.9 of the permitted false alarms, and not half.
+
+    Why they suffice: let f(d) be the probability of an alarm that the value is too high, if it is d
+    below the upper bound. This is the mean of exp(-dS - d²V/2) over alarms if the value is on that
+    bound, where V is the information, and S the score: at least √V at any alarm. So f is convex. It
+    is at most 0.9 / a at the upper bound, and 0.1 / a at the lower one, where the other evidence is
+    false, so it is below the line between them. The same holds for alarms that the value is too
+    low, with the ends exchanged, and both lines add up to 1 / a. For a window, f(d) is the
+    probability that it ever exceeds a level which rises with d. That is convex for high levels.
+
+    Args:
+        against: The logarithms of the evidence against each bound, as of `log_evidence`. There are
+            one or two.
+        in_favour: The same that the value is within each bound.
+
+    Example:
+    One bound; two that are far apart; and two that are equal.
+
+    >>> one, none = np.log([500.0]), np.log([0.001])
+    >>> [float(np.exp(log_either(*both)).round(1)[0]) for both in (
+    ...     ([one], [none]), ([one, none], [none, one * 9]), ([one, none], [none, one]))]
+    [500.0, 450.0, 50.0]
+    """
+    if len(against) == 1:
+        return against[0]
+    pairs = zip(against, reversed(in_favour), strict=True)
+    shared = [
+        np.minimum(near + math.log(1 - _FARTHER), far + math.log(_FARTHER)) for near, far in pairs
+    ]
+    result: Array = np.max(shared, axis=0)
+    return result
 
 
 def errors_needed(evidence: float, examples: Array, moves: int | None = None) -> Array:

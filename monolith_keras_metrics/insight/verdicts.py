@@ -11,7 +11,12 @@ import numpy.typing as npt
 import polars as pl
 
 from monolith_keras_metrics.insight.curves import Array
-from monolith_keras_metrics.insight.evidence import Estimates, errors_needed, log_evidence
+from monolith_keras_metrics.insight.evidence import (
+    Estimates,
+    errors_needed,
+    log_either,
+    log_evidence,
+)
 from monolith_keras_metrics.insight.finish import SCALES
 from monolith_keras_metrics.insight.layers import Layers
 from monolith_keras_metrics.insight.measures import Measure, Scale
@@ -77,7 +82,7 @@ def verdicts(
         false_alarms: The largest permitted probability of a false alarm in any row.
     """
     groups = layers.groups.select("target", *names, "examples")
-    number = groups.height * sum(len(question.bounds) for question in questions)
+    number = groups.height * sum(bool(question.bounds) for question in questions)
     asked = max(number, 1) / false_alarms
     frames = [
         groups.with_columns(
@@ -103,7 +108,7 @@ def _answer(question: Question, layers: Layers, asked: float, moves: int | None)
     if question.bounds:
         lacking = _lacking(question, layers)
         enough = np.array([not reason for reason in lacking], np.bool_)
-        against, in_favour = _weighed(question.bounds, examples, moves)
+        against, in_favour = weighed(question.bounds, examples, moves)
         broken = enough & (against >= math.log(asked))
         holds = enough & (in_favour >= math.log(asked))
         against = np.where(enough, np.exp(against), np.nan)
@@ -132,14 +137,20 @@ def _answer(question: Question, layers: Layers, asked: float, moves: int | None)
     ]  # fmt: skip
 
 
-def _weighed(bounds: Sequence[Bound], examples: Array, moves: int | None) -> tuple[Array, Array]:
-    """Return the logarithm of the evidence that any bound is broken, and that all are kept."""
+def weighed(bounds: Sequence[Bound], examples: Array, moves: int | None) -> tuple[Array, Array]:
+    """Return the logarithm of the evidence that any bound is broken, and that all are kept.
+
+    Args:
+        bounds: The bounds of a rule.
+        examples: The number of examples of each group.
+        moves: As for `log_evidence`.
+    """
     against, in_favour = [], []
     for bound in bounds:
         inside = bound.side * bound.estimates.distance(bound.at)
         against.append(log_evidence(-inside, examples, moves))
         in_favour.append(log_evidence(inside, examples, moves))
-    return np.max(against, axis=0), np.min(in_favour, axis=0)
+    return log_either(against, in_favour), np.min(in_favour, axis=0)
 
 
 def _lacking(question: Question, layers: Layers) -> list[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from places import benchmark
 
 from monolith_keras_metrics.insight import check, check_pairs, compare, summary
 from monolith_keras_metrics.insight.check import RULED
@@ -125,14 +124,14 @@ class TestVerdicts:
         undecided = result.filter(pl.col("verdict") == "undecided")["rule"].to_list()
         assert sorted(undecided) == sorted(f"{name} <= 1e9" for name in numbers)
 
-    def test_a_new_bound_shares_the_permitted_false_alarms(self) -> None:
+    def test_a_new_rule_shares_the_permitted_false_alarms(self) -> None:
         records = made(400)
         assert check(records, "auc >= 0.5")["asked"].to_list() == [100]
         both = check(records, ["0.5 <= auc <= 1", "calibration <= 2", "examples > 5"], "country")
         assert {*both["country"]} == {"A", "B", None}
         asked = dict(both.select("rule", "asked").rows())
         assert asked["examples > 5"] is None
-        assert asked["calibration <= 2"] == asked["0.5 <= auc <= 1"] == pytest.approx(900)
+        assert asked["calibration <= 2"] == asked["0.5 <= auc <= 1"] == pytest.approx(600)
         assert check(records, "auc > 0.5", false_alarms=0.1)["asked"].item() == 10
 
     def test_the_worst_comes_first(self) -> None:
@@ -297,53 +296,54 @@ class TestPairs:
             check_pairs(made(8), made(8), "auc >= 0.5")
 
 
-@pytest.fixture(scope="module")
-def alarms() -> Any:
-    """The module `benchmarks/alarms.py`."""
-    path = Path(__file__).parents[2] / "benchmarks" / "alarms.py"
-    spec = importlib.util.spec_from_file_location("alarms", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["alarms"] = module
-    spec.loader.exec_module(module)
-    return module
+ALARMS = benchmark("alarms")
 
 
-def sums_of(records: pl.DataFrame, sums_class: Any) -> Any:
-    """The sums of each hour and part of the users, by a plain loop."""
+def sums_of(records: pl.DataFrame) -> Any:
+    """The sums of each hour, part of the users and prediction, by a plain loop."""
     y, p = (records[column].struct.field("ctr").to_numpy() for column in ("label", "predict"))
     hour = records["req_time"].to_numpy() // 3600
     part = parts_of(records.get_column("uid"), PARTS)
     sums = []
-    for values in (np.ones(y.size), y, p, p * (1 - p)):
-        table = np.zeros((hour.max() + 1, PARTS))
-        np.add.at(table, (hour, part), values)
+    for values in (y, 1 - y):
+        table = np.zeros((hour.max() + 1, PARTS, 2))
+        np.add.at(table, (hour, part, (p > p.mean()).astype(int)), values)
         sums.append(table)
-    return sums_class(*sums)
+    return ALARMS.Sums(*sums)
 
 
 @pytest.mark.slow
 class TestAlarms:
     """The short form of `benchmarks/alarms.py`: 50 trainings of 30 days, looked at hourly."""
 
-    @pytest.mark.parametrize("number", [0, 2, 5, 8])
-    def test_false_alarms_are_rare(self, alarms: Any, number: int) -> None:
-        check_, test = alarms.false_alarms(alarms.HEALTHY[number], 50)
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "records independent, on both bounds",
+            "persistent users, on both bounds",
+            "persistent users, on close bounds",
+            "last 6 hours, records independent",
+        ],
+    )
+    def test_false_alarms_are_rare(self, name: str) -> None:
+        (scenario,) = (one for one in ALARMS.HEALTHY if one.name == name)
+        check_, test = ALARMS.false_alarms(scenario, 50)
         assert check_ <= 2
         assert test >= 5  # what a test of each look would raise
 
-    def test_an_error_of_a_tenth_is_found_within_60_hours(self, alarms: Any) -> None:
-        hours = alarms.hours_until_found(alarms.ILL[1], 50)
-        assert np.quantile(hours, 0.9) <= 60
+    @pytest.mark.parametrize("scenario", ALARMS.ILL[:4], ids=lambda one: one.name)
+    def test_an_error_of_a_tenth_is_found_within_60_hours(self, scenario: Any) -> None:
+        """At least in 90 % of trainings; of 50, chance may take two."""
+        hours = ALARMS.hours_until_found(scenario, 50)
+        assert (hours <= 60).mean() >= 0.86
 
-    def test_the_simulation_judges_as_check_does(self, alarms: Any) -> None:
+    def test_the_simulation_judges_as_check_does(self) -> None:
         """Sums of real records, judged by both, at each of 40 looks."""
-        scenario = alarms.ILL[1]._replace(calibration=1.1, bounds=(0.95, 1.05))
-        hour = alarms.end_to_end(scenario, 40, 4, seed=0)
-        records = alarms.records(scenario, 40, seed=0)
-        looks = alarms.looks_of(scenario, sums_of(records, alarms.Sums))
+        scenario = ALARMS.ILL[1]._replace(calibration=1.1, bounds=(0.95, 1.05))
+        hour = ALARMS.end_to_end(scenario, 40, 4, seed=0)
+        records = ALARMS.records(scenario, 40, seed=0)
+        looks = ALARMS.looks_of(scenario, sums_of(records))
         assert hour is not None
-        broken = alarms.broken_at(scenario, looks)
+        broken = ALARMS.broken_at(scenario, looks)
         assert broken[hour - 1]
         assert not broken[3 : hour - 4 : 4].any()

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from monolith_keras_metrics.insight import evidence
+from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.evidence import (
     Estimates,
     errors_needed,
+    log_either,
     log_evidence,
     log_mixture,
 )
@@ -62,6 +64,37 @@ def test_a_window_exceeds_a_level_as_often_as_slepian_says() -> None:
     assert evidence._ever_exceeded(np.array([0.0]))[0] == pytest.approx(0.75 + 1 / (2 * math.pi))
     for one, other in zip(found, expected, strict=True):
         assert 0.75 * other < one < 1.05 * other
+
+
+class TestBothBounds:
+    """Brownian motion with a drift on a bound or between them, and 20 % permitted false alarms."""
+
+    EXAMPLES = np.geomspace(300, 3e6, 150)
+
+    def evidence(self, gap: float, share: float) -> tuple[list[Array], list[Array]]:
+        """Against and in favour of both bounds, of 1,000 runs; the value is a share above one."""
+        n = self.EXAMPLES
+        steps = np.random.default_rng(1).standard_normal((1_000, n.size))
+        errors = np.cumsum(steps * np.sqrt(np.diff(n, prepend=0)), axis=1) / n
+        low, high = ((errors + one * gap) * np.sqrt(n) for one in (share, share - 1))
+        against = [log_evidence(-low, n), log_evidence(high, n)]
+        return against, [log_evidence(low, n), log_evidence(-high, n)]
+
+    @pytest.mark.parametrize("gap", [0.0, 0.001, 0.003, 0.01, 0.03, 0.1])
+    def test_they_share_the_permitted_false_alarms(self, gap: float) -> None:
+        for share in (0.0, 0.3, 0.5, 1.0):
+            broken = log_either(*self.evidence(gap, share)) >= math.log(5)
+            assert broken.any(axis=1).mean() <= 0.2
+
+    def test_neither_could_have_all_of_them(self) -> None:
+        against, _ = self.evidence(0.0, 0.0)
+        assert (np.max(against, axis=0) >= math.log(5)).any(axis=1).mean() > 0.2
+
+    def test_far_apart_each_has_nearly_all(self) -> None:
+        against, in_favour = self.evidence(0.1, 1.0)
+        found = log_either(against, in_favour) >= math.log(5)
+        alone = against[1] >= math.log(5)
+        assert found.any(axis=1).mean() > 0.8 * alone.any(axis=1).mean()
 
 
 def test_shares_of_all_lengths_of_time_add_up_to_one() -> None:
