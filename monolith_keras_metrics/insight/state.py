@@ -24,6 +24,7 @@ import polars as pl
 from monolith_keras_metrics.insight import adding, stored
 from monolith_keras_metrics.insight.finish import finish
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
+from monolith_keras_metrics.insight.suppression import suppressed
 from monolith_keras_metrics.insight.tables import Form, Tables
 
 _ROWS_AT_ONCE = 1_000_000  # of the targets that are added up together; bounds memory
@@ -128,7 +129,7 @@ class State(Tables):
             )
         result = finish(self, chosen, interval)
         result = result.rename(dict(zip(self.keys, self.form.groups, strict=True)))
-        return _suppressed(result, self.form.groups, minimum_users) if minimum_users else result
+        return suppressed(result, self.form.groups, minimum_users) if minimum_users else result
 
     def write_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the state to one Parquet file, which any later version can tell from others.
@@ -213,14 +214,3 @@ def _merged(states: Sequence[Tables]) -> Tables:
             renumbered.append(table.with_columns(own.gather(table.get_column("group"))))
         tables[name] = adding.added(pl.concat(renumbered, how="vertical_relaxed"), name, form.exact)
     return Tables(form, [*targets], groups, tables)
-
-
-def _suppressed(result: pl.DataFrame, groups: Sequence[str], minimum_users: int) -> pl.DataFrame:
-    """Return the result without the values of groups of few users."""
-    users = pl.col("users")
-    few = (users < minimum_users) & (users > 0)
-    others = pl.when(~few & (users > 0)).then(users.rank("ordinal")).min().over("target")
-    smallest = users.rank("ordinal") == others
-    hidden = few | (smallest & (few.sum().over("target") == 1)) if groups else few
-    values = [name for name in result.columns if name not in ("target", *groups)]
-    return result.with_columns(pl.when(~hidden).then(pl.col(values)))

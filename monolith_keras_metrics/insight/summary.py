@@ -61,9 +61,9 @@ def summary(
         exact: If False, predictions that differ by less than 1 in 256 of their size (or of their
             distance from 1) may count as equal; `auc_error` is then the largest error of `auc`. If
             True, only equal predictions do, and all percentiles are exact, at some cost.
-        minimum_users: The values of a group with fewer users are null; and if that is one group of
-            a target only, so are those of the smallest other one, so that nobody finds them by
-            subtraction.
+        minimum_users: The values of a group with fewer users are null. So are those of further
+            groups, the smallest, where one that is hidden would be a total of fewer columns of
+            `by` (and `window`) less the groups that are shown.
 
     Returns:
         A row per target, in the order of the records' fields, and per group and window, in
