@@ -55,7 +55,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "--format": {"choices": FORMATS, "default": "table", "help": "default: %(default)s"},
     "--exact": {"action": "store_true", "help": "compute AUC without error"},
     "--minimum-users": {"type": int, "default": 0, "metavar": "N",
-                        "help": "hide groups of fewer users"},
+                        "help": "hide groups of fewer users, and others that would give them away"},
     "--bins": {"type": int, "default": 20, "metavar": "N", "help": "default: %(default)s"},
     "--rule": {"action": "append", "default": [], "metavar": "RULE",
                "help": "such as 'auc >= 0.7' or '0.95 <= calibration <= 1.05'; repeat for several"},
@@ -138,7 +138,7 @@ def _report(arguments: argparse.Namespace) -> int:
             frame = arguments.measured(arguments)
         if "verdict" in frame.columns:
             return checking.report(frame, arguments.by, arguments.format)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, pl.exceptions.PolarsError) as error:
         print(f"deep-insight {arguments.name}: {error}", file=sys.stderr)
         return 2
     if arguments.target:
@@ -159,6 +159,9 @@ def _report(arguments: argparse.Namespace) -> int:
         frame = frame.drop("where")
     width = shutil.get_terminal_size().columns
     print(render(frame, keys, arguments.format, width), end="")
+    hidden = frame.get_column("examples").null_count() if arguments.measured is _summary else 0
+    if hidden and arguments.format == "table":
+        print(f"\n{hidden:,} of {frame.height:,} rows are hidden: see --minimum-users")
     return 0
 
 

@@ -21,9 +21,15 @@ TAKEN = ("target", WINDOW, *_COUNTS, *MEASURES, *_ENDS)
 
 def chosen_measures(names: str | Sequence[str] | None, columns: Sequence[str]) -> list[Measure]:
     """Return the measures of these names; None for those that the columns allow."""
-    if names is not None:
-        return named_measures(names)
     timed = {"req_time", "train_time"} <= {*columns}
+    if names is not None:
+        named = named_measures(names)
+        if untimed := [one.name for one in named if one.needs == "delays" and not timed]:
+            raise ValueError(
+                f"`records` must have columns 'req_time' and 'train_time' for {untimed[0]}. "
+                f"Received: columns {list(columns)}"
+            )
+        return named
     return [
         measure
         for measure in MEASURES.values()

@@ -19,7 +19,7 @@ from monolith_keras_metrics.insight.questions import (
     about_measure,
     measures_of,
 )
-from monolith_keras_metrics.insight.rows import By, Visits, plan_of
+from monolith_keras_metrics.insight.rows import By, Visits, check_times, lazy, plan_of
 from monolith_keras_metrics.insight.rules import WITH_ERRORS, rules_of
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 from monolith_keras_metrics.insight.verdicts import COLUMNS, verdicts
@@ -102,8 +102,8 @@ def check(
     """
     parsed = rules_of(rules, RULED)
     _check_share(false_alarms)
-    (lazy,), moves = _lately([records.lazy()], last)
-    plan = plan_of(lazy, by, None, "req_time", weighted, visits, COLUMNS)
+    (recent,), moves = _lately([lazy(records)], last)
+    plan = plan_of(recent, by, None, "req_time", weighted, visits, COLUMNS)
     measures = _measures(
         one for rule in parsed if rule.name in MEASURES for one in measures_of(rule)
     )
@@ -167,7 +167,7 @@ def check_pairs(
     """
     parsed = rules_of(rules, RULED_PAIRS)
     _check_share(false_alarms)
-    (of_a, of_b), moves = _lately([a.lazy(), b.lazy()], last)
+    (of_a, of_b), moves = _lately([lazy(a, "a"), lazy(b, "b")], last)
     rows = paired(of_a, of_b, on, by, None, "req_time", weighted, visits, COLUMNS)
     of_rules = {
         rule.text: MEASURES[rule.name.rpartition("_")[0]]
@@ -235,11 +235,13 @@ def _lately(
     seconds = _seconds(last)
     ends = []
     for records in all_records:
-        columns = records.collect_schema().names()
+        schema = records.collect_schema()
+        columns = schema.names()
         if "req_time" not in columns:
             raise ValueError(
                 f"`records` must have a column 'req_time' for `last`. Received: columns {columns}"
             )
+        check_times(schema)
         time = pl.col("req_time")
         ends.append(records.select(first=time.min(), newest=time.max()).collect().row(0))
     if any(newest is None for _, newest in ends):

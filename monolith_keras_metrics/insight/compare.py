@@ -14,7 +14,7 @@ from monolith_keras_metrics.insight.finish import jackknife
 from monolith_keras_metrics.insight.layers import Layers, layers_of
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.pairs import Pairs, default_on
-from monolith_keras_metrics.insight.rows import WINDOW, By, Time, Visits, plan_of
+from monolith_keras_metrics.insight.rows import WINDOW, By, Time, Visits, lazy, plan_of
 from monolith_keras_metrics.insight.state import State, check_interval
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 
@@ -157,18 +157,15 @@ def paired(
         visits: Which visits of an example are counted.
         taken: Names of a result's columns, which no group may have.
     """
-    names = _on(a, b, on)
+    both = [lazy(a, "a"), lazy(b, "b")]
+    names = _on(both[0], both[1], on)
     of_a, of_b = (
-        plan_of(records.lazy(), by, window, time, weighted, visits, taken, names)
-        for records in (a, b)
+        plan_of(records, by, window, time, weighted, visits, taken, names) for records in both
     )
     return Paired(Pairs(of_a, of_b), of_a.groups, of_a.keys, weighted)
 
 
-def _on(
-    a: pl.LazyFrame | pl.DataFrame, b: pl.LazyFrame | pl.DataFrame, on: str | Sequence[str] | None
-) -> list[str]:
+def _on(a: pl.LazyFrame, b: pl.LazyFrame, on: str | Sequence[str] | None) -> list[str]:
     if on is not None:
         return [on] if isinstance(on, str) else list(on)
-    columns = [records.lazy().collect_schema().names() for records in (a, b)]
-    return default_on(*columns)
+    return default_on(a.collect_schema().names(), b.collect_schema().names())

@@ -7,7 +7,7 @@ import polars as pl
 from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.asks import of_plan
 from monolith_keras_metrics.insight.measures import KINDS, MEASURES, Measure
-from monolith_keras_metrics.insight.rows import By, Visits, plan_of
+from monolith_keras_metrics.insight.rows import By, Visits, lazy, plan_of
 from monolith_keras_metrics.insight.state import State
 from monolith_keras_metrics.insight.tables import Form
 
@@ -71,21 +71,22 @@ def explain(
     if measure not in EXPLAINED:
         raise ValueError(f"`measure` must be among {EXPLAINED}. Received: measure={measure!r}")
     sides = []
-    for number, (end, records) in enumerate((("", before), ("_after", after)), 1):
+    both = (("", before, "before"), ("_after", after, "after"))
+    for number, (end, records, name) in enumerate(both, 1):
         steps.begin_part(f"run {number} of 2")
         taken = ("target", *_COLUMNS)
-        plan = plan_of(records.lazy(), by, None, "req_time", weighted, visits, taken)
+        plan = plan_of(lazy(records, name), by, None, "req_time", weighted, visits, taken)
         if not plan.groups:
             raise ValueError("`by` must name at least one group. Received: none")
         form = Form(plan.groups, weighted, False, 1, ("sums",))
         state = of_plan(plan, form)
         sides.append(_quotients(state, MEASURES[measure], end))
     keys = ["target", *plan.keys]
-    both = sides[0].join(sides[1], on=keys, how="full", coalesce=True, nulls_equal=True)
-    both = both.with_columns(pl.col(*_sums(""), *_sums("_after")).fill_null(0.0))
+    joined = sides[0].join(sides[1], on=keys, how="full", coalesce=True, nulls_equal=True)
+    joined = joined.with_columns(pl.col(*_sums(""), *_sums("_after")).fill_null(0.0))
     for end in ("", "_after"):
         upper, lower = (pl.col(name) for name in _sums(end))
-        both = both.with_columns(
+        joined = joined.with_columns(
             (lower / lower.sum().over("target")).alias(f"share{end}"),
             (upper.sum() / lower.sum()).over("target").alias(f"overall{end}"),
             (upper / lower.sum().over("target")).alias(f"part{end}"),
@@ -96,7 +97,7 @@ def explain(
     middle = (pl.col("overall") + pl.col("overall_after")) / 2
     added = pl.col("part_after") - pl.col("part")
     model = ((pl.col("share") + pl.col("share_after")) / 2 * (w - v)).fill_null(0.0)
-    result = both.select(
+    result = joined.select(
         *keys,
         share_before="share",
         share_after="share_after",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -108,8 +109,12 @@ class Kept:
         try:
             self._folder.mkdir(exist_ok=True)
             stored.write(entry.state, path, notes)
-        except OSError:
-            return  # it may not be written to, or is full: measuring must not fail for that
+        except OSError as error:  # measuring must not fail for that
+            # Whoever looks at a run of others need not be told each time.
+            is_closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            log = logging.info if is_closed else logging.warning
+            log("summary: what was read cannot be kept in %s: %s", self._folder, error)
+            return
         self.delete(superseded)
         self._shrink()
 
@@ -127,15 +132,17 @@ class Kept:
                     yield Entry(
                         path,
                         State(tables.form, tables.targets, tables.groups, tables.tables),
-                        notes["files"],
+                        dict(notes["files"]),
                         Facts(frozenset(map(tuple, notes["attempts"])), notes["revisits"]),
                         _schema_of(notes["schema"]),
                     )
                 except FileNotFoundError:
                     continue  # another reader has merged or deleted it
                 except (OSError, ValueError, KeyError, TypeError) as error:
+                    what = error.what if isinstance(error, stored.ForeignError) else f"{error!r}"
                     logging.warning(
-                        "summary: %s is damaged, and its records are read again: %s", path, error
+                        "summary: the records are read again, since %s cannot be used: %s",
+                        *(path, what),
                     )
                     _delete(path)
 

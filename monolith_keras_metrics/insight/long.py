@@ -151,6 +151,12 @@ def take_apart(records: pl.LazyFrame) -> Form:
             "`records` must come from open_run, with struct columns `label` and `predict`, or "
             f"from long_form. Received: columns {list(schema)}"
         )
+    for column in VALUES:
+        for name, dtype in _dtypes(schema, column):
+            if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
+                raise ValueError(
+                    f"`records` must have numbers in {column!r}. Received: type {dtype} of {name!r}"
+                )
     kept = [name for name in schema if name not in STRUCTS]
     taken = {"target", *STRUCTS, *schema}
     structs: dict[str, list[str]] = {}
@@ -168,6 +174,13 @@ def take_apart(records: pl.LazyFrame) -> Form:
             if target in values:
                 values[target][column] = alias
     return Form(records, tuple(kept), values, structs)
+
+
+def _dtypes(schema: pl.Schema, column: str) -> list[tuple[str, Any]]:
+    """Return the name and type of each field of a struct; nothing if it is not there."""
+    dtype = schema.get(column)
+    fields = dtype.fields if isinstance(dtype, pl.Struct) else []
+    return [(field.name, field.dtype) for field in fields]
 
 
 def _has_any(own: dict[str, str]) -> pl.Expr:

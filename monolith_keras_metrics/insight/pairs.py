@@ -34,6 +34,13 @@ class Pairs:
             both.append(pl.concat(rows_of(plan)).filter("valid"))
         of_a, of_b = both
         steps.begin_part("")
+        names = [*a.on, *a.keys]
+        for name, one, other in zip(names, *(of.select(names).dtypes for of in both), strict=True):
+            if one != other:
+                what = a.names[name]
+                raise ValueError(
+                    f"`a` and `b` must have the same type of {what!r}. Received: {one} and {other}"
+                )
         steps.begin(f"pairing {of_a.height:,} and {of_b.height:,} examples")
         repeated = pl.concat(
             rows.group_by(example).len().filter(pl.col("len") > 1) for rows in (of_a, of_b)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from monolith_keras_metrics.insight.rows import lazy
 from monolith_keras_metrics.records.schema import fields_of
 
 
@@ -43,7 +44,7 @@ def relabel(
     [{'cvr': 0.0}, {'cvr': 1.0}]
     """
     names = [on] if isinstance(on, str) else list(on)
-    source, late = records.lazy(), labels.lazy().collect()
+    source, late = lazy(records), lazy(labels, "labels").collect()
     schema = source.collect_schema()
     targets = fields_of(schema).get("label", [])
     if not targets:

@@ -77,7 +77,7 @@ def reliability(
     [(0, 2, 0.25, 0.5), (1, 2, 0.75, 1.0)]
     """
     check_bins(bins)
-    check_interval(interval)
+    check_interval(interval, is_needed=True)
     check_groups(by, _NOTHING.columns[1:])
     state = state_of(
         records, by, measures=cheapest(records), intervals=True, weighted=weighted, visits=visits

@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import polars as pl
 
@@ -23,6 +24,7 @@ Time: TypeAlias = Literal["req_time", "train_time"]
 Visits: TypeAlias = Literal["first", "all"]
 
 WINDOW = "window"
+_WINDOW_LENGTH = re.compile(r"([1-9]\d*(s|m|h|d|w|mo|q|y))+")
 
 
 class Plan(NamedTuple):
@@ -32,6 +34,7 @@ class Plan(NamedTuple):
         groups: The names of the groups' columns in a result.
         keys: Their columns in the rows.
         on: The columns in the rows that identify an example.
+        names: What the user calls these columns of the rows.
         source: The columns of the records that are needed.
         targets: The targets, in the order of the records' fields; empty for rows of `long_form`.
         by_row: Whether a row's groups depend on its own record only, so that records can be read in
@@ -47,6 +50,7 @@ class Plan(NamedTuple):
     groups: tuple[str, ...]
     keys: tuple[str, ...]
     on: tuple[str, ...]
+    names: dict[str, str]
     source: pl.LazyFrame
     targets: tuple[str, ...]
     by_row: bool
@@ -84,6 +88,7 @@ def plan_of(
     if visits not in ("first", "all"):
         raise ValueError(f"`visits` must be 'first' or 'all'. Received: visits={visits!r}")
     schema = records.collect_schema()
+    check_times(schema)
     form = None if long.is_long(schema) else long.take_apart(records)
     plain = schema.names() if form is None else list(form.kept)
     known = plain if form is None else [*plain, *form.names]
@@ -130,12 +135,42 @@ def plan_of(
         tuple(names),
         tuple(keys),
         tuple(f"on.{i}" for i in range(len(on))),
+        dict(zip(keys, names, strict=True)) | {f"on.{i}": name for i, name in enumerate(on)},
         source,
         tuple(form.values) if form is not None else (),
         all(map(_is_by_row, groups)),
         first.key,
         rows,
     )
+
+
+def lazy(records: Any, name: str = "records") -> pl.LazyFrame:
+    """Return records as a lazy frame.
+
+    Args:
+        records: The records.
+        name: The name of the argument, for the error.
+
+    Raises:
+        ValueError: If it is something else, such as the name of a run.
+    """
+    if not isinstance(records, (pl.LazyFrame, pl.DataFrame)):
+        raise ValueError(
+            f"`{name}` must be records, a frame of Polars, as insight.open_run(place) returns it. "
+            f"Received: {name}={records!r:.100}"
+        )
+    return records.lazy()
+
+
+def check_times(schema: pl.Schema) -> None:
+    """Raise unless the times are numbers, if they are there."""
+    for name in ("req_time", "train_time"):
+        dtype = schema.get(name, pl.Int64())
+        if not dtype.is_numeric() and dtype != pl.Null:
+            raise ValueError(
+                f"`records` must have Unix seconds in {name!r}. Received: a column of type {dtype}."
+                f" Convert dates, as in records.with_columns(pl.col({name!r}).dt.epoch('s'))"
+            )
 
 
 def _check_columns(
@@ -164,7 +199,7 @@ def _is_by_row(expression: pl.Expr) -> bool:
 
 def _groups(known: Sequence[str], by: By, taken: Sequence[str]) -> tuple[list[str], list[pl.Expr]]:
     """Return the names and expressions of the groups."""
-    items = [by] if isinstance(by, (str, pl.Expr)) else list(by)
+    items = list(by) if isinstance(by, Sequence) and not isinstance(by, str) else [by]
     names: list[str] = []
     groups: list[pl.Expr] = []
     for item in items:
@@ -172,6 +207,10 @@ def _groups(known: Sequence[str], by: By, taken: Sequence[str]) -> tuple[list[st
             if item not in known:
                 raise ValueError(f"`by` must be among {list(known)}. Received: by={item!r}")
             group = pl.col(item)
+        elif not isinstance(item, pl.Expr):
+            raise ValueError(
+                f"`by` must be a name, an expression of Polars, or several. Received: by={item!r}"
+            )
         elif item.meta.has_multiple_outputs():
             raise ValueError(f"`by` must give one column per expression. Received: {item}")
         else:
@@ -205,7 +244,7 @@ def _window(known: Sequence[str], window: str, time: Time) -> pl.Expr:
         AttributeError,
     ):
         start = None
-    if start is None or not isinstance(window, str) or window.startswith("-"):
+    if start is None or not isinstance(window, str) or not _WINDOW_LENGTH.fullmatch(window):
         raise ValueError(
             "`window` must be a length of time, such as '1h', '30m' or '1d'. "
             f"Received: window={window!r}"

@@ -12,7 +12,7 @@ from monolith_keras_metrics.insight import long, steps
 from monolith_keras_metrics.insight.finish import finish
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.portions import rows_of
-from monolith_keras_metrics.insight.rows import Visits, plan_of
+from monolith_keras_metrics.insight.rows import Visits, lazy, plan_of
 from monolith_keras_metrics.insight.slice_fields import Field, chosen_fields, field_of
 from monolith_keras_metrics.insight.slice_search import Found, Search
 from monolith_keras_metrics.insight.slice_sums import Errors
@@ -136,7 +136,7 @@ def slices(
             "`false_discovery_rate` must be between 0 and 1. "
             f"Received: false_discovery_rate={false_discovery_rate!r}"
         )
-    source = records.lazy()
+    source = lazy(records)
     names = chosen_fields(source, fields)
     targets = max(1, _number_of_targets(source))
     rate = false_discovery_rate / targets

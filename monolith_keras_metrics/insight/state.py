@@ -110,6 +110,10 @@ class State(Tables):
             ModuleNotFoundError: If SciPy is needed, and is not installed.
         """
         check_interval(interval)
+        if not minimum_users >= 0:  # also of NaN
+            raise ValueError(
+                f"`minimum_users` must be at least 0. Received: minimum_users={minimum_users!r}"
+            )
         if interval is not None and self.form.parts == 1:
             raise ValueError(
                 "`interval` needs a state that was made with intervals=True. "
@@ -159,9 +163,9 @@ class State(Tables):
         return cls._of(stored.read(path)[0])
 
 
-def check_interval(interval: float | None) -> None:
-    """Raise if `interval` is no probability between 0 and 1."""
-    if interval is not None and not 0 < interval < 1:
+def check_interval(interval: float | None, is_needed: bool = False) -> None:
+    """Raise if `interval` is no probability between 0 and 1, or None where one is needed."""
+    if (interval is None and is_needed) or (interval is not None and not 0 < interval < 1):
         raise ValueError(f"`interval` must be between 0 and 1. Received: interval={interval!r}")
 
 

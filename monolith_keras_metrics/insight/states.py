@@ -9,7 +9,7 @@ from typing import TypeAlias
 import polars as pl
 
 from monolith_keras_metrics.insight.asks import Ask, of_records
-from monolith_keras_metrics.insight.rows import By, Time, Visits
+from monolith_keras_metrics.insight.rows import By, Time, Visits, lazy
 from monolith_keras_metrics.insight.runs import of_place
 from monolith_keras_metrics.insight.state import State
 
@@ -69,4 +69,4 @@ def state_of(
     ask = Ask(by, window, time, measures, intervals, weighted, visits, exact)
     if isinstance(records, (str, os.PathLike)):
         return of_place(records, ask)
-    return of_records(records.lazy(), ask)
+    return of_records(lazy(records), ask)

@@ -8,6 +8,7 @@ and what else its writer wants to keep with it.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -25,6 +26,22 @@ _ABOUT = "\nabout"
 _GROUPS = "groups"
 
 
+class ForeignError(ValueError):
+    """A file holds no state that this version understands.
+
+    Args:
+        file: The file.
+        what: What it holds instead.
+    """
+
+    def __init__(self, file: pathlib.Path, what: str) -> None:
+        super().__init__(
+            f"`path` must be a file that State.write_parquet of this version ({VERSION}) wrote. "
+            f"Received: {str(file)!r}, with {what}. Make the state again from its records"
+        )
+        self.what = what
+
+
 def write(state: Tables, path: str | os.PathLike[str], notes: dict[str, Any] | None = None) -> None:
     """Write a state aside and give it its name.
 
@@ -32,6 +49,9 @@ def write(state: Tables, path: str | os.PathLike[str], notes: dict[str, Any] | N
         state: The state.
         path: The file.
         notes: What is kept with it; must be JSON.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     about = {
         "mark": _MARK,
@@ -54,7 +74,10 @@ def write(state: Tables, path: str | os.PathLike[str], notes: dict[str, Any] | N
     final = pathlib.Path(path)
     aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.inprogress")
     try:
-        pl.concat(rows, how="diagonal").write_parquet(aside)
+        # Of a full disk, Polars does not always tell.
+        contents = io.BytesIO()
+        pl.concat(rows, how="diagonal").write_parquet(contents)
+        aside.write_bytes(contents.getbuffer())
         aside.replace(final)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -67,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tables, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no state that this version understands.
+        ForeignError: If it holds no state that this version understands.
     """
     file = pathlib.Path(path)
     if not file.exists():
@@ -77,7 +100,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tables, dict[str, Any]]:
         first = rows.get_column(_ABOUT)[0] if _ABOUT in rows.columns and rows.height else None
         about = json.loads(first) if first else {}
         if about.get("mark") != _MARK or about["version"] != VERSION:
-            raise _foreign(file, f"version {about.get('version')} of a state")
+            raise ForeignError(file, _about(about))
         form = dict(about["form"], **{k: tuple(about["form"][k]) for k in ("groups", "tables")})
         tables = {
             name: rows.filter(pl.col(_TABLE) == name).select(
@@ -90,16 +113,13 @@ def read(path: str | os.PathLike[str]) -> tuple[Tables, dict[str, Any]]:
         }
         groups = tables.pop(_GROUPS)
         if any((table.get_column("group") >= groups.height).any() for table in tables.values()):
-            raise _foreign(file, "a state whose groups are missing")
+            raise ForeignError(file, "a state whose groups are missing")
         return Tables(Form(**form), about["targets"], groups, tables), about["notes"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise _foreign(file, str(error).strip().partition("\n")[0]) from error
+        raise ForeignError(file, f"damage: {str(error).strip().splitlines()[0]}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise _foreign(file, f"what is no state: {error!r}") from error
+        raise ForeignError(file, f"what is no state: {error!r}") from error
 
 
-def _foreign(file: pathlib.Path, what: str) -> ValueError:
-    return ValueError(
-        f"`path` must be a file that State.write_parquet of this version ({VERSION}) wrote. "
-        f"Received: {str(file)!r}, with {what}. Make the state again from its records"
-    )
+def _about(about: dict[str, Any]) -> str:
+    return f"a state of version {about['version']}" if about.get("mark") == _MARK else "no state"

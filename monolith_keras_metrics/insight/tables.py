@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from monolith_keras_metrics.insight.measures import COUNTS, SUMS, Measure
+from monolith_keras_metrics.records.ids import hashed_ids
 
 PARTS = 100
 
@@ -106,15 +107,29 @@ class Tables:
 
 
 def parts_of(user: pl.Series, parts: int) -> npt.NDArray[np.uint8]:
-    """Return the part of each user: a hash of its uid, from 0 to `parts` - 1.
+    """Return the part of each user: a hash of its uid, an integer or text, from 0 to `parts` - 1.
 
     Uids are sampled by their remainder, so the part must not depend on it: the bits are mixed
     (splitmix64, Steele et al. 2014).
     """
     if parts == 1:
         return np.zeros(user.len(), np.uint8)
-    mixed = user.fill_null(0).cast(pl.Int64).to_numpy().view(np.uint64)
+    mixed = _integers(user).view(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     found: npt.NDArray[np.uint8] = (mixed % np.uint64(parts)).astype(np.uint8)
     return found
+
+
+def _integers(user: pl.Series) -> npt.NDArray[np.int64]:
+    """Return uids as integers; texts as `hashed_ids`, as records have them."""
+    if user.dtype == pl.UInt64:
+        user = user.reinterpret(signed=True)
+    if user.dtype in (pl.String, pl.Categorical, pl.Enum):
+        return hashed_ids(user.cast(pl.String).fill_null("").to_numpy())
+    if user.dtype.is_integer() or user.dtype == pl.Null:
+        numbers: npt.NDArray[np.int64] = user.cast(pl.Int64).fill_null(0).to_numpy()
+        return numbers
+    raise ValueError(
+        f"`records` must have integers or text in 'uid' for intervals. Received: type {user.dtype}"
+    )

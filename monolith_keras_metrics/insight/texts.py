@@ -56,11 +56,14 @@ def columns_of(frame: pl.DataFrame) -> Iterator[list[str]]:
     for name in frame.columns:
         if name in ends or (frame.height and frame[name].null_count() == frame.height):
             continue
+        column = frame[name]
+        if isinstance(column.dtype, pl.Datetime):  # Python has no years beyond 9999
+            column = column.dt.strftime("%Y-%m-%d %H:%M")
         if f"{name}_low" in ends:
             low, high = (frame[f"{name}{end}"] for end in _ENDS)
-            yield [name, *map(with_interval, frame[name], low, high)]
+            yield [name, *map(with_interval, column, low, high)]
         else:
-            yield [name, *map(text_of, frame[name])]
+            yield [name, *map(text_of, column)]
 
 
 def words_of(measure: str) -> str:

@@ -171,6 +171,8 @@ def _lacking(question: Question, layers: Layers) -> list[str]:
             reason = "no examples"
         elif few[at]:
             reason = f"fewer than {EVENTS_NEEDED} positives, or negatives"
+        elif np.isnan(question.value[at]) and measure.needs == "delays":
+            reason = "no record has both req_time and train_time"
         elif np.isnan(question.value[at]):
             reason = "it is not defined for these labels or predictions"
         elif parts[at] < _PARTS_NEEDED:

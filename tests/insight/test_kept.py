@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
+import tempfile
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import polars as pl
 import pytest
 from same_frames import assert_same
 
+<<<<<<< HEAD
 from monolith_keras_metrics.insight import (
     kept,
     open_run,
@@ -21,6 +25,9 @@ from monolith_keras_metrics.insight import (
     stored,
     summary,
 )
+=======
+from monolith_keras_metrics.insight import kept, open_run, state_of, stored, summary
+>>>>>>> b429b6e (Insight: bad input is an error that says what is wrong)
 
 ASKED: list[dict[str, Any]] = [
     {},
@@ -156,6 +163,7 @@ def test_records_that_depend_on_those_of_other_files(run: pathlib.Path, again: A
     assert_same(summary(run, visits="all"), summary(open_run(run), visits="all"))
 
 
+<<<<<<< HEAD
 def restart(run: pathlib.Path, *numbers: int) -> None:
     """Write files again, as a training that was restored does."""
     for number in numbers:
@@ -229,21 +237,70 @@ def test_which_files_depend_on_others(seed: int) -> None:
     with_id = pl.when(pl.col(replays.FILE) == "7").then(1).alias("example_id")
     found = replays.dependent(spans.lazy().explode("req_time").with_columns(with_id))
     assert found == expected | {"7"}
+=======
+def contents(write: Callable[[pathlib.Path], None]) -> bytes:
+    """What a function writes to a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "file")
+        write(path)
+        return path.read_bytes()
+>>>>>>> b429b6e (Insight: bad input is an error that says what is wrong)
 
 
 def test_a_damaged_state_is_told_and_made_again(
-    run: pathlib.Path, caplog: pytest.LogCaptureFixture
+    run: pathlib.Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = summary(run)
-    for damage in (b"", b"no Parquet", entries(run)[0].read_bytes()[:-99]):
-        (entry,) = entries(run)
-        entry.write_bytes(damage)
-        caplog.clear()
-        assert_same(summary(run), expected)
-        assert "is damaged, and its records are read again" in caplog.text
-        caplog.clear()
-        assert_same(summary(run), expected)
-        assert "damaged" not in caplog.text
+    (entry,) = entries(run)
+    whole = entry.read_bytes()
+    tables, notes = stored.read(entry)
+    damages = {
+        "damage: parquet: ": [b"", b"no Parquet", whole[:-99]],
+        "no state": [contents(pl.DataFrame({"x": [1]}).write_parquet)],
+        "KeyError('files')": [contents(lambda path: stored.write(tables, path, {}))],
+        "TypeError": [
+            contents(lambda path, changed=changed: stored.write(tables, path, notes | changed))
+            for changed in ({"files": [1]}, {"attempts": 7})
+        ],
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "VERSION", 99)
+        newer = contents(lambda path: stored.write(tables, path, notes))
+    damages["a state of version 99"] = [newer]
+    for told, several in damages.items():
+        for damage in several:
+            (entry,) = entries(run)
+            entry.write_bytes(damage)
+            caplog.clear()
+            assert_same(summary(run), expected)
+            (message,) = [one.getMessage() for one in caplog.records]
+            assert f"{entry} cannot be used: {told}" in message
+            caplog.clear()
+            assert_same(summary(run), expected)
+            assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("number", "level"), [(errno.ENOSPC, "WARNING"), (errno.EROFS, None), (errno.EACCES, None)]
+)
+def test_what_cannot_be_kept(
+    number: int,
+    level: str | None,
+    run: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a full disk, that is told; of a folder of others, which is read often, it is not."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
+    caplog.set_level("WARNING")
+    assert_same(summary(run), summary(open_run(run)))
+    assert [one.levelname for one in caplog.records] == ([level] if level else [])
+    assert (os.strerror(number) in caplog.text) == bool(level)
+    assert not [*(run / ".insight").iterdir()]
 
 
 def test_of_a_folder_that_cannot_be_written_to_all_is_read(run: pathlib.Path) -> None:

@@ -245,7 +245,7 @@ class TestFiles:
         monkeypatch.setattr("monolith_keras_metrics.insight.stored.VERSION", 99)
         state_of(records()).write_parquet(path)
         monkeypatch.undo()
-        with pytest.raises(ValueError, match="version 99 of a state"):
+        with pytest.raises(ValueError, match="a state of version 99"):
             State.read_parquet(path)
 
 
