@@ -29,6 +29,7 @@ class Figure(dict[str, Any]):
     Example:
     >>> from monolith_keras_metrics.insight.figures.figure import Figure
     >>> trace = {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0.25, 0.75]}
+    >>> trace["line"] = {"color": "#0072B2", "width": 2}
     >>> figure = Figure(data=[trace], layout={"title": {"text": "a < b"}})
     >>> figure.svg()[:4]
     '<svg'
