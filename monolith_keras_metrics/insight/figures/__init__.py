@@ -4,8 +4,8 @@ Each function takes a table of one target, as `summary`, `reliability`, `distrib
 `compare` returns it. A notebook shows the result; `Figure.svg` is a drawing for print and mail.
 """
 
+from monolith_keras_metrics.insight.figures.comparison import comparison
 from monolith_keras_metrics.insight.figures.figure import Figure
-from monolith_keras_metrics.insight.figures.forest import comparison, slices
 from monolith_keras_metrics.insight.figures.grid import Grid, slices_over_time
 from monolith_keras_metrics.insight.figures.over_time import (
     comparison_over_time,
@@ -14,6 +14,7 @@ from monolith_keras_metrics.insight.figures.over_time import (
 )
 from monolith_keras_metrics.insight.figures.predictions import predictions
 from monolith_keras_metrics.insight.figures.reliability import reliability
+from monolith_keras_metrics.insight.figures.slices import slices
 
 __all__ = [
     "Figure",

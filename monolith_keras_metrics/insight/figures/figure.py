@@ -30,7 +30,7 @@ class Figure(dict[str, Any]):
     >>> from monolith_keras_metrics.insight.figures.figure import Figure
     >>> trace = {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0.25, 0.75]}
     >>> trace["line"] = {"color": "#0072B2", "width": 2}
-    >>> figure = Figure(data=[trace], layout={"title": {"text": "a < b"}})
+    >>> figure = Figure(data=[trace], layout={"title": {"text": "a &lt; b"}})
     >>> figure.svg()[:4]
     '<svg'
     """
@@ -93,11 +93,14 @@ def layout(title: str, description: str, **more: Any) -> dict[str, Any]:
         description: What the figure shows, in words, plain text.
         **more: What else is in it.
     """
+    for name, axis in more.items():
+        if "axis" in name:
+            more[name] = {"zeroline": False, "exponentformat": "none", **axis}
     return {
-        "title": {"text": markup(title)},
+        "title": {"text": markup(title), "x": 0.02, "xanchor": "left"},
         "meta": {"description": description},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "margin": {"t": 64},
+        "margin": {"t": 76, "b": 52},
         **more,
     }
 

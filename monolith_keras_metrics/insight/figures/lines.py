@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from monolith_keras_metrics.insight.rows import WINDOW
 from monolith_keras_metrics.insight.texts import text_of, with_interval
 
 MOST_MARKERS = 60  # of a line; more of them are no longer told apart
+_AROUND = dt.timedelta(hours=12)  # a single window
 _FEW = 0.1  # of the usual number of examples: a window that has just begun, or a night
 
 
@@ -91,15 +93,15 @@ def line_trace(line: Line, at: int, texts: Sequence[str] | None = None) -> dict[
         texts: What a reader sees of each value. Default: the value, its interval, and how many
             examples there are.
     """
-    name = markup(line.name)
+    name, size = markup(line.name), _sizes(line.values)
     return {
         "type": "scatter",
-        "mode": "lines+markers",
+        "mode": "lines+markers" if size else "lines",
         "name": name,
         "x": line.times,
         "y": line.values,
         "line": {"color": COLOURS[at], "width": 2, "dash": DASHES[at]},
-        "marker": {"color": COLOURS[at], "symbol": SYMBOLS[at], "size": _sizes(line.values)},
+        "marker": {"color": COLOURS[at], "symbol": SYMBOLS[at], "size": size},
         "connectgaps": False,
         "customdata": list(texts or _texts(line)),
         "hovertemplate": "%{customdata}" + ("" if name else "<extra></extra>"),
@@ -137,6 +139,19 @@ def range_of(lines: Sequence[Line], best: float | None) -> list[float | None]:
     least, most = min(inside), max(inside)
     room = 0.06 * (most - least) or 0.06 * abs(most) or 1.0
     return numbers([least - room, most + room])
+
+
+def time_axis(times: Sequence[str]) -> dict[str, Any]:
+    """Return the axis of these windows; a single one is shown with some time around it."""
+    axis: dict[str, Any] = {
+        "type": "date",
+        "title": {"text": "time, UTC"},
+        "hoverformat": "%Y-%m-%d %H:%M",
+    }
+    if len({*times}) == 1:
+        time = dt.datetime.fromisoformat(times[0].replace("Z", "+00:00"))
+        axis["range"] = [iso(time + side * _AROUND) for side in (-1, 1)]
+    return axis
 
 
 def description_of(lines: Sequence[Line], others: Sequence[str]) -> str:

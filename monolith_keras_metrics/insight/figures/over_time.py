@@ -16,6 +16,7 @@ from monolith_keras_metrics.insight.figures.figure import (
 from monolith_keras_metrics.insight.figures.given import (
     check_measure,
     in_groups,
+    iso,
     label,
     of_target,
     one_group,
@@ -28,6 +29,7 @@ from monolith_keras_metrics.insight.figures.lines import (
     description_of,
     line_trace,
     range_of,
+    time_axis,
 )
 from monolith_keras_metrics.insight.figures.scales import NO_TIME, duration, duration_ticks
 from monolith_keras_metrics.insight.measures import MEASURES
@@ -37,7 +39,6 @@ from monolith_keras_metrics.insight.texts import words_of
 _MOST = 6  # lines
 _MOST_BANDS = 3  # more of them hide each other
 _DELAYS = ("delay_p50", "delay_p95", "delay_p99")
-_TIME = {"type": "date", "title": {"text": "time, UTC"}, "hoverformat": "%Y-%m-%d %H:%M"}
 _TABLE = "`summary` with `window`"
 
 
@@ -131,7 +132,7 @@ def delay(table: pl.DataFrame) -> Figure:
         layout=layout(
             title,
             f"Newest: {text}.",
-            xaxis=dict(_TIME),
+            xaxis=time_axis(list(map(iso, part[WINDOW]))),
             yaxis=axis | {"ticktext": labels},
             hovermode="x unified",
         ),
@@ -165,7 +166,7 @@ def _drawn(table: pl.DataFrame, column: str, title: str, axis: str, best: float 
         layout=layout(
             title,
             description_of(lines, [label(name) for name, _ in groups[_MOST:]]),
-            xaxis=dict(_TIME),
+            xaxis=time_axis([time for line in lines for time in line.times]),
             yaxis={"title": {"text": axis}, "range": range_of(lines, best)},
             shapes=[] if best is None else [reference(best)],
             showlegend=len(lines) > 1,

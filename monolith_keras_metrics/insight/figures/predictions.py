@@ -17,16 +17,15 @@ from monolith_keras_metrics.insight.figures.figure import (
     translucent,
 )
 from monolith_keras_metrics.insight.figures.given import of_target, one_group, target_of
-from monolith_keras_metrics.insight.figures.scales import linear_ticks
+from monolith_keras_metrics.insight.figures.scales import linear_ticks, spread
 from monolith_keras_metrics.insight.texts import text_of
 
 _COLUMNS = ("low", "high", "examples", "positives", "negatives")
-# Probabilities that people know; of two that are close together, the first is shown.
+# Probabilities that people know, the best known first.
 _KNOWN = (
     *(0.5, 0.1, 0.9, *(10.0**-power for power in range(2, 8))),
     *(*(1 - 10.0**-power for power in range(2, 7)), 0.2, 0.8, 0.3, 0.7, 0.02, 0.05, 0.95),
 )
-_APART = 0.08  # of the axis
 
 
 def predictions(table: pl.DataFrame) -> Figure:
@@ -117,15 +116,7 @@ class _Edges:
         """Return the ticks of the axis, at predictions."""
         if not self._by_odds:
             return {}
-        inside: list[float] = []
-        apart = _APART * (self.right[-1] - self.left[0])
-        for one in _KNOWN:
-            place = self.at(one)
-            if self.left[0] <= place <= self.right[-1] and all(
-                abs(place - self.at(other)) >= apart for other in inside
-            ):
-                inside.append(one)
-        inside.sort()
+        inside = spread(_KNOWN, self.at, self.left[0], self.right[-1])
         if len(inside) < 3:
             low, high = (1 / (1 + math.exp(-one)) for one in (self.left[0], self.right[-1]))
             inside = [one for one in linear_ticks(low, high) if 0 < one < 1]

@@ -92,6 +92,7 @@ def reliability(table: pl.DataFrame) -> Figure:
                 "title": {"text": "examples, %"},
                 "domain": [0, 0.12],
                 "rangemode": "tozero",
+                "nticks": 3,
             },
             height=_HEIGHT,
         ),

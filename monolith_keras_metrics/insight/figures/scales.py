@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 NO_TIME = 0.5  # seconds: where a delay of 0 is drawn on a log axis
+_APART = 0.08  # of the axis
 _DAY = 86_400
 _STEPS = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10_800, 21_600, 43_200)  # seconds
 _DAYS = (1, 2, 7, 14)
@@ -65,6 +66,33 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
     found = [factor * 10.0**power for power in powers for factor in factors]
     inside = [one for one in found if low * (1 - 1e-9) <= one <= high * (1 + 1e-9)]
     return inside[:: math.ceil(len(inside) / (most + 1))]
+
+
+def spread(
+    candidates: Iterable[float], place: Callable[[float], float], low: float, high: float
+) -> list[float]:
+    """Return ticks for an axis of its own kind, ascending.
+
+    Args:
+        candidates: Where ticks may be. Of two that are close together, the first is chosen.
+        place: The position of a value on the axis.
+        low: The position of the lower end.
+        high: The position of the upper end.
+
+    Example:
+    >>> spread([1, 10, 2, 9], float, 0, 10)
+    [1, 2, 9, 10]
+    >>> spread([1, 10, 2, 9], float, 0, 50)
+    [1, 10]
+    """
+    chosen: list[float] = []
+    for one in candidates:
+        at = place(one)
+        if low <= at <= high and all(
+            abs(at - place(other)) >= _APART * (high - low) for other in chosen
+        ):
+            chosen.append(one)
+    return sorted(chosen)
 
 
 def number_texts(ticks: Sequence[float]) -> list[str]:
