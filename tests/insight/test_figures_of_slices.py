@@ -102,6 +102,14 @@ class TestSlices:
         assert figure["layout"]["height"] > 40 * 20
         assert len(figure.svg()) < 20_000
 
+    def test_ratios_are_on_a_log_axis_with_ticks_apart(self) -> None:
+        axis = figures.slices(of_slices(["a", "b"], [0.6, 3.0]))["layout"]["xaxis"]
+        assert axis["type"] == "log"
+        assert axis["tickvals"] == [0.5, 0.8, 1, 1.2, 1.5, 2, 3]
+        assert axis["ticktext"] == ["0.5", "0.8", "1", "1.2", "1.5", "2", "3"]
+        near = figures.slices(of_slices(["a"], [1.002], width=0.001))["layout"]["xaxis"]
+        assert len(near["tickvals"]) >= 3
+
     def test_nothing_is_wrong(self) -> None:
         table = of_slices(["a"], [1.0]).rename({"country": "slice"}).clear()
         figure = figures.slices(table)

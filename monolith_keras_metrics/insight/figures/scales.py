@@ -188,10 +188,12 @@ def duration_ticks(values: Sequence[float]) -> tuple[list[float], list[str]]:
 
     Example:
     >>> duration_ticks([0.5, 1.0, 5000.0])
-    ([0.5, 1, 10, 60, 600, 3600], ['≤ 0 s', '1 s', '10 s', '1 min', '10 min', '1 h'])
+    ([0.5, 10, 60, 600, 3600], ['≤ 0 s', '10 s', '1 min', '10 min', '1 h'])
     """
     low, high = min(values), max(values)
     ticks: list[float] = [one for one in _DURATIONS if low <= one <= high]
+    if NO_TIME in ticks and 1 in ticks:
+        ticks.remove(1)  # their texts would touch
     if len(ticks) < 2:
         unit = next((unit for unit, _ in _UNITS if low >= unit), 1)
         ticks = [one * unit for one in log_ticks(low / unit, high / unit) if one > 0]
