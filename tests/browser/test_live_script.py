@@ -80,6 +80,11 @@ def x_range(page) -> list[str]:
     return page.evaluate(f"{GRAPH}._fullLayout.xaxis.range")
 
 
+def is_hidden(page) -> bool:
+    """Return True if the second line is not drawn, which a click on its name does."""
+    return page.evaluate(f"{GRAPH}._fullData[2].visible") == "legendonly"
+
+
 def draw(page) -> None:
     page.locator("#fig-1").scroll_into_view_if_needed()
     page.wait_for_selector("#fig-1 .plot .main-svg")
@@ -104,6 +109,8 @@ def test_an_update_changes_what_has_changed_and_nothing_else(page, run, server):
     page.locator(".plot").focus()
     page.keyboard.press("+")
     page.wait_for_selector("button:text('Show all')")
+    page.click("#fig-1 .legendtoggle >> nth=1", force=True)
+    wait_until(lambda: is_hidden(page))
     page.locator("summary").focus()
     page.evaluate("window.before = document.querySelector('#fig-1')")
     zoomed, scrolled = x_range(page), page.evaluate("scrollY")
@@ -112,6 +119,7 @@ def test_an_update_changes_what_has_changed_and_nothing_else(page, run, server):
     says(page, "ctr  2")
     wait_until(lambda: last_value(page) == 0.2)
     assert x_range(page) == zoomed
+    assert is_hidden(page)
     assert page.evaluate("scrollY") == scrolled
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
     assert page.locator("details table").is_visible()

@@ -52,13 +52,11 @@ async function plotlyUrl() {
 
 /** Load Plotly, which then adds no style of its own to the page: a strict policy forbids that. */
 async function loadPlotly() {
-  // It adds its rules to the sheet that has this name, and thinks that maps have theirs.
+  // It adds its rules to the sheet that has this name.
   document.querySelector("link[rel=stylesheet], style").id = "plotly.js-style-global";
-  const maps = document.createElement("meta");
-  maps.id = "9f215cf04c5486422605d13261cb87401f4e7763b6296af81e98efbc0130da53";
   const script = document.createElement("script");
   script.src = await plotlyUrl();
-  document.head.append(maps, script);
+  document.head.append(script);
   await new Promise((resolve, reject) => {
     script.onload = resolve;
     script.onerror = () => reject(new Error("Plotly cannot be loaded"));
@@ -162,7 +160,7 @@ function dressed(figure, revision, width) {
 class Plot {
   constructor(element, figure, library) {
     Object.assign(this, { element, figure, library });
-    this.revision = 0;
+    this.revision = 1; // while it stays, Plotly keeps what the viewer has set
     this.at = null; // the point that the keyboard is at
     const made = (tag, more) => Object.assign(document.createElement(tag), more);
     this.box = made("div", { className: "plot", tabIndex: 0, role: "application" });
@@ -210,7 +208,7 @@ class Plot {
   showAll() {
     if (document.activeElement === this.whole) this.box.focus();
     this.whole.hidden = true;
-    this.revision += 1; // or Plotly would keep what was zoomed by hand
+    this.revision += 1;
     return this.redraw();
   }
 
