@@ -17,24 +17,19 @@ from monolith_keras_metrics.insight.visits import INDEPENDENT, Facts, facts_of
 
 
 def of_place(place: str | os.PathLike[str], ask: Ask) -> State:
-    """Return the state of a run; read only files of which none is kept."""
-    by = [ask.by] if isinstance(ask.by, str) else ask.by
+    """Return the state of a run; read only files of which none is kept.
+
+    Raises:
+        FileNotFoundError: If there is no run, or a file is deleted while it is read.
+    """
     if dataset.TOPIC.fullmatch(os.fspath(place)):
         return of_records(dataset.open_run(place), ask)
-    if isinstance(by, pl.Expr) or not all(isinstance(one, str) for one in by):
-        return of_records(dataset.open_run(place), ask)
     file_format, files = dataset.find(place)
-    if files[0] == pathlib.Path(os.fspath(place).removeprefix(f"{file_format}:")).expanduser():
-        return of_records(dataset.open_run(place), ask)  # a single file
-    measures = ask.measures if isinstance(ask.measures, str) else ask.measures and [*ask.measures]
-    memory = kept.Kept(files[0].parent, ask._replace(by=[*by], measures=measures)._asdict())
     try:
-        there = kept.identities_of(files)
-        entries = memory.entries(there)
-        run = _Run(file_format, files, there, memory, ask)
-        state = run.state(entries)
-        if state is None and entries:  # what is kept does not fit to the new files
-            state = run.state([])
+        name = os.fspath(place).removeprefix(f"{file_format}:")
+        is_file = files[0] == pathlib.Path(name).expanduser()
+        state = None if is_file else _of_files(file_format, files, ask)
+        return of_records(dataset.open_run(place), ask) if state is None else state
     except (OSError, pl.exceptions.PolarsError) as error:
         if gone := [file for file in files if not file.exists()]:
             raise FileNotFoundError(
@@ -42,7 +37,22 @@ def of_place(place: str | os.PathLike[str], ask: Ask) -> State:
                 f"from which {gone[0].name!r} has been deleted. Try again"
             ) from error
         raise
-    return of_records(dataset.open_run(place), ask) if state is None else state
+
+
+def _of_files(file_format: str, files: Sequence[pathlib.Path], ask: Ask) -> State | None:
+    """Return the state of a folder's files; None if states of it cannot be kept."""
+    by = [ask.by] if isinstance(ask.by, (str, pl.Expr)) else [*ask.by]
+    if not all(isinstance(one, str) for one in by):
+        return None  # an expression has no name that lasts
+    measures = ask.measures if isinstance(ask.measures, str) else ask.measures and [*ask.measures]
+    memory = kept.Kept(files[0].parent, ask._replace(by=by, measures=measures)._asdict())
+    there = kept.identities_of(files)
+    entries = memory.entries(there)
+    run = _Run(file_format, files, there, memory, ask)
+    state = run.state(entries)
+    if state is None and entries:  # what is kept does not fit to the new files
+        state = run.state([])
+    return state
 
 
 class _Opened(NamedTuple):

@@ -10,24 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from same_frames import assert_same
+from small_runs import entries, write
 
-<<<<<<< HEAD
-from monolith_keras_metrics.insight import (
-    kept,
-    open_run,
-    portions,
-    replays,
-    state_of,
-    stored,
-    summary,
-)
-=======
 from monolith_keras_metrics.insight import kept, open_run, state_of, stored, summary
->>>>>>> b429b6e (Insight: bad input is an error that says what is wrong)
 
 ASKED: list[dict[str, Any]] = [
     {},
@@ -35,35 +23,6 @@ ASKED: list[dict[str, Any]] = [
     {"by": ["country"], "exact": True, "measures": ["auc", "gauc"]},
     {"visits": "all", "weighted": False, "time": "train_time", "window": "1d"},
 ]
-
-
-def write(run: pathlib.Path, number: int, **columns: Any) -> pathlib.Path:
-    """Write a file of 50 records as a training would."""
-    random = np.random.default_rng(number)
-    p = random.random(50).astype(np.float32)
-    req_time = 1_700_000_000 + 1_000 * number + np.arange(50)
-    frame = pl.DataFrame(
-        {
-            "model_name": ["m"] * 50,
-            "uid": random.integers(0, 9, 50),
-            "req_time": req_time,
-            "train_time": req_time + 5,
-            "sample_ratio": [1.0] * 50,
-            "label": pl.DataFrame({"ctr": (random.random(50) < p).astype(np.float32)}).to_struct(),
-            "predict": pl.DataFrame({"ctr": p}).to_struct(),
-            "sample_rate": pl.DataFrame({"ctr": np.full(50, 0.5, np.float32)}).to_struct(),
-            "extra_str": pl.DataFrame({"country": random.choice(["DE", "FR"], 50)}).to_struct(),
-            "mode": ["train"] * 50,
-            "epoch": [0] * 50,
-            "run": ["r"] * 50,
-            "attempt": [1] * 50,
-            "worker": [0] * 50,
-            "position": np.arange(50) + 50 * number,
-        }
-    ).with_columns(**columns)
-    path = run / f"worker-00000.attempt-1790000000000000.part-{50 * number:012d}.parquet"
-    frame.write_parquet(path)
-    return path
 
 
 @pytest.fixture
@@ -78,10 +37,6 @@ def make_unreadable(path: pathlib.Path) -> None:
     stat = path.stat()
     path.write_bytes(b"\0" * stat.st_size)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
-def entries(run: pathlib.Path) -> list[pathlib.Path]:
-    return sorted((run / ".insight").glob("*.parquet"))
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -163,88 +118,12 @@ def test_records_that_depend_on_those_of_other_files(run: pathlib.Path, again: A
     assert_same(summary(run, visits="all"), summary(open_run(run), visits="all"))
 
 
-<<<<<<< HEAD
-def restart(run: pathlib.Path, *numbers: int) -> None:
-    """Write files again, as a training that was restored does."""
-    for number in numbers:
-        there = run / f"worker-00000.attempt-1790000000000000.part-{50 * number:012d}.parquet"
-        first = there.read_bytes() if there.exists() else b""
-        path = write(run, number, attempt=pl.lit(2))
-        path.rename(run / path.name.replace("attempt-179", "attempt-180"))
-        if first:
-            there.write_bytes(first)
-
-
-@pytest.mark.parametrize("asked", [*ASKED[:3], {"by": "attempt"}])
-def test_of_a_restarted_training_only_replays_are_read_again(
-    run: pathlib.Path, asked: dict[str, Any]
-) -> None:
-    """Files 0, 1 and 3 hold no example of another attempt; 2 was written twice."""
-    summary(run, **asked)
-    restart(run, 2, 3)
-    expected = summary(open_run(run), **asked)
-    assert expected["revisits"].sum() == 50
-    for _ in range(2):
-        read = portions.Read()
-        token = portions.WATCHED.set(read)
-        assert_same(summary(run, **asked), expected)
-        portions.WATCHED.reset(token)
-    assert (read.records, read.total) == (100, 100)
-    restart(run, 4)
-    assert_same(summary(run, **asked), summary(open_run(run), **asked))
-    kept_files = [name for path in entries(run) for name in stored.read(path)[1]["files"]]
-    parts = sorted(name.partition("part-")[2] for name in kept_files)
-    assert parts == [f"{50 * number:012d}.parquet" for number in (0, 1, 3, 4)]
-
-
-def test_a_field_that_only_replays_have(run: pathlib.Path) -> None:
-    restart(run, 2)
-    (path,) = run.glob("*.attempt-180*")
-    value = pl.struct(cvr=pl.lit(0.5, pl.Float32), ctr=pl.lit(0.25, pl.Float32))
-    pl.read_parquet(path).with_columns(
-        predict=value, label=value, extra_int=pl.struct(item=pl.lit(7))
-    ).write_parquet(path)
-    for by in ((), "item"):
-        assert_same(summary(run, by), summary(open_run(run), by))
-        assert_same(summary(run, by), summary(open_run(run), by))
-    assert summary(run)["target"].to_list() == ["ctr", "cvr"]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_which_files_depend_on_others(seed: int) -> None:
-    """Files of other attempts of the same worker whose times overlap."""
-    random = np.random.default_rng(seed)
-    low = random.integers(0, 400, 40)
-    spans = pl.DataFrame({
-        replays.FILE: [f"{number}" for number in range(40)],
-        "run": "r",
-        "worker": random.integers(0, 2, 40),
-        "attempt": random.integers(1, 4, 40),
-        "req_time": np.stack([low, low + random.integers(0, 12, 40)], axis=1).tolist(),
-    })  # fmt: skip
-    lines = spans.to_dicts()
-    expected = {
-        one[replays.FILE]
-        for one in lines
-        for other in lines
-        if one["worker"] == other["worker"]
-        and one["attempt"] != other["attempt"]
-        and one["req_time"][0] <= other["req_time"][1]
-        and other["req_time"][0] <= one["req_time"][1]
-    }
-    assert 5 < len(expected) < 35
-    assert replays.dependent(spans.lazy().explode("req_time")) == expected
-    with_id = pl.when(pl.col(replays.FILE) == "7").then(1).alias("example_id")
-    found = replays.dependent(spans.lazy().explode("req_time").with_columns(with_id))
-    assert found == expected | {"7"}
-=======
 def contents(write: Callable[[pathlib.Path], None]) -> bytes:
     """What a function writes to a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "file")
         write(path)
         return path.read_bytes()
->>>>>>> b429b6e (Insight: bad input is an error that says what is wrong)
 
 
 def test_a_damaged_state_is_told_and_made_again(
@@ -331,20 +210,6 @@ def test_a_torn_file_counts_with_what_it_has(tmp_path: pathlib.Path) -> None:
     (tmp_path / "worker-00001.jsonl").write_text(line.format(3) + line.format(4)[:-9])
     for _ in range(2):
         assert summary(tmp_path, measures="auc")["users"].item() == 3
-
-
-def test_a_file_that_disappears_while_it_is_read_is_told(
-    run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def vanish(*_: Any) -> kept.Identities:
-        path.unlink()
-        return there
-
-    path = next(run.glob("*.parquet"))
-    there = kept.identities_of([*run.glob("*.parquet")])
-    monkeypatch.setattr(kept, "identities_of", vanish)
-    with pytest.raises(FileNotFoundError, match=r"from which 'worker-.*' has been deleted. Try"):
-        summary(run)
 
 
 def test_several_readers_at_once(run: pathlib.Path) -> None:
