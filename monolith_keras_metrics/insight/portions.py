@@ -43,12 +43,9 @@ def portions_of(plan: Plan, in_order: bool = False) -> Iterator[pl.DataFrame]:
             since it tells the order of the targets.
     """
     targets = max(1, len(plan.targets))
-    if not plan.by_row or (in_order and plan.key is not None):
-        steps.begin("reading")
-        yield plan.source.collect()
-    elif plan.key is not None:
+    if plan.by_row and plan.key is not None and not in_order:
         yield from _compared(plan.source, plan.key, max(_LEAST, _COMPARED // targets))
-    elif hasattr(plan.source, "collect_batches"):
+    elif plan.by_row and plan.key is None and hasattr(plan.source, "collect_batches"):
         yield from _batches(plan.source, min(_MOST, max(_LEAST, _VALUES // targets)))
     else:
         steps.begin("reading")
