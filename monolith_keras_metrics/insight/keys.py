@@ -37,7 +37,8 @@ def bits_of(values: npt.NDArray[np.float64]) -> Column:
     floats: Column = single if (single == values).all() else values
     bits = (floats + floats.dtype.type(0)).view(f"u{floats.itemsize}")  # -0.0 + 0 is 0.0
     sign = bits.dtype.type(1 << 8 * floats.itemsize - 1)
-    return np.where(bits >= sign, ~bits, bits | sign)
+    result: Column = np.where(bits >= sign, ~bits, bits | sign)
+    return result
 
 
 def in_order(columns: Sequence[Column], in_runs: bool = False) -> tuple[Numbers, Numbers]:

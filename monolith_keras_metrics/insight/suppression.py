@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight.adding import Numbers, grouped
+from monolith_keras_metrics.insight.keys import Numbers, grouped
 
 Mask = npt.NDArray[np.bool_]
 

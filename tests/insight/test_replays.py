@@ -17,8 +17,8 @@ from monolith_keras_metrics.insight import (
     dataset,
     kept,
     open_run,
-    portions,
     replays,
+    steps,
     stored,
     summary,
 )
@@ -57,11 +57,11 @@ def test_of_a_restarted_training_only_replays_are_read_again(
     expected = summary(open_run(run), **asked)
     assert expected["revisits"].sum() == 50
     for _ in range(2):
-        read = portions.Read()
-        token = portions.WATCHED.set(read)
+        watch = steps.Watch()
+        token = steps.WATCHED.set(watch)
         assert_same(summary(run, **asked), expected)
-        portions.WATCHED.reset(token)
-    assert (read.records, read.total) == (100, 100)
+        steps.WATCHED.reset(token)
+    assert watch.step == steps.Step("reading", 100, "records", done=100)
     restart(run, 4)
     assert_same(summary(run, **asked), summary(open_run(run), **asked))
     kept_files = [name for path in entries(run) for name in stored.read(path)[1]["files"]]
