@@ -58,7 +58,7 @@ def show(table: pl.DataFrame) -> Shown:
     >>> table = pl.DataFrame({
     ...     "target": ["ctr"], "auc": [0.75], "auc_low": [0.7], "auc_high": [0.8], "mae": [None]
     ... })
-    >>> show(table)._repr_html_().count("0.75 [0.7, 0.8]")
+    >>> show(table)._repr_html_().count("0.75 [0.70, 0.80]")
     1
     """
     return Shown(table)
