@@ -75,6 +75,12 @@ class TestOverTime:
         assert "lowest 0.7" in figure.description
         assert "without 1 of few examples" in figure.description
 
+    def test_a_few_wide_intervals_do_not_widen_the_axis(self) -> None:
+        table = over_hours([0.7] * 40).with_columns(
+            auc_high=pl.when(pl.int_range(40) == 7).then(20.0).otherwise("auc_high")
+        )
+        assert figures.over_time(table, "auc")["layout"]["yaxis"]["range"][1] < 0.8
+
     def test_one_window(self) -> None:
         figure = figures.over_time(over_hours([0.7]), "auc")
         assert figure["data"][1]["y"] == [0.7]

@@ -23,6 +23,7 @@ from monolith_keras_metrics.insight.texts import text_of, with_interval
 
 MOST_MARKERS = 60  # of a line; more of them are no longer told apart
 _AROUND = dt.timedelta(hours=12)  # a single window
+_FAR = 0.05  # of the ends of intervals, on either side
 _FEW = 0.1  # of the usual number of examples: a window that has just begun, or a night
 
 
@@ -128,14 +129,19 @@ def _sizes(values: Sequence[float | None]) -> int | list[int]:
 
 
 def range_of(lines: Sequence[Line], best: float | None) -> list[float | None]:
-    """Return the range of an axis that shows all windows but those of few examples.
+    """Return the range of an axis: all values but those of windows of few examples.
 
-    These have values and intervals that would leave no room for anything else. A reader may zoom
-    out.
+    These, and the ends of the widest intervals, would leave no room for anything else. A reader may
+    zoom out.
     """
     solid = [one for line in lines if line.known() for one in line.solid()]
-    ends = [end for _, _, both in solid for end in both if end is not None]
-    inside = [*(value for value, _, _ in solid), *ends, *([] if best is None else [best])]
+    ends = sorted(end for _, _, both in solid for end in both if end is not None)
+    far = int(_FAR * len(ends))
+    inside = [
+        *(value for value, _, _ in solid),
+        *ends[far : len(ends) - far],
+        *([] if best is None else [best]),
+    ]
     least, most = min(inside), max(inside)
     room = 0.06 * (most - least) or 0.06 * abs(most) or 1.0
     return numbers([least - room, most + room])
