@@ -79,7 +79,7 @@ def _number(value: float | None) -> str:
 
 def packed(data: bytes) -> str:
     """Return bytes as a report holds them."""
-    return base64.b64encode(gzip.compress(data)).decode()
+    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
 
 
 def report(
