@@ -9,9 +9,9 @@ belong to the user, as a country does, and some to the example, as a position do
 more, or less, than the model can know, always: by a factor of their own that is 1 on average. So
 the model is right on average, in every slice, unless an error is planted.
 
-The *oracle* knows which slice may be wrong, and how much its users vary. It tests only that slice,
-at the level that one of all slices has. A search by the same sums of errors, which is told less,
-can hardly find it more often.
+The *oracle* knows which slice may be wrong, and how errors would vary if it was right. It tests the
+sum of that slice's errors only, at the level that one of all slices has. A search by the same sums,
+which is told less, can hardly find it more often.
 
 With `--run`, each replicate is a stretch of that run, with users and labels drawn again (see
 `redrawn`).
@@ -83,8 +83,8 @@ def sample(rows: int, taste: float, largest: int, seed: int) -> pl.DataFrame:
         seed: What is drawn.
 
     Returns:
-        `uid`, the fields, `label`, `predict`, and for the oracle `noise`: how much the label adds
-        to the variance of a slice, and `shared`: its part of what is squared by user.
+        `uid`, the fields, `label`, `predict`, and for the oracle `taste`: the standard deviation of
+        the user's factor on the prediction.
     """
     random = np.random.default_rng(seed)
     sizes = np.minimum(1 + random.pareto(1.5, rows // 8) * 5, largest).astype(np.int64)
@@ -100,8 +100,7 @@ def sample(rows: int, taste: float, largest: int, seed: int) -> pl.DataFrame:
     total = (1 - _LARGEST) / _LARGEST / taste**2 - 1
     own = random.beta(_LARGEST * total, (1 - _LARGEST) * total, users) / _LARGEST
     y = random.random(uid.size) < p * own[uid]
-    of_taste = {"noise": p * (1 - p) - (taste * p) ** 2, "shared": taste * p}
-    return pl.DataFrame({"uid": uid, **columns, "label": y, "predict": p, **of_taste})
+    return pl.DataFrame({"uid": uid, **columns, "label": y, "predict": p, "taste": taste})
 
 
 def sample_of_run(run: pl.DataFrame, rows: int, taste: float, seed: int) -> pl.DataFrame:
@@ -120,8 +119,7 @@ def sample_of_run(run: pl.DataFrame, rows: int, taste: float, seed: int) -> pl.D
     return fields.with_columns(
         pl.Series("label", y),
         pl.Series("predict", p),
-        pl.Series("noise", p * (1 - p) - slope**2),
-        pl.Series("shared", slope),
+        pl.Series("taste", slope / p),
     )
 
 
@@ -131,12 +129,14 @@ def records_of(rows: pl.DataFrame, planted: Planted) -> pl.DataFrame:
     if planted.slice and planted.slice != "everything":
         parts = [part.split("=") for part in planted.slice.split(", ")]
         off = pl.all_horizontal(pl.col(name) == value for name, value in parts)
-    factor = pl.when(off).then(planted.factor).otherwise(1.0)
+    p = pl.col("predict") * pl.when(off).then(planted.factor).otherwise(1.0)
     return rows.with_columns(
         label=pl.struct(ctr=pl.col("label").cast(pl.Float32)),
-        predict=pl.struct(ctr=pl.col("predict") * factor),
+        predict=pl.struct(ctr=p),
         planted=off,
-        error=pl.col("predict") * factor - pl.col("label").cast(pl.Float64),
+        error=p - pl.col("label").cast(pl.Float64),
+        shared=p * pl.col("taste"),
+        noise=p * (1 - p) - (p * pl.col("taste")) ** 2,
     )
 
 
@@ -152,7 +152,7 @@ def level(records: pl.DataFrame, fields: Sequence[str], planted: Planted) -> flo
 
 
 def oracle(wrong: pl.DataFrame) -> float:
-    """Return how many true standard errors the planted slice is off."""
+    """Return how many standard errors the planted slice is off; they are those of a right one."""
     of_users = wrong.group_by("uid").agg(pl.col("error", "noise", "shared").sum())
     error, noise, shared = (of_users[name].to_numpy() for name in ("error", "noise", "shared"))
     return abs(float(error.sum())) / math.sqrt(noise.sum() + (shared**2).sum())

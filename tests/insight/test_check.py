@@ -312,6 +312,18 @@ def sums_of(records: pl.DataFrame) -> Any:
     return ALARMS.Sums(*sums)
 
 
+def test_labels_that_are_drawn_again_have_their_probabilities_and_lasting_tastes() -> None:
+    """Of 2,000 users with 50 records each: the users' rates vary more than those of records."""
+    users = np.arange(100_000) // 50
+    p = np.resize([0.1, 0.5], users.size)
+    for taste, least, most in ((0.0, 0.7, 1.3), (0.5, 5, 20)):
+        y = benchmark("redrawn").labels(p, users, taste, np.random.default_rng(0))
+        assert y[0::2].mean() == pytest.approx(0.1, abs=0.01)
+        assert y[1::2].mean() == pytest.approx(0.5, abs=0.02)
+        excess = np.bincount(users, y).var() / (50 * (p * (1 - p)).mean())
+        assert least < excess < most
+
+
 @pytest.mark.slow
 class TestAlarms:
     """The short form of `benchmarks/alarms.py`: 50 trainings of 30 days, looked at hourly."""

@@ -66,6 +66,18 @@ def test_a_window_exceeds_a_level_as_often_as_slepian_says() -> None:
         assert 0.75 * other < one < 1.05 * other
 
 
+@pytest.mark.parametrize("examples", [100, 3_000, 30_000])
+def test_evidence_is_an_e_value_if_the_measure_is_on_its_bound(examples: int) -> None:
+    z = np.linspace(-30, 30, 20_001)
+    e_values = np.exp(log_evidence(z, np.full(z.shape, float(examples))))
+    assert integrate.trapezoid(e_values * stats.norm.pdf(z), z) == pytest.approx(1, rel=1e-3)
+
+
+def test_one_rule_needs_few_errors_over_a_wide_range_of_examples() -> None:
+    needed = errors_needed(100, np.geomspace(3_000, 1e7, 50))
+    assert 3.3 < needed.min() < needed.max() < 3.95
+
+
 class TestBothBounds:
     """Brownian motion with a drift on a bound or between them, and 20 % permitted false alarms."""
 
