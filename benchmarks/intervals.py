@@ -29,6 +29,10 @@ from monolith_keras_metrics.insight.measures import MEASURES
 
 Draw = Callable[[int], pl.DataFrame]  # from a seed
 NAMES = [name for name, one in MEASURES.items() if one.scale is not None]
+# What depends on the model.
+OF_MODELS = [
+    name for name in NAMES if MEASURES[name].better is not None and MEASURES[name].needs != "delays"
+]
 LABELS = {"binary": 1.0, "amounts": 3.0, "heavy amounts": 1.5}  # what logarithms are divided by
 BINS = "reliability"
 AT_ONCE = 50  # replicates
@@ -104,9 +108,8 @@ def intervals(rows: pl.DataFrame, by: str = "", interval: float | None = 0.95) -
     frames = [_of(name, found, name) for name in NAMES]
     if "other" in rows.columns:
         other, on = rows.with_columns(predict="other"), ["uid", "example"]
-        names = [name for name in NAMES if MEASURES[name].needs != "delays"]
-        found = insight.compare(rows, other, on, groups, window, interval, measures=names)
-        frames += [_of(f"{name}_diff", found, f"{name}_diff") for name in names]
+        found = insight.compare(rows, other, on, groups, window, interval, measures=OF_MODELS)
+        frames += [_of(f"{name}_diff", found, f"{name}_diff") for name in OF_MODELS]
     if "chance" in rows.columns and window is None and interval is not None:
         found = insight.reliability(rows.with_columns(predict="chance"), groups, interval=interval)
         frames.append(_of(BINS, found, "mean_prediction", ""))

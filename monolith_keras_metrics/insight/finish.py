@@ -27,6 +27,8 @@ from monolith_keras_metrics.insight.measures import Measure, Scale, Sums
 from monolith_keras_metrics.insight.tables import Form, Tables
 from monolith_keras_metrics.insight.with_scipy import scipy_module
 
+_EQUAL_PARTS = 1.5  # with fewer, the others hardly say how much the largest may differ
+
 
 def finish(
     state: Tables, measures: Sequence[Measure], interval: float | None = None
@@ -107,8 +109,9 @@ def jackknife(
         interval: The probability that the interval holds the true value.
 
     Returns:
-        The lower and the upper ends; NaN where fewer than two parts have examples, where the
-        measure is not defined without one of them, or where an end would be infinite.
+        The lower and the upper ends; NaN where fewer than two parts have examples, where one of
+        them has more than about four fifths of the weights, where the measure is not defined
+        without one of them, or where an end would be infinite.
 
     Raises:
         ModuleNotFoundError: If SciPy is not installed.
@@ -119,7 +122,7 @@ def jackknife(
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         # The number of parts of equal size that would tell as much (Kish).
         number, equal = there.sum(axis=1), 1 / (shares**2).sum(axis=1)
-        t = quantile((1 + interval) / 2, equal - 1)
+        t = quantile((1 + interval) / 2, np.where(equal > _EQUAL_PARTS, equal - 1, np.nan))
         # The same quantile where the error is measured around the true value.
         errors = np.sqrt(equal / (1 + (equal - 1) / t**2))
         # The mean without a part is farther away than what the part adds to the mean.
