@@ -146,6 +146,14 @@ def test_times_beyond_those_of_python(run: Path, capsys: pytest.CaptureFixture[s
     assert "+55840-" in printed(capsys, "summary", run, "--window", "1d", "--measure", "auc")
 
 
+def test_numbers_are_to_the_right_and_texts_to_the_left() -> None:
+    frame = pl.DataFrame({"rule": ["0.9 <= auc", "1 < n"], "x": [1e-9, -2], "carrier": ["9E", "A"]})
+    assert render(frame, ["rule"], "table", 80).splitlines()[1:] == [
+        "0.9 <= auc  1e-09  9E",
+        "1 < n          -2  A",
+    ]
+
+
 def test_a_time_that_is_none(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(["summary", str(run), "--last", "soon"])

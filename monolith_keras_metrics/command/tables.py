@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import polars as pl
@@ -9,6 +10,8 @@ import polars as pl
 from monolith_keras_metrics.insight.texts import columns_of
 
 FORMATS = ("table", "csv", "json", "markdown")
+# A number, with its interval or as odds; but no rule, and no name that begins with a digit.
+_NUMBER = re.compile(r"-|-?[\d.,]+(e[+-]?\d+)?( [\[:].*)?")
 
 
 def render(frame: pl.DataFrame, keys: Sequence[str], form: str, width: int) -> str:
@@ -54,7 +57,7 @@ def _aligned(columns: list[list[str]]) -> str:
     aligned = []
     for column in columns:
         size = max(map(len, column))
-        number = all(text[:1].isdigit() or text[:1] == "-" for text in column[1:])
+        number = all(map(_NUMBER.fullmatch, column[1:]))
         aligned.append([text.rjust(size) if number else text.ljust(size) for text in column])
     return "".join("  ".join(row).rstrip() + "\n" for row in zip(*aligned, strict=True))
 
