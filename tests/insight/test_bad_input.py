@@ -76,6 +76,8 @@ def test_uids_that_are_text_are_those_of_their_hashes(name: str) -> None:
 @pytest.mark.parametrize("name", sorted({*CALLS} - {"summary"}))
 @pytest.mark.parametrize("given", ["runs/ctr", None, {"uid": [1]}])
 def test_what_is_no_frame(name: str, given: Any) -> None:
+    if name == "reliability" and isinstance(given, str):
+        pytest.skip("it takes a run, as summary does")
     with pytest.raises(ValueError, match=r"must be records.*open_run.*Received: "):
         CALLS[name](given)
 

@@ -15,6 +15,7 @@ from monolith_keras_metrics.insight import distribution, open_run, reliability, 
 from monolith_keras_metrics.insight.distribution import distribution_of
 from monolith_keras_metrics.insight.reliability import reliability_of
 from monolith_keras_metrics.insight.states import state_of
+from monolith_keras_metrics.insight.texts import with_interval
 
 
 def records(p: Any, y: Any, **columns: Any) -> pl.DataFrame:
@@ -149,9 +150,8 @@ class TestShow:
     def test_intervals_stand_beside_their_values(self) -> None:
         table = summary(rare(2000), interval=0.95)
         text = show(table)._repr_html_()
-        row = table.row(0, named=True)
-        interval = f"[{row['auc_low']:.4g}, {row['auc_high']:.4g}]"
-        assert f'<th scope="row">auc</th><td>{row["auc"]:.4g} {interval}</td>' in text
+        value = with_interval(*table.select("auc", "auc_low", "auc_high").row(0))
+        assert f'<th scope="row">auc</th><td>{value}</td>' in text
         assert "auc_low" not in text
         assert "mae" not in text  # null for labels 0 and 1
 

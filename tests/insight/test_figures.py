@@ -22,8 +22,8 @@ class TestOverTime:
         assert line["x"] == [f"2013-01-01T0{hour}:00:00Z" for hour in range(3)]
         assert line["y"] == [0.7, 0.123457, 0.8]
         assert band["y"] == [0.65, 0.0734568, 0.75, 0.85, 0.173457, 0.75, 0.65]
-        assert line["customdata"][0] == "0.7 [0.65, 0.75], 100 examples"
-        assert "last 0.8 [0.75, 0.85] at 2013-01-01 02:00" in figure.description.lower()
+        assert line["customdata"][0] == "0.70 [0.65, 0.75], 100 examples"
+        assert "last 0.80 [0.75, 0.85] at 2013-01-01 02:00" in figure.description.lower()
         assert "lowest 0.1235 at 2013-01-01 01:00 UTC, highest 0.8" in figure.description
         assert is_json(figure)
 
