@@ -74,7 +74,8 @@ def layers_of(
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 moved = to(truth[-1:, :1]) - to(truth[:, :1])
                 of_each[name] = back(to(of_each[name]) + moved)
-    return Layers(pl.DataFrame({"examples": total[:, 0]}), of_each, sums.there, shares)
+    there = weights[:, 1:] < total
+    return Layers(pl.DataFrame({"examples": total[:, 0]}), of_each, there, shares)
 
 
 def at_truth(expected: Sums, predictions: Array) -> list[str]:

@@ -18,6 +18,7 @@ Codes = npt.NDArray[np.int64]
 CODES = 1 << 18
 _AT_ONCE = 1 << 15  # whose intermediate results stay in the processor's cache
 _DROPPED = np.uint32(15)  # bits of a float32 that are not in a code
+_LOWER = (1 << 17) - 1
 _UPPER = np.uint32(1 << 17)
 _MINUS_ZERO = np.uint32(1 << 16)
 
@@ -41,9 +42,19 @@ def _codes_of(values: Values) -> npt.NDArray[np.uint32]:
     return found
 
 
+def ranks_of(codes: Codes) -> Codes:
+    """Return whole numbers below `CODES` that are in the order of the cells.
+
+    Codes are not: those of negative numbers, and of distances from 1, fall where numbers rise.
+    """
+    lower = codes & _LOWER
+    signed = lower ^ np.where(lower & int(_MINUS_ZERO), _LOWER, int(_MINUS_ZERO))
+    return np.where(codes & int(_UPPER), signed ^ (_LOWER | int(_UPPER)), signed)
+
+
 def values_of(codes: Codes) -> Values:
     """Return the number within each cell that is its name: the one of the fewest bits."""
-    lower = (codes & 0x1FFFF).astype(np.uint32) << _DROPPED
+    lower = (codes & _LOWER).astype(np.uint32) << _DROPPED
     distance = lower.view(np.float32).astype(np.float64)
     values: Values = np.where(codes & int(_UPPER), 1 - distance, distance)
     return values

@@ -22,6 +22,11 @@ Array = npt.NDArray[np.float64]
 # infinite. This is float32's machine epsilon, the limit that scikit-learn uses for float32.
 EPSILON = 2.0**-23
 _NEWTON_STEPS = 60
+_NEAR = 2e-8  # what is left after so small a Newton step is less than its square
+# What `coarse` tells apart: shares of the positives and of the negatives, steps of the log odds.
+_POSITIVES, _NEGATIVES, _STEPS = 192, 64, 4
+# The largest number of coarse cells. Log odds are between -16 and 16, and three cells are kept.
+COARSE = _POSITIVES + _NEGATIVES + 32 * _STEPS + 3
 
 
 class Cells(NamedTuple):
@@ -74,11 +79,7 @@ def ks(cells: Cells) -> Array:
 
     It is the two-sample Kolmogorov-Smirnov statistic.
     """
-    positives, negatives = (
-        _divide(np.cumsum(part, axis=-1), part.sum(axis=-1)[..., None])
-        for part in (cells.positives, cells.negatives)
-    )
-    distances = np.abs(positives - negatives)
+    distances = np.abs(_distances(cells))
     largest = distances.max(axis=-1, initial=0.0, where=cells.weights > 0)
     return np.where(_pairs(cells) > 0, largest, np.nan)
 
@@ -90,7 +91,7 @@ def ecce(cells: Cells) -> Array:
     smallest, from 0 on (Kuiper's statistic). No bins are chosen, so none can hide an error.
     (Arrieta-Ibarra et al. 2022, "Metrics of Calibration for Probabilistic Predictions".)
     """
-    sums = np.cumsum(cells.positives - cells.predictions, axis=-1)
+    sums = _errors(cells)
     spread = sums.max(axis=-1, initial=0.0) - sums.min(axis=-1, initial=0.0)
     return _divide(spread, cells.weights.sum(axis=-1))
 
@@ -116,20 +117,26 @@ def odds_factor(cells: Cells) -> Array:
     A cell has the prediction Σ w p / Σ w. The sum rises with the factor, so Newton's steps are kept
     within a bracket that shrinks.
     """
-    odds = _log_odds(cells)
     weights, labels = cells.weights, cells.positives.sum(axis=-1)
+    odds, total = _odds(cells.predictions, weights), weights.sum(axis=-1)
     low, high = np.full(labels.shape, -60.0), np.full(labels.shape, 60.0)
-    shift = np.zeros(labels.shape)
+    # It is nearly the factor that is right for the mean.
+    shift = np.log(_odds(labels, total) / _odds(cells.predictions.sum(axis=-1), total))
+    done = ~(_pairs(cells) > 0)
     for _ in range(_NEWTON_STEPS):
-        shifted = _sigmoid(odds + shift[..., None])
-        excess = (weights * shifted).sum(axis=-1) - labels
+        shifted = odds * np.exp(shift)[..., None]
+        above = 1 + shifted
+        shifted *= weights
+        shifted /= above
+        excess = shifted.sum(axis=-1) - labels
+        shifted /= above
+        step = _divide(excess, shifted.sum(axis=-1))
         low, high = np.where(excess < 0, shift, low), np.where(excess > 0, shift, high)
-        slope = (weights * shifted * (1 - shifted)).sum(axis=-1)
-        step = shift - _divide(excess, slope)
-        inside = (step > low) & (step < high)
-        new = np.where(excess == 0, shift, np.where(inside, step, (low + high) / 2))
-        done = np.abs(new - shift) <= 1e-15 * np.maximum(1, np.abs(new))
-        shift = new
+        near = np.abs(step) <= _NEAR
+        new = shift - step
+        new = np.where(near | ((new > low) & (new < high)), new, (low + high) / 2)
+        shift = np.where(done, shift, new)
+        done |= near
         if done.all():
             break
     return np.where(_pairs(cells) > 0, np.exp(shift), np.nan)
@@ -137,8 +144,32 @@ def odds_factor(cells: Cells) -> Array:
 
 def shifted_log_loss(cells: Cells, factor: Array) -> Array:
     """Return the log loss after all odds were multiplied by `factor`."""
-    shifted = _sigmoid(_log_odds(cells) + np.log(factor)[..., None])
-    return _log_loss(cells, shifted)
+    odds = _odds(cells.predictions, cells.weights) * factor[..., None]
+    return _log_loss(cells, odds / (1 + odds))
+
+
+def coarse(cells: Cells) -> npt.NDArray[np.int64]:
+    """Return the number of the coarse cell of each cell, from 0.
+
+    A coarse cell is a small share of the positives and of the negatives, however rare they are, and
+    a small range of log odds. It begins where a further share or step does; and after the cells
+    that decide `ks` and `ecce`. If there are few cells, each is its own.
+    """
+    ranks = np.arange(cells.examples.shape[-1])
+    if ranks.size <= COARSE:
+        return np.broadcast_to(ranks, cells.examples.shape)
+    number: Array = np.floor(_STEPS * np.log(_odds(cells.predictions, cells.weights)))
+    for values, shares in ((cells.positives, _POSITIVES), (cells.negatives, _NEGATIVES)):
+        seen = _divide(np.cumsum(values, axis=-1), values.sum(axis=-1, keepdims=True))
+        number += np.floor(np.clip(np.nan_to_num(seen), 0, 1) * shares)
+    for sums in (np.abs(_distances(cells)), _errors(cells), -_errors(cells)):
+        number += ranks > sums.argmax(axis=-1)[..., None]
+    # Numbers that no cell has are skipped.
+    found = np.zeros(number.shape, np.int64)
+    is_new = np.diff(np.maximum.accumulate(number, axis=-1), axis=-1) > 0
+    np.cumsum(is_new, axis=-1, out=found[..., 1:])
+    are_few = (cells.examples > 0).sum(axis=-1, keepdims=True) <= COARSE
+    return np.where(are_few, ranks, found)
 
 
 def recalibrated_log_loss(cells: Cells) -> Array:
@@ -170,14 +201,28 @@ def _log_loss(cells: Cells, predictions: Array) -> Array:
     return _divide(losses.sum(axis=-1), cells.weights.sum(axis=-1))
 
 
-def _log_odds(cells: Cells) -> Array:
-    near = np.clip(_divide(cells.predictions, cells.weights), EPSILON, 1 - EPSILON)
-    odds: Array = np.nan_to_num(np.log(near) - np.log1p(-near))
+def _odds(upper: Array, lower: Array) -> Array:
+    """Return the odds of a share, as far as log losses tell shares apart; 1 if there is none."""
+    share = np.clip(np.nan_to_num(_divide(upper, lower), nan=0.5), EPSILON, 1 - EPSILON)
+    odds: Array = share / (1 - share)
     return odds
 
 
-def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-np.clip(x, -700, 700)))
+def _distances(cells: Cells) -> Array:
+    """Return the distance of the distributions of positives and negatives after each cell."""
+    positives, negatives = (
+        np.cumsum(part, axis=-1) / np.where(total > 0, total, 1.0)[..., None]
+        for part, total in (
+            (part, part.sum(axis=-1)) for part in (cells.positives, cells.negatives)
+        )
+    )
+    distances: Array = positives - negatives
+    return distances
+
+
+def _errors(cells: Cells) -> Array:
+    """Return the sum of the errors w (y - p) after each cell."""
+    return np.cumsum(cells.positives - cells.predictions, axis=-1)
 
 
 def _from_above(values: Array) -> Array:

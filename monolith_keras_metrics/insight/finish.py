@@ -20,11 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from monolith_keras_metrics.insight.chunks import Chunk
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.evidence import Estimates
 from monolith_keras_metrics.insight.groups import Groups
-from monolith_keras_metrics.insight.measures import Measure, Scale, Sums
-from monolith_keras_metrics.insight.tables import Form, Tables
+from monolith_keras_metrics.insight.keys import Numbers
+from monolith_keras_metrics.insight.measures import Measure, Scale
+from monolith_keras_metrics.insight.portions import in_threads
+from monolith_keras_metrics.insight.tables import Tables
 from monolith_keras_metrics.insight.with_scipy import scipy_module
 
 _EQUAL_PARTS = 1.5  # with fewer, the others hardly say how much the largest may differ
@@ -41,44 +44,25 @@ def finish(
         interval: The probability that an interval holds the true value; None for no intervals.
     """
     groups = Groups(state, leave_out=interval is not None)
-    exact = _exact(state)
-    values = finish(exact, measures) if exact is not None else None
-    columns: dict[str, Array] = {}
-    for chosen, sums in groups.sums():
+
+    def of_some(positions: Numbers) -> tuple[Numbers, dict[str, Array]]:
+        chunk = groups.chunk(positions)
+        columns: dict[str, Array] = {}
         for measure in measures:
-            layers = measure(sums)
-            if values is not None:
-                layers[:, 0] = values.get_column(measure.name).to_numpy()[chosen]
-            for name, column in _columns(measure, layers, sums, interval).items():
-                columns.setdefault(name, np.full(groups.frame.height, np.nan))[chosen] = column
-    return groups.frame.with_columns(
-        pl.Series(name, columns.get(name, []), pl.Float64, nan_to_null=True)
+            columns |= _columns(measure, chunk, interval)
+        return positions, columns
+
+    columns: dict[str, Array] = {
+        name: np.full(groups.frame.height, np.nan)
         for measure in measures
         for name in _names(measure, interval)
+    }
+    for positions, found in in_threads(of_some, groups.together()):
+        for name, column in found.items():
+            columns[name][positions] = column
+    return groups.frame.with_columns(
+        pl.Series(name, column, pl.Float64, nan_to_null=True) for name, column in columns.items()
     )
-
-
-def _exact(state: Tables) -> Tables | None:
-    """Return the state of all parts with exact cells, if it is to be used for values.
-
-    Intervals need none, and exact cells of each part would not fit into memory.
-    """
-    exact = {name: f"exact_{name}" for name in ("cells", "delays")}
-    if not {*exact.values()} & {*state.tables}:
-        return None
-    tables = {}
-    for name, table in state.tables.items():
-        if name in exact.values():
-            tables[name.removeprefix("exact_")] = table.with_columns(part=pl.lit(0, pl.UInt8))
-        elif name == "sums":
-            one = table.with_columns(part=pl.lit(0, pl.UInt8))
-            tables[name] = one.group_by("group", "part").agg(pl.all().sum())
-        elif name not in exact:
-            has_part = "part" in table.columns
-            one = table.with_columns(part=pl.lit(0, pl.UInt8)) if has_part else table
-            tables[name] = one
-    form = Form(state.form.groups, state.form.weighted, True, 1, tuple(tables))
-    return Tables(form, state.targets, state.groups, tables)
 
 
 def _names(measure: Measure, interval: float | None) -> list[str]:
@@ -87,12 +71,11 @@ def _names(measure: Measure, interval: float | None) -> list[str]:
     return [measure.name, f"{measure.name}_low", f"{measure.name}_high"]
 
 
-def _columns(
-    measure: Measure, layers: Array, sums: Sums, interval: float | None
-) -> dict[str, Array]:
-    columns = [layers[:, 0]]
-    if interval is not None and measure.scale is not None:
-        columns += jackknife(layers, sums.there, sums.shares, measure.scale, interval)
+def _columns(measure: Measure, chunk: Chunk, interval: float | None) -> dict[str, Array]:
+    if interval is None or measure.scale is None:
+        return {measure.name: measure(chunk.whole)[:, 0]}
+    layers = chunk.layers(measure)
+    columns = [layers[:, 0], *jackknife(layers, chunk.there, chunk.shares, measure.scale, interval)]
     return dict(zip(_names(measure, interval), columns, strict=True))
 
 

@@ -1,23 +1,32 @@
-"""The groups of a `State` and their sums as arrays, with each part of the users left out."""
+"""The groups of a `State` and their sums as arrays, with each part of the users left out.
+
+A measure is computed from the cells of all users. Its standard error is computed from the same
+cells, merged to fewer, and without each part of the users: there are as many of these sums as
+parts, and nobody needs a standard error to more than a hundredth of itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight import steps
+from monolith_keras_metrics.insight import curves, steps
+from monolith_keras_metrics.insight.chunks import Chunk, Layout, Rows, Table
 from monolith_keras_metrics.insight.curves import Array, Cells
+from monolith_keras_metrics.insight.keys import Numbers
 from monolith_keras_metrics.insight.measures import Sums
 from monolith_keras_metrics.insight.tables import Tables
 
-_VALUES_AT_ONCE = 4_000_000  # of an array; bounds memory
+_VALUES_AT_ONCE = 1 << 20  # of an array, so that it stays in the processor's cache
+_GROUPS_AT_ONCE = 1 << 12
 _NUMBERS = 20  # about as many arrays as that are made of a group's sums
 _SHOWN = ["examples", "unlabelled", "invalid", "revisits"]
-_GROUP, _NUMBER = "\ngroup", "\nnumber"  # no user's column has these names
 _CELLS = {"cells": "cell", "delays": "delay"}
+_NUMBER = "\nnumber"  # no user's column has this name
+
+Merging = Callable[[Cells], Numbers]
 
 
 class Groups:
@@ -26,18 +35,23 @@ class Groups:
     Args:
         state: The state.
         leave_out: Whether to have the sums without each part, too.
+        merging: Returns the number of the larger cell of each cell, from the cells of all users,
+            shape `(groups, cells)`. None leaves cells as they are.
 
     Attributes:
         frame: A row per target and group: `target`, the keys, and the counts.
     """
 
-    def __init__(self, state: Tables, leave_out: bool) -> None:
-        sums = state.tables["sums"]
+    def __init__(
+        self, state: Tables, leave_out: bool, merging: Merging | None = curves.coarse
+    ) -> None:
+        tables = state.tables
+        sums = tables["sums"]
         keys = state.keys
         targets = state.targets
         order = pl.col("target").replace_strict(targets, range(len(targets)), return_dtype=pl.Int64)
         counts = sums.group_by("group").agg(pl.col(_SHOWN).sum().cast(pl.Int64))
-        users = state.tables["users"].group_by("group").agg(users=pl.len().cast(pl.Int64))
+        users = tables["users"].group_by("group").agg(users=pl.len().cast(pl.Int64))
         frame = (
             state.groups.with_row_index(_NUMBER)
             .join(counts, left_on=_NUMBER, right_on="group", maintain_order="left")
@@ -45,125 +59,116 @@ class Groups:
             .with_columns(pl.col("users").fill_null(0))
             .sort(order, *keys, nulls_last=True)
         )
-        positions = np.empty(state.groups.height, np.uint32)
+        positions = np.empty(state.groups.height, np.int64)
         positions[frame.get_column(_NUMBER).to_numpy()] = np.arange(frame.height)
-        tables = {
-            name: table.with_columns(
-                pl.Series(_GROUP, positions[table.get_column("group").to_numpy()])
-            ).drop("group")
-            for name, table in state.tables.items()
-        }
-        self.frame = frame.drop(_NUMBER)
-        self._exact = state.form.exact
-        self._parts = state.form.parts
-        self._leave_out = leave_out
-        self._sums = tables["sums"]
-        if "user_cells" in tables:
-            self._sums = _with_user_aucs(self._sums, tables["user_cells"])
-        self._ranked = {
-            name: _ranked(tables[name], cell) for name, cell in _CELLS.items() if name in tables
-        }
         # What a single group of a target may not show.
         of_groups = sums.group_by("group").agg(pl.col("other_labels", "outside").sum())
-        self._flags = frame.join(
+        flags = frame.join(
             of_groups, left_on=_NUMBER, right_on="group", maintain_order="left"
         ).select(
             binary=(pl.col("other_labels").sum() == 0).over("target"),
             probabilities=(pl.col("outside").sum() == 0).over("target"),
         )
+        self._kinds = [flags.get_column(name).to_numpy()[:, None] for name in flags.columns]
+        self.frame = frame.drop(_NUMBER)
+        self._merging = merging
+        self._parts = state.form.parts if leave_out else 0
+        if "user_cells" in tables:
+            sums = _with_user_aucs(sums, tables["user_cells"])
+        self._sums = Table(sums, positions)
+        # Exact cells of a state with parts are of all users, and its other cells are for errors.
+        exact = {name: cell for name, cell in _CELLS.items() if f"exact_{name}" in tables}
+        self._exact = state.form.exact or bool(exact)
+        self._without = {
+            name: Table(tables[name], positions, cell, state.form.exact)
+            for name, cell in _CELLS.items()
+            if name in tables and (leave_out or name not in exact)
+        }
+        self._whole = self._without | {
+            name: Table(tables[f"exact_{name}"], positions, cell, exact=True)
+            for name, cell in exact.items()
+        }
 
-    def sums(self) -> Iterator[tuple[npt.NDArray[np.int64], Sums]]:
-        """Yield the positions of some groups and their sums, until all were there.
-
-        The arrays have shape `(groups, layers)`. The first layer is of all users, the others leave
-        out one part each.
-        """
-        sizes = np.ones(self.frame.height, np.int64)
-        for table in self._ranked.values():
-            longest = table.group_by(_GROUP).agg(pl.col("rank").max() + 1)
-            at = longest.get_column(_GROUP).to_numpy()
-            sizes[at] = np.maximum(sizes[at], longest.get_column("rank").to_numpy())
-        # Groups with similar numbers of cells go together, since the shorter are padded.
-        order = np.argsort(sizes, kind="stable")
-        layers = 1 + self._parts * self._leave_out
-        costs = layers * (sizes[order] + _NUMBERS)
+    def together(self) -> Iterator[Numbers]:
+        """Yield the positions of groups that are to be one chunk, until all were there."""
+        whole, merged = np.zeros((2, self.frame.height), np.int64)
+        for name, table in self._without.items():
+            whole += self._whole[name].sizes
+            is_merged = name == "cells" and self._merging is not None
+            merged += np.minimum(table.sizes, curves.COARSE) if is_merged else table.sizes
+        layers = (1 + self._sums.heights) * (self._parts > 0)
+        # Groups of similar sizes go together, since the smaller are padded.
+        order = np.argsort(whole + layers * merged, kind="stable")
         start = 0
         measuring = steps.begin("measuring", order.size, "groups")
         while start < order.size:
-            fitting = costs[start:] * np.arange(1, order.size - start + 1) <= _VALUES_AT_ONCE
+            some = order[start : start + _GROUPS_AT_ONCE]
+            most = [np.maximum.accumulate(values[some]) for values in (whole, layers, merged)]
+            costs = most[0] + _NUMBERS + most[1] * (most[2] + _NUMBERS)
+            fitting = costs * np.arange(1, some.size + 1) <= _VALUES_AT_ONCE
             end = start + max(1, int(fitting.sum()))
-            yield order[start:end], self._of(order[start:end], int(sizes[order[end - 1]]))
+            yield order[start:end]
             measuring.done = start = end
 
-    def _of(self, chosen: npt.NDArray[np.int64], size: int) -> Sums:
-        """Return the sums of some groups, each with `size` cells."""
-        place = pl.DataFrame({_GROUP: chosen.astype(np.uint32), "at": np.arange(chosen.size)})
-        sums = self._sums.join(place, on=_GROUP)
-        names = [name for name in sums.columns if name not in (_GROUP, "part", "at")]
-        empty = np.zeros((chosen.size, 1, 0))
+    def chunk(self, positions: Numbers) -> Chunk:
+        """Return the sums of groups at some positions."""
+        sums = self._sums.of(positions)
+        without = {name: table.of(positions) for name, table in self._without.items()}
+        whole = {
+            name: without[name] if table is self._without[name] else table.of(positions)
+            for name, table in self._whole.items()
+        }
+        of_all = self._of(positions, sums, whole, Rows.total)
+        if not self._parts:
+            return Chunk(of_all, None, Layout.of(sums, 0))
+        layout = Layout.of(sums, self._parts)
+        larger = None
+        if self._merging and "cells" in without:
+            cells = [without["cells"].total(name)[:, 0] for name in Cells._fields]
+            larger = self._merging(Cells(*cells))
+
+        def added(rows: Rows, name: str) -> Array:
+            return rows.without(name, layout, larger if rows is without.get("cells") else None)
+
+        return Chunk(of_all, self._of(positions, sums, without, added), layout)
+
+    def _of(
+        self,
+        positions: Numbers,
+        sums: Rows,
+        tables: Mapping[str, Rows],
+        added: Callable[[Rows, str], Array],
+    ) -> Sums:
+        """Return sums of groups.
+
+        Args:
+            positions: The positions of the groups.
+            sums: Their rows of the table `sums`.
+            tables: Their rows of `cells` and `delays`, where these are.
+            added: Returns the sums of a column, with an axis for cells.
+        """
+        empty = np.zeros((positions.size, 1, 0))
         cells, delays, seconds = Cells(empty, empty, empty, empty), empty, empty
-        if "cells" in self._ranked:
-            found = self._ranked["cells"].join(place, on=_GROUP)
-            cells = Cells(*(self._layers(found, name, chosen.size, size) for name in Cells._fields))
-        if "delays" in self._ranked:
-            found = self._ranked["delays"].join(place, on=_GROUP)
-            delays = self._layers(found, "weights", chosen.size, size)
-            at, rank, delay = (found.get_column(n).to_numpy() for n in ("at", "rank", "delay"))
-            one = np.zeros((chosen.size, 1, size))
-            one[at, 0, rank] = delay
-            seconds = np.broadcast_to(one, delays.shape)
-        flags = self._flags[chosen]
+        if rows := tables.get("cells"):
+            cells = Cells(*(added(rows, name) for name in Cells._fields))
+        if rows := tables.get("delays"):
+            delays = added(rows, "weights")
+            seconds = np.broadcast_to(rows.names("delay"), delays.shape)
+        binary, probabilities = (kind[positions] for kind in self._kinds)
         return Sums(
-            {name: self._layers(sums, name, chosen.size) for name in names},
-            flags.get_column("binary").to_numpy()[:, None],
-            flags.get_column("probabilities").to_numpy()[:, None],
+            {name: added(sums, name)[..., 0] for name in sums.columns if name != "part"},
+            binary,
+            probabilities,
             self._exact,
             cells,
             delays,
             seconds,
         )
 
-    def _layers(self, table: pl.DataFrame, name: str, groups: int, size: int = 0) -> Array:
-        """Return a column as an array: the sums of all parts, then those without each part.
-
-        Args:
-            table: Its columns `at`, `part` and, if `size` is not 0, `rank` are the positions.
-            name: The column.
-            groups: The number of groups.
-            size: The number of cells; 0 if a group has one value.
-        """
-        shape = (groups, self._parts, size) if size else (groups, self._parts)
-        axes = ("at", "part", "rank")[: len(shape)]
-        values = np.zeros(shape)
-        values[tuple(table.get_column(axis).to_numpy() for axis in axes)] = table.get_column(
-            name
-        ).to_numpy()
-        total: Array = values.sum(axis=1, keepdims=True)
-        if not self._leave_out:
-            return total
-        rest = total - values
-        rest[np.abs(rest) < 1e-12 * np.abs(total)] = 0.0  # what rounding leaves of nothing
-        return np.concatenate([total, rest], axis=1)
-
-
-def _ranked(table: pl.DataFrame, cell: str) -> pl.DataFrame:
-    """Return the table with the rank of each cell within its group, from 0."""
-    group, cells = (table.get_column(name).to_numpy() for name in (_GROUP, cell))
-    rising = (group[1:] > group[:-1]) | ((group[1:] == group[:-1]) & (cells[1:] >= cells[:-1]))
-    if not rising.all():
-        order = np.lexsort((cells, group))
-        table, group, cells = table[order], group[order], cells[order]
-    is_new = np.ones(group.size, np.bool_)  # the first row of a cell
-    is_new[1:] = (group[1:] != group[:-1]) | (cells[1:] != cells[:-1])
-    cell_number = np.cumsum(is_new) - 1
-    starts = np.flatnonzero(np.diff(group.astype(np.int64), prepend=-1))
-    firsts = cell_number[starts].repeat(np.diff(starts, append=group.size))
-    return table.with_columns(rank=pl.Series(cell_number - firsts, dtype=pl.Int64))
-
 
 def _with_user_aucs(sums: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     """Return the sums with `user_aucs` and `user_auc_weights`."""
-    by = [_GROUP, "part", "user"]
+    by = ["group", "part", "user"]
     # The AUC of one user at a time, by the same formula as that of all: see curves.auc.
     negatives = pl.col("negatives")
     below = negatives.cum_sum() - negatives / 2
@@ -173,8 +178,8 @@ def _with_user_aucs(sums: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     of_users = cells.sort("cell").group_by(by).agg(area=area, weight=weight)
     of_parts = (
         of_users.drop_nulls("area")
-        .group_by(_GROUP, "part")
+        .group_by("group", "part")
         .agg(user_aucs=(pl.col("area") * pl.col("weight")).sum(), user_auc_weights=pl.sum("weight"))
     )
     new = pl.col("user_aucs", "user_auc_weights").fill_null(0.0)
-    return sums.join(of_parts, on=[_GROUP, "part"], how="left").with_columns(new)
+    return sums.join(of_parts, on=["group", "part"], how="left").with_columns(new)

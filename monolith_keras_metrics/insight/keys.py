@@ -54,7 +54,9 @@ def in_order(columns: Sequence[Column], in_runs: bool = False) -> tuple[Numbers,
     (array([1, 0, 2]), array([0, 1]))
     """
     packed = _packed(columns)
-    if in_runs:
+    if len(packed) == 1 and (packed[0][1:] >= packed[0][:-1]).all():
+        order = np.arange(packed[0].size)
+    elif in_runs:
         order = np.argsort(packed[0], kind="stable") if len(packed) == 1 else np.lexsort(packed)
     else:
         order = np.lexsort([digit for column in packed for digit in _digits(column)])

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight.curves import Array
-from monolith_keras_metrics.insight.groups import Groups
+from monolith_keras_metrics.insight.curves import Array, coarse
+from monolith_keras_metrics.insight.groups import Groups, Merging
 from monolith_keras_metrics.insight.measures import Measure
 from monolith_keras_metrics.insight.state import State
 
@@ -47,22 +47,28 @@ class Layers(NamedTuple):
         return Layers(groups, of, chosen(self.there, False), chosen(self.shares, 0.0))
 
 
-def layers_of(state: State, measures: Sequence[Measure]) -> Layers:
-    """Return the measures of a state."""
-    parts = state.form.parts
-    groups = Groups(state, leave_out=parts > 1)
-    height = groups.frame.height
-    left_out = parts if parts > 1 else 0
+def layers_of(
+    state: State, measures: Sequence[Measure], merging: Merging | None = coarse
+) -> Layers:
+    """Return the measures of a state.
+
+    Args:
+        state: The state.
+        measures: The measures.
+        merging: As for `Groups`.
+    """
+    groups = Groups(state, state.form.parts > 1, merging)
+    layers = 1 + (state.form.parts if state.form.parts > 1 else 0)
+    shape = (groups.frame.height, layers)
     found = Layers(
         groups.frame,
-        {measure.name: np.full((height, 1 + left_out), np.nan) for measure in measures},
-        np.zeros((height, left_out), np.bool_),
-        np.zeros((height, left_out)),
+        {measure.name: np.full(shape, np.nan) for measure in measures},
+        np.zeros((shape[0], layers - 1), np.bool_),
+        np.zeros((shape[0], layers - 1)),
     )
-    for at, sums in groups.sums():
+    for at in groups.together():
+        chunk = groups.chunk(at)
         for measure in measures:
-            found.of[measure.name][at] = measure(sums)
-        if left_out:
-            found.there[at] = sums.there
-            found.shares[at] = sums.shares
+            found.of[measure.name][at] = chunk.layers(measure)
+        found.there[at], found.shares[at] = chunk.there, chunk.shares
     return found

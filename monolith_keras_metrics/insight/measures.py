@@ -81,18 +81,15 @@ class Sums:
     delays: Array
     seconds: Array
 
-    @property
-    def there(self) -> npt.NDArray[np.bool_]:
-        """Return whether each part has examples."""
-        examples = self.of["examples"]
-        return examples[:, 1:] < examples[:, :1]
+    @functools.cached_property
+    def odds_factor(self) -> Array:
+        """Return the factor on all odds after which the predictions are right on average."""
+        return curves.odds_factor(self.cells)
 
-    @property
-    def shares(self) -> Array:
-        """Return the share of each part in the weights; 0 if there are none."""
-        total = self.weights[:, :1]
-        parts = total - self.weights[:, 1:]
-        return np.where(total > 0, parts / np.where(total > 0, total, 1.0), 0.0)
+    @functools.cached_property
+    def seen_delays(self) -> Array:
+        """Return the weights of delays that are not longer than each."""
+        return np.cumsum(self.delays, axis=-1)
 
     def __getattr__(self, name: str) -> Array:
         try:
@@ -165,8 +162,7 @@ def _normalised(log_loss: Array, s: Sums) -> Array:
 
 
 def _calibration_free_ne(s: Sums) -> Array:
-    factor = curves.odds_factor(s.cells)
-    return _normalised(curves.shifted_log_loss(s.cells, factor), s)
+    return _normalised(curves.shifted_log_loss(s.cells, s.odds_factor), s)
 
 
 def _ecce_p(s: Sums) -> Array:
@@ -183,9 +179,8 @@ def _discrimination(s: Sums) -> Array:
 
 def _delay(share: float, s: Sums) -> Array:
     """Return the smallest delay at which the weights reach a share of all."""
-    seen = np.cumsum(s.delays, axis=-1)
-    total = seen[..., -1:]
-    at = (seen < share * total * (1 - 1e-12)).sum(axis=-1)
+    total = s.seen_delays[..., -1:]
+    at = np.count_nonzero(s.seen_delays < share * total * (1 - 1e-12), axis=-1)
     found = np.take_along_axis(s.seconds, np.minimum(at, s.seconds.shape[-1] - 1)[..., None], -1)
     return np.where(total[..., 0] > 0, found[..., 0], np.nan)
 
@@ -286,7 +281,7 @@ MEASURES = {
             "odds_factor",
             "the factor on all odds p / (1 - p) after which Σwp = Σwy; below 1 the model "
             "over-predicts",
-            lambda s: curves.odds_factor(s.cells),
+            lambda s: s.odds_factor,
             "probability",
             1.0,
             "log",

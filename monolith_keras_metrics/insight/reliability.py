@@ -87,8 +87,12 @@ def reliability(
 
 def reliability_of(state: State, bins: int = 20, interval: float = 0.95) -> pl.DataFrame:
     """Return the reliability of a state with cells, made with intervals: see `reliability`."""
-    groups = Groups(state, leave_out=True)
-    results = [_curves(chosen, sums, bins, interval) for chosen, sums in groups.sums()]
+    groups = Groups(state, True, lambda cells: _bins(cells.weights, bins))
+    results = [
+        _curves(chosen, sums, interval)
+        for chosen in groups.together()
+        if (sums := groups.chunk(chosen).without) is not None
+    ]
     keys = groups.frame.select("target", *state.keys).rename(
         dict(zip(state.keys, state.form.groups, strict=True))
     )
@@ -122,14 +126,10 @@ def check_groups(by: By, taken: Sequence[str]) -> None:
             )
 
 
-def _curves(chosen: npt.NDArray[np.int64], sums: Sums, bins: int, interval: float) -> pl.DataFrame:
+def _curves(chosen: npt.NDArray[np.int64], sums: Sums, interval: float) -> pl.DataFrame:
     """Return the bins of some groups that have examples."""
-    cells = sums.cells
-    at = _bins(cells.weights[:, 0], bins)
-    positives, weights, predictions, examples = (
-        _added(values, at, bins)
-        for values in (cells.positives, cells.weights, cells.predictions, cells.examples)
-    )
+    positives, _, predictions, examples = sums.cells
+    weights, bins = sums.cells.weights, examples.shape[-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         rates = np.where(weights > 0, positives / weights, np.nan)
         means = predictions[:, 0] / weights[:, 0]
@@ -163,12 +163,3 @@ def _bins(weights: Array, bins: int) -> npt.NDArray[np.int64]:
     share = np.divide(middle, total, out=np.zeros(middle.shape), where=total > 0)
     numbers: npt.NDArray[np.int64] = np.minimum((share * bins).astype(np.int64), bins - 1)
     return numbers
-
-
-def _added(values: Array, at: npt.NDArray[np.int64], bins: int) -> Array:
-    """Return the sums of cells in each bin, shape `(groups, layers, bins)`."""
-    groups, layers, _ = values.shape
-    sums = np.zeros((groups, layers, bins))
-    for number in range(bins):
-        sums[..., number] = np.where((at == number)[:, None], values, 0.0).sum(axis=-1)
-    return sums

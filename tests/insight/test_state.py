@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from same_frames import assert_same
 
 from monolith_keras_metrics.insight import MEASURES, State, long_form, state_of, summary
-from monolith_keras_metrics.insight.cells import codes_of, values_of
+from monolith_keras_metrics.insight.cells import CODES, codes_of, ranks_of, values_of
 
 EVERYTHING = [*MEASURES]
 
@@ -257,6 +257,15 @@ def test_the_name_of_a_cell_is_within_it(values: list[float]) -> None:
     names = values_of(codes)
     distance = np.where(names < 0.5, names, 1 - names)
     assert np.allclose(distance, near, rtol=1 / 256, atol=1e-30)
+
+
+@given(st.lists(st.floats(-1e30, 1e30) | st.floats(0, 1), min_size=1))
+def test_the_ranks_of_cells_are_in_the_order_of_their_names(values: list[float]) -> None:
+    ordered = np.sort(np.array(values))
+    ranks = ranks_of(codes_of(ordered))
+    assert (np.diff(ranks) >= 0).all()
+    assert 0 <= ranks[0] <= ranks[-1] < CODES
+    assert (np.diff(values_of(codes_of(ordered)))[np.diff(ranks) > 0] > 0).all()
 
 
 def test_zeros_of_either_sign_are_one_cell() -> None:
