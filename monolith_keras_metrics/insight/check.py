@@ -20,7 +20,8 @@ from monolith_keras_metrics.insight.questions import (
     measures_of,
 )
 from monolith_keras_metrics.insight.rows import By, Visits, check_times, lazy, plan_of
-from monolith_keras_metrics.insight.rules import WITH_ERRORS, rules_of
+from monolith_keras_metrics.insight.rules import WITH_ERRORS, Rule, rules_of
+from monolith_keras_metrics.insight.state import State
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 from monolith_keras_metrics.insight.verdicts import COLUMNS, verdicts
 
@@ -104,17 +105,33 @@ def check(
     _check_share(false_alarms)
     (recent,), moves = _lately([lazy(records)], last)
     plan = plan_of(recent, by, None, "req_time", weighted, visits, COLUMNS)
-    measures = _measures(
-        one for rule in parsed if rule.name in MEASURES for one in measures_of(rule)
-    )
-    form = Form(plan.groups, weighted, False, PARTS, needed(measures))
-    layers = layers_of(of_plan(plan, form), measures)
-    layers = _of_targets(layers, targets)
+    form = Form(plan.groups, weighted, False, PARTS, needed(_measured(parsed)))
+    return _decided(of_plan(plan, form), parsed, targets, moves, false_alarms)
+
+
+def check_of(state: State, rules: str | Sequence[str], false_alarms: float = 0.01) -> pl.DataFrame:
+    """Decide whether rules hold for a state of all records, made with intervals: see `check`."""
+    return _decided(state, rules_of(rules, RULED), None, None, false_alarms)
+
+
+def _measured(rules: Sequence[Rule]) -> list[Measure]:
+    """Return the measures that rules need."""
+    return _measures(one for rule in rules if rule.name in MEASURES for one in measures_of(rule))
+
+
+def _decided(
+    state: State,
+    rules: Sequence[Rule],
+    targets: str | Sequence[str] | None,
+    moves: int | None,
+    false_alarms: float,
+) -> pl.DataFrame:
+    layers = _of_targets(layers_of(state, _measured(rules)), targets)
     questions = [
         about_count(rule, layers) if rule.name in _COUNTS else about_measure(rule, layers)
-        for rule in parsed
+        for rule in rules
     ]
-    names = dict(zip(plan.keys, plan.groups, strict=True))
+    names = dict(zip(state.keys, state.form.groups, strict=True))
     return verdicts(questions, layers, names, moves, false_alarms)
 
 

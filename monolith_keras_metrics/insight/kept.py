@@ -12,6 +12,7 @@ right, and only new files are read.
   worst, two of them read the same new files.
 - States cannot tell which of several records of an example is its first visit. Of files with
   records that depend on those of others (see `visits`, `replays`), nothing is kept.
+- A *table*, such as the slices that are wrong, is kept for one question about exactly these files.
 - If entries cannot be written, as in a folder that is read-only, everything is read each time.
 """
 
@@ -27,7 +28,7 @@ import os
 import pathlib
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -41,6 +42,7 @@ from monolith_keras_metrics.records import run_folder
 _ENTRIES = 8
 _BYTES = 1 << 30
 _STALE_SECONDS = 86_400
+_CORRUPT = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 Identities = dict[str, list[int]]
 
 
@@ -105,18 +107,41 @@ class Kept:
             "revisits": entry.facts.revisits,
             "schema": _text_of(entry.schema),
         }
+        if self._write(lambda path: stored.write(entry.state, path, notes)):
+            self.delete(superseded)
+            self._shrink()
+
+    def table(self) -> pl.DataFrame | None:
+        """Return the table that is kept as the answer to the question; None if there is none."""
+        for path in _listed(self._folder):
+            if path.name.startswith(f"{self._key}."):
+                with contextlib.suppress(OSError, *_CORRUPT):
+                    table = pl.read_parquet(path, glob=False, hive_partitioning=False)
+                    os.utime(path)
+                    return table
+                _delete(path)
+        return None
+
+    def add_table(self, table: pl.DataFrame) -> None:
+        """Keep a table as the answer to the question."""
+        contents = io.BytesIO()
+        table.write_parquet(contents)
+        if self._write(lambda path: stored.write_whole(path, contents.getbuffer())):
+            self._shrink()
+
+    def _write(self, write: Callable[[pathlib.Path], None]) -> bool:
+        """Write a file, and return whether that was possible: measuring must not fail for it."""
         path = self._folder / f"{self._key}.{secrets.token_hex(8)}.parquet"
         try:
             self._folder.mkdir(exist_ok=True)
-            stored.write(entry.state, path, notes)
-        except OSError as error:  # measuring must not fail for that
+            write(path)
+        except OSError as error:
             # Whoever looks at a run of others need not be told each time.
             is_closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
             log = logging.info if is_closed else logging.warning
             log("summary: what was read cannot be kept in %s: %s", self._folder, error)
-            return
-        self.delete(superseded)
-        self._shrink()
+            return False
+        return True
 
     def delete(self, entries: Sequence[Entry]) -> None:
         """Delete entries that are of no use."""

@@ -71,13 +71,22 @@ def write(state: Tables, path: str | os.PathLike[str], notes: dict[str, Any] | N
             for name, frame in frames.items()
         ),
     ]
+    # Of a full disk, Polars does not always tell.
+    contents = io.BytesIO()
+    pl.concat(rows, how="diagonal").write_parquet(contents)
+    write_whole(path, contents.getbuffer())
+
+
+def write_whole(path: str | os.PathLike[str], contents: bytes | memoryview) -> None:
+    """Write a file aside and give it its name.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     final = pathlib.Path(path)
     aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.inprogress")
     try:
-        # Of a full disk, Polars does not always tell.
-        contents = io.BytesIO()
-        pl.concat(rows, how="diagonal").write_parquet(contents)
-        aside.write_bytes(contents.getbuffer())
+        aside.write_bytes(contents)
         aside.replace(final)
     except BaseException:
         with contextlib.suppress(OSError):

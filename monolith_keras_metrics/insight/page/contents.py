@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from monolith_keras_metrics.insight import long
-from monolith_keras_metrics.insight.check import check
+from monolith_keras_metrics.insight.check import check_of
 from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.coverage import coverage
 from monolith_keras_metrics.insight.dataset import TOPIC, open_run
@@ -18,9 +18,9 @@ from monolith_keras_metrics.insight.distribution import distribution_of
 from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.page import changes
 from monolith_keras_metrics.insight.page.grain import window_of
+from monolith_keras_metrics.insight.page.wrong import wrong_slices
 from monolith_keras_metrics.insight.reliability import reliability_of
 from monolith_keras_metrics.insight.slice_fields import chosen_fields
-from monolith_keras_metrics.insight.slices import slices as find_slices
 from monolith_keras_metrics.insight.states import Records, state_of
 
 INTERVAL = 0.95
@@ -44,8 +44,6 @@ _MOST_VALUES = 30  # of a field
 _TOO_MANY = 1_000  # values of a field of texts, of which nothing is shown
 _NUMBERS = 50  # values of a field of numbers; of more, none is of interest by itself
 _SAMPLE = 200_000  # records that tell how many values a field has
-_SEARCHED = 1_000_000  # labels of the newest records, for wrong slices
-_WRONG = 8  # slices of a target; each takes as long to find as the first
 
 
 class Contents(NamedTuple):
@@ -94,8 +92,8 @@ def contents_of(
     tables = {
         "summary": overall.finish(interval=INTERVAL),
         "by_time": by_time.finish(measures, interval=INTERVAL),
-        "verdicts": check(frame, rules),
-        "slices": wrong_slices(frame) if slices is None else slices,
+        "verdicts": check_of(overall, rules),
+        "slices": wrong_slices(records) if slices is None else slices,
         "reliability": reliability_of(overall, interval=INTERVAL),
         "distribution": distribution_of(overall),
         **_by_field(records, chosen, coarse),
@@ -164,17 +162,6 @@ def _fields(frame: pl.LazyFrame) -> tuple[list[str], list[str]]:
         if sample[name].n_unique() <= (_NUMBERS if sample[name].dtype.is_numeric() else _TOO_MANY)
     ]
     return few, [name for name in names if name not in few]
-
-
-def wrong_slices(frame: pl.LazyFrame) -> pl.DataFrame:
-    """Return the slices of the newest records for which the model is wrong, as `slices` does."""
-    try:
-        chosen_fields(frame, None)
-    except ValueError:
-        return pl.DataFrame(schema={"target": pl.String})
-    targets = max(1, len(long.take_apart(frame).values))
-    newest = frame.select(pl.col("req_time").top_k(_SEARCHED // targets).min()).collect().item()
-    return find_slices(frame.filter(pl.col("req_time") >= newest), most=_WRONG)
 
 
 def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str, pl.DataFrame]:

@@ -13,7 +13,8 @@ import polars as pl
 from absl import logging
 
 from monolith_keras_metrics.insight import dataset
-from monolith_keras_metrics.insight.page.contents import Contents, contents_of, wrong_slices
+from monolith_keras_metrics.insight.page.contents import Contents, contents_of
+from monolith_keras_metrics.insight.page.wrong import wrong_slices
 
 _VIEWS = 64  # of which the pages are kept; one is about a third of a megabyte
 _REST = 10.0  # a search for wrong slices pauses for so many times as long as it took
@@ -106,7 +107,7 @@ class Live:
             return
         start = time.monotonic()
         try:
-            found = wrong_slices(dataset.open_run(self._place))
+            found = wrong_slices(self._place)
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             logging.warning("deep-insight serve: no search for wrong slices: %s", error)
             found = self._slices

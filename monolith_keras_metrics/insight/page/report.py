@@ -7,11 +7,11 @@ import io
 import os
 import pathlib
 import re
-import secrets
 from collections.abc import Sequence
 
 import polars as pl
 
+from monolith_keras_metrics.insight import stored
 from monolith_keras_metrics.insight.page.contents import RULES, contents_of
 from monolith_keras_metrics.insight.page.html import report_page
 from monolith_keras_metrics.insight.states import Records
@@ -69,7 +69,8 @@ def report(
     contents = contents_of(records, against, title=title, fields=fields, rules=text)
     tables = {name: _bytes_of(table) for name, table in contents.tables.items()}
     html = report_page(contents, tables)
-    return _write(pathlib.Path(path), html)
+    stored.write_whole(path, html.encode())
+    return pathlib.Path(path)
 
 
 def open_report(path: str | os.PathLike[str]) -> dict[str, pl.DataFrame]:
@@ -108,13 +109,3 @@ def _bytes_of(table: pl.DataFrame) -> str:
     file = io.BytesIO()
     table.write_parquet(file, compression_level=9, statistics=False)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _write(path: pathlib.Path, html: str) -> pathlib.Path:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.inprogress")
-    try:
-        aside.write_text(html, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
