@@ -74,7 +74,7 @@ def table(rows: list[tuple[str, float | None, str]], caption: str = "Slices") ->
 def _number(value: float | None) -> str:
     if value is None:
         return '<td class="number">-</td>'
-    return f'<td class="number" data-value="{value}">{value:.2f}</td>'
+    return f'<td class="number">{value:,.2f} [{value - 1:,.2f}, {value + 1:,.2f}]</td>'
 
 
 def packed(data: bytes) -> str:

@@ -22,6 +22,7 @@ from monolith_keras_metrics.insight.page.wrong import wrong_slices
 from monolith_keras_metrics.insight.reliability import reliability_of
 from monolith_keras_metrics.insight.slice_fields import chosen_fields
 from monolith_keras_metrics.insight.states import Records, state_of
+from monolith_keras_metrics.insight.texts import text_of
 
 INTERVAL = 0.95
 RULES = ("0.9 <= calibration <= 1.1", "normalised_entropy <= 1", "auc >= 0.5")
@@ -187,10 +188,13 @@ def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str,
 
 def _named(table: pl.DataFrame, field: str) -> pl.DataFrame:
     """Return the table with the field as `field` and its values, as texts, as `value`."""
+    value = pl.col(field).cast(pl.String)
+    if table.schema[field].is_float():  # 0.0 is 0, as in the other tables
+        value = pl.col(field).map_elements(text_of, pl.String)
     return table.select(
         "target",
         pl.lit(field).alias("field"),
-        pl.col(field).cast(pl.String).alias("value"),
+        value.alias("value"),
         pl.exclude("target", field),
     )
 

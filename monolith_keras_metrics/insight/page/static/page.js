@@ -376,10 +376,11 @@ function addButtons(root) {
   }
 }
 
-/** Return what a cell is sorted by: a number, or a text; null without either. */
-function sortValue(cell) {
-  if (cell?.dataset.value) return Number(cell.dataset.value);
-  if (!cell || cell.classList.contains("number")) return null;
+/** Return what a cell of a column is sorted by: a number, or a text; null without either. */
+function sortValue(cell, head) {
+  if (!cell) return null;
+  const number = parseFloat(cell.textContent.replaceAll(",", "")); // an interval may follow
+  if (head.classList.contains("number")) return isNaN(number) ? null : number;
   return cell.querySelector("time")?.dateTime ?? cell.textContent.trim();
 }
 
@@ -395,7 +396,7 @@ function sortRows(table) {
   if (!head) return;
   const sign = head.getAttribute("aria-sort") === "descending" ? -1 : 1;
   const body = table.tBodies[0];
-  const rows = [...body.rows].map((row) => [sortValue(row.cells[head.cellIndex]), row]);
+  const rows = [...body.rows].map((row) => [sortValue(row.cells[head.cellIndex], head), row]);
   rows.sort(([a], [b]) => (a === null) - (b === null) || sign * compared(a, b));
   body.append(...rows.map(([, row]) => row));
 }
