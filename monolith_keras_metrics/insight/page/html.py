@@ -42,26 +42,42 @@ def report_page(contents: Contents, tables: dict[str, str]) -> str:
     )
 
 
-def live_fragment(contents: Contents, view: View, version: str) -> bytes:
-    """Return the part of a live page that changes, and that the script asks for."""
-    known = contents.tables["summary"]["target"].to_list()
-    if view.target and view.target not in known:
-        raise ValueError(f"`target` must be among {known}. Received: {view.target!r}")
-    page = page_of(contents, [view.target or known[0]] if known else [])
-    form = {"target": known, "by": contents.about["all_fields"], "window": list(WINDOWS)}
+def live_fragment(contents: Contents | str, view: View, version: str) -> bytes:
+    """Return the part of a live page that changes, and that the script asks for.
+
+    Args:
+        contents: What it says; or why there is nothing yet.
+        view: What the viewer has chosen.
+        version: Of the run.
+    """
+    if view.window and view.window not in WINDOWS:
+        raise ValueError(f"`window` must be among {[*WINDOWS]}. Received: {view.window!r}")
+    page, waiting, known, fields = None, contents, [], []
+    if not isinstance(contents, str):
+        known = contents.tables["summary"]["target"].to_list()
+        fields = contents.about["all_fields"]
+        if view.target and view.target not in known:
+            raise ValueError(f"`target` must be among {known}. Received: {view.target!r}")
+        page = page_of(contents, [view.target or known[0]] if known else [])
     return _rendered(
         "fragment.html.j2",
         page=page,
-        form=form,
+        waiting=waiting,
+        form={"target": known, "by": fields, "window": list(WINDOWS)},
         chosen=view._asdict(),
         version=version,
-        figures=_json_text(_figures(page)),
+        figures=_json_text(_figures(page) if page else "{}"),
     ).encode()
 
 
 def live_page(fragment: bytes) -> bytes:
     """Return a live page, given the part that changes."""
     return _rendered("live.html.j2", fragment=fragment.decode()).encode()
+
+
+def problem_page(text: str) -> bytes:
+    """Return a page that says why there is no other."""
+    return _rendered("problem.html.j2", text=text).encode()
 
 
 def _figures(page: Page) -> str:

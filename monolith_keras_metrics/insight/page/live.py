@@ -39,11 +39,12 @@ class Live:
 
     Args:
         place: The run's folder.
-        render: Makes the page of a view, given its contents and the version.
+        render: Makes the page of a view, given its contents (or why there are none yet), the view
+            and the version.
     """
 
     def __init__(
-        self, place: str | os.PathLike[str], render: Callable[[Contents, View, str], bytes]
+        self, place: str | os.PathLike[str], render: Callable[[Contents | str, View, str], bytes]
     ) -> None:
         self._place = place
         _, self._folder = dataset.locate(place)
@@ -82,19 +83,13 @@ class Live:
 
         Raises:
             ValueError: If a name in the view is unknown.
-            FileNotFoundError: If there are no records.
+            OSError, polars.exceptions.PolarsError: If the records cannot be read.
         """
         with self._computing:
             version = self.version
             kept = self._pages.pop(view, None)
             if kept is None or kept[0] != version:
-                contents = contents_of(
-                    self._place,
-                    fields=[view.by] if view.by else [],
-                    window=view.window or None,
-                    slices=self._slices,
-                )
-                kept = version, self._render(contents, view, version)
+                kept = version, self._render(self._contents(view), view, version)
             self._pages[view] = kept
             while len(self._pages) > _VIEWS:
                 del self._pages[next(iter(self._pages))]
@@ -116,6 +111,17 @@ class Live:
         if not found.equals(self._slices):
             self._slices = found
             self._searches += 1
+
+    def _contents(self, view: View) -> Contents | str:
+        try:
+            return contents_of(
+                self._place,
+                fields=[view.by] if view.by else [],
+                window=view.window or None,
+                slices=self._slices,
+            )
+        except FileNotFoundError as error:  # the first file may still come
+            return str(error)
 
     def _modified(self) -> float:
         """Return when the folder last got a file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import hmac
 import ipaddress
 import json
@@ -14,19 +15,27 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from urllib.parse import urlencode
 
+import polars as pl
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monolith_keras_metrics.insight.page import assets
-from monolith_keras_metrics.insight.page.html import live_fragment, live_page
+from monolith_keras_metrics.insight.page.html import live_fragment, live_page, problem_page
 from monolith_keras_metrics.insight.page.live import Live, View
 
 _LOOK_SECONDS = 0.5
@@ -76,24 +85,31 @@ def serve(
         (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
     )
     with listener:
-        app = app_of(live, frozenset({host, *hosts, *_LOCAL}), token)
+        app = app_of(live, frozenset({host, *hosts, *_LOCAL}), token, lambda: server.should_exit)
         config = uvicorn.Config(
             app, log_level="warning", server_header=False, timeout_graceful_shutdown=1
         )
+        server = uvicorn.Server(config)
         shown = f"[{host}]" if ":" in host else host
-        query = f"?token={token}" if token else ""
+        query = f"?{urlencode({'token': token})}" if token else ""
         started(f"http://{shown}:{listener.getsockname()[1]}/{query}")
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
 
 
-def app_of(live: Live, hosts: frozenset[str], token: str | None = None) -> Starlette:
+def app_of(
+    live: Live,
+    hosts: frozenset[str],
+    token: str | None = None,
+    ending: Callable[[], bool] = lambda: False,
+) -> Starlette:
     """Return the application.
 
     Args:
         live: The run.
         hosts: The names under which it may be reached, without ports; "*" for any.
         token: What a viewer must know; None if nothing.
+        ending: Returns True once the server is to end, which waits for its answers to end.
     """
 
     async def page(request: Request) -> Response:
@@ -103,7 +119,7 @@ def app_of(live: Live, hosts: frozenset[str], token: str | None = None) -> Starl
         return await _answer(live, request, bytes)
 
     async def events(_: Request) -> Response:
-        return StreamingResponse(_states(live), media_type="text/event-stream", headers=_HEADERS)
+        return StreamingResponse(_states(live, ending), media_type="text/event-stream")
 
     return Starlette(
         routes=[
@@ -126,21 +142,23 @@ async def _answer(live: Live, request: Request, made: Callable[[bytes], bytes]) 
     view = View(*(query.get(name, "") for name in View._fields))
     try:
         body = await run_in_threadpool(lambda: made(live.page(view)))
-    except (ValueError, OSError) as error:
-        return PlainTextResponse(str(error), 404, _HEADERS)
-    return Response(body, media_type="text/html", headers=_HEADERS)
+    except ValueError as error:
+        return HTMLResponse(problem_page(str(error)), 404)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        return HTMLResponse(problem_page(f"The run cannot be read: {error}"), 503)
+    return HTMLResponse(body)
 
 
 async def _plotly(_: Request) -> Response:
-    headers = {**_HEADERS, "content-encoding": "gzip", "cache-control": "max-age=86400"}
+    headers = {"content-encoding": "gzip", "cache-control": "max-age=86400"}
     data = (assets.STATIC / "plotly-basic.min.js.gz").read_bytes()
     return Response(data, media_type="text/javascript", headers=headers)
 
 
-async def _states(live: Live) -> AsyncIterator[str]:
+async def _states(live: Live, ending: Callable[[], bool]) -> AsyncIterator[str]:
     """Yield the state of the run: at once, when it changes, and now and then."""
     told, at = "", 0.0
-    while True:
+    while not ending():
         if live.version != told or time.monotonic() > at + _STATE_SECONDS:
             told, at = live.version, time.monotonic()
             state = {"version": told, "quiet_seconds": round(live.quiet_seconds, 1)}
@@ -164,7 +182,7 @@ async def _watching(live: Live) -> AsyncIterator[None]:
 
 
 class _Guard:
-    """Let only those in who name a known host, and the token if there is one.
+    """Let only those in who name a known host, and the token if there is one; harden each answer.
 
     A page of another site cannot read this one through a name that it makes point here (DNS
     rebinding), since the browser sends that name.
@@ -174,19 +192,29 @@ class _Guard:
         self._app = app
         self._hosts = hosts
         self._token = token
+        # A cookie holds few characters, a token may have any.
+        self._cookie = hashlib.sha256((token or "").encode()).hexdigest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
         answer = self._app if (refusal := self._refusal(Request(scope))) is None else refusal
-        await answer(scope, receive, send)
+        await answer(scope, receive, send_on)
 
     def _refusal(self, request: Request) -> Response | None:
         name = request.url.hostname
         if "*" not in self._hosts and name not in self._hosts:
             text = "This host name is not known here. Name it when the page is served: --allow-host"
-            return PlainTextResponse(text, 400, _HEADERS)
+            return PlainTextResponse(text, 400)
         if self._token is None:
             return None
         given = request.query_params.get("token")
@@ -194,14 +222,12 @@ class _Guard:
             # The token does not stay in the address, which is seen and shared.
             rest = request.query_params.multi_items()
             query = urlencode([(key, value) for key, value in rest if key != "token"])
-            answer = RedirectResponse(f"./?{query}" if query else "./", 303, _HEADERS)
-            answer.set_cookie(_COOKIE, given, httponly=True, samesite="strict", path="")
+            answer = RedirectResponse(f"./?{query}" if query else "./", 303)
+            answer.set_cookie(_COOKIE, self._cookie, httponly=True, samesite="strict", path="")
             return answer
-        if _is_same(request.cookies.get(_COOKIE, ""), self._token):
+        if _is_same(request.cookies.get(_COOKIE, ""), self._cookie):
             return None
-        return PlainTextResponse(
-            "A token is needed: open the address that was printed", 401, _HEADERS
-        )
+        return PlainTextResponse("A token is needed: open the address that was printed", 401)
 
 
 def _is_same(given: str, token: str) -> bool:
