@@ -13,6 +13,7 @@ _ENDS = ("_low", "_high")
 _NAMES = {
     **{name: name.upper() for name in ("auc", "gauc", "pr", "ks", "ne", "ecce", "mae", "rmse")},
     "brier": "Brier score",
+    "diff": "difference",
 }
 
 

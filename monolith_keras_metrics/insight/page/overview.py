@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from monolith_keras_metrics.insight.page import words
+from monolith_keras_metrics.insight.page import words, wrong
 from monolith_keras_metrics.insight.page.contents import Contents
 from monolith_keras_metrics.insight.texts import text_of, with_interval
 from monolith_keras_metrics.records.coverage import COUNTS
@@ -63,7 +63,7 @@ def headline(found: list[Card]) -> str:
     if of["bad"]:
         return f"{_names(of['bad'])} {_verb(of['bad'], 'breaks', 'break')} a rule."
     if of["look"]:
-        return f"Nothing is broken; look at {_names(of['look'])}."
+        return f"No rule is broken, but look at {_names(of['look'])}."
     if of["unsure"]:
         verb = _verb(of["unsure"], "is", "are")
         return f"It is too early to tell how {_names(of['unsure'])} {verb}."
@@ -72,100 +72,112 @@ def headline(found: list[Card]) -> str:
 
 def _card(row: dict[str, Any], contents: Contents) -> Card:
     target = row["target"]
-    broken, undecided = [], []
+    broken, undecided, kept = [], [], []
     for verdict in _rows(contents, "verdicts", target):
         if verdict["verdict"] == "broken":
             value = with_interval(verdict["value"], verdict["low"], verdict["high"])
-            broken.append(f"the rule {verdict['rule']} is broken: {value}")
-        elif verdict["verdict"] == "undecided" and verdict["value"] is not None:
-            undecided.append(f"the rule {verdict['rule']} is undecided: {verdict['reason']}")
-    changed = [one for one in _rows(contents, "changes", target) if one["clear"]]
-    worse = [words.change(one) for one in changed if words.is_worse(one)]
-    better = [words.change(one) for one in changed if not words.is_worse(one)]
-    slices = list(_rows(contents, "slices", target))
-    looks = [f"lately worse: {text}" for text in worse]
-    if slices:
-        looks.append(f"wrong for {len(slices)} slice{'s' * (len(slices) > 1)} of examples")
+            broken.append(f"Breaks the rule {verdict['rule']}: it is {value}")
+        elif verdict["verdict"] == "holds":
+            kept.append(verdict["rule"])
+        elif verdict["value"] is not None:
+            undecided.append(f"Whether {verdict['rule']} is not decided: {verdict['reason']}")
     if not row["examples"]:
-        undecided.append("no example has a label")
+        undecided.append("No example has a label")
+    slices = list(_rows(contents, "slices", target))
+    looks, better = _changed(contents, target)
+    if slices:
+        number = f"{len(slices)} or more" if len(slices) >= wrong.MOST else f"{len(slices)}"
+        slice_s = _verb(slices, "slice", "slices")
+        such_as = ", such as" if len(slices) > _MOST else ""
+        looks.append(f"Wrong by more than chance for {number} {slice_s}{such_as}:")
     status = "bad" if broken else "look" if looks else "unsure" if undecided else "good"
-    facts = [
-        *filter(None, (words.calibration(row), _ranking(row), words.entropy(row), _errors(row))),
-        *(f"lately better: {text}" for text in better),
-    ]
-    named = [(one["slice"], words.wrong(one)) for one in slices[:_MOST]]
-    return Card(target, status, [*broken, *looks, *undecided], facts, named)
+    told = (words.calibration(row), words.ranking(row), words.entropy(row), words.errors(row))
+    facts = [*filter(None, told), *better, *_compared(contents, target)]
+    if kept:
+        kept.sort(key=contents.about["rules"].index)
+        facts.append(f"Keeps the {_verb(kept, 'rule', 'rules')} {', '.join(kept)}")
+    is_rate = row.get("auc") is not None
+    named = [(one["slice"], words.wrong(one, is_rate)) for one in slices[:_MOST]]
+    return Card(target, status, [*broken, *undecided, *looks], facts, named)
 
 
-def _ranking(row: dict[str, Any]) -> str:
-    if row.get("auc") is None:
-        return ""
-    value = with_interval(row["auc"], row.get("auc_low"), row.get("auc_high"))
-    return f"ranks a positive above a negative in {words.share(row['auc'])} of pairs: AUC {value}"
+def _changed(contents: Contents, target: str) -> tuple[list[str], list[str]]:
+    """Return what has become worse, and what better, as a sentence each; none if nothing has."""
+    clear = [one for one in _rows(contents, "changes", target) if one["clear"]]
+    found = []
+    for word, is_worse in (("Worse", True), ("Better", False)):
+        texts = [words.change(one) for one in clear if words.is_worse(one) is is_worse]
+        since = words.since(contents.about["recent_since"]) if texts else ""
+        found.append([f"{word} since {since}: {', '.join(texts)}"] if texts else [])
+    return found[0], found[1]
 
 
-def _errors(row: dict[str, Any]) -> str:
-    if row.get("mae") is None:
-        return ""
-    texts = []
-    for name in ("mae", "rmse", "bias"):
-        value = with_interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
-        texts.append(f"{words.title_of(name)} {value}")
-    return ", ".join(texts)
+def _compared(contents: Contents, target: str) -> Iterator[str]:
+    """Yield how the target does compared with the other training."""
+    for row in _rows(contents, "comparison", target):
+        texts = [text for name in ("auc", "mae") if (text := words.difference(row, name))]
+        yield from (f"Compared with {contents.about['against']}: {text}" for text in texts[:1])
 
 
 def trust(contents: Contents) -> Iterator[str]:
-    """Yield how old and how complete the data is, as sentences."""
+    """Yield how complete the data is, as sentences; the first is the answer."""
     about, summary = contents.about, contents.tables["summary"]
     if about["newest"] is None:
         yield "There is no record yet."
         return
-    for row in summary.iter_rows(named=True):
-        left_out = [
-            f"{text_of(row[name])} {text}"
-            for name, text in (
-                ("unlabelled", "without a label"),
-                ("invalid", "invalid"),
-                ("revisits", "seen before"),
-            )
-            if row[name]
-        ]
-        rest = f"; left out: {', '.join(left_out)}" if left_out else "; none was left out"
-        yield (
-            f"{row['target']}: {text_of(row['examples'])} examples of "
-            f"{text_of(row['users'])} users{rest}."
-        )
     yield from _complete(contents.tables.get("coverage"))
+    texts = {row["target"]: _counted(row) for row in summary.iter_rows(named=True)}
+    if len({*texts.values()}) == 1 < len(texts):
+        yield f"Each target: {next(iter(texts.values()))}."
+    else:
+        yield from (f"{target}: {text}." for target, text in texts.items())
     if about["fields_left_out"]:
         names = ", ".join(about["fields_left_out"])
         yield f"Not shown by value, since they have too many: {names}."
 
 
+def _counted(row: dict[str, Any]) -> str:
+    """Return how many examples of a target are measured, and how many not."""
+    reasons = {"unlabelled": "without a label", "invalid": "invalid", "revisits": "seen before"}
+    left_out = [f"{text_of(row[name])} {text}" for name, text in reasons.items() if row[name]]
+    measured = f"{text_of(row['examples'])} examples of {text_of(row['users'])} users are measured"
+    return (
+        f"{measured}; {', '.join(left_out)} left out" if left_out else f"{measured}, none left out"
+    )
+
+
 def _complete(coverage: pl.DataFrame | None) -> Iterator[str]:
     """Yield what became of all examples that training accepted."""
     counted = None if coverage is None else coverage.drop_nulls("accepted")
-    if counted is None or counted.is_empty():
-        yield "How complete the records are is not known: no process has left its counts here."
+    if coverage is None or counted is None or counted.is_empty():
+        yield "Not known if records are missing: training has left no counts here."
         return
     total = counted.select(pl.col(COUNTS).sum()).row(0, named=True)
     sampled = total["accepted"] - total["unsampled"]
     lost = total["dropped"] + total["failed"]
-    text = (
-        f"Training accepted {text_of(total['accepted'])} examples, of which "
-        f"{text_of(sampled)} were to be recorded: {text_of(total['written'])} are written"
+    missing = counted.select((pl.col("written") - pl.col("records")).clip(0).sum()).item()
+    running = counted.filter(~pl.col("ended")).height
+    processes = f"{counted.height} {_verb(counted['worker'], 'process', 'processes')}"
+    if lost or missing:
+        texts = {
+            f"{text_of(lost)} examples ({words.share(lost / max(1, sampled))}) are lost": lost,
+            f"{text_of(missing)} written records are not here": missing,
+        }
+        yield f"Not entirely: {', and '.join(filter(texts.get, texts))}."
+    elif counted.height < coverage.height:
+        yield f"As far as known: {processes} of {coverage.height} left counts, and lost nothing."
+    elif running or total["waiting"]:
+        yield "So far: nothing was lost when training last counted."
+    else:
+        yield "Yes: nothing is lost."
+    chosen = f", {text_of(sampled)} of them of sampled users" if total["unsampled"] else ""
+    waiting = f", {text_of(total['waiting'])} were not yet" if total["waiting"] else ""
+    yield (
+        f"Training accepted {text_of(total['accepted'])} examples{chosen}; "
+        f"{text_of(total['written'])} are written{waiting}, as counted by {processes}."
     )
-    if lost:
-        text += f", {text_of(lost)} ({words.share(lost / max(1, sampled))}) are lost"
-    if total["waiting"]:
-        text += f", {text_of(total['waiting'])} were not written yet"
-    processes = counted.height
-    yield f"{text}, as counted by {processes} process{'es' * (processes > 1)}."
-    running = counted.filter(~pl.col("ended"))
-    if running.height:
-        yield (
-            f"{running.height} of them had not ended when it last counted: it still runs, or was "
-            "killed."
-        )
+    if running:
+        yield f"Of these, {running} had not ended when it last counted: still running, or killed."
 
 
 def _rows(contents: Contents, name: str, target: str) -> Iterator[dict[str, Any]]:
@@ -178,5 +190,5 @@ def _names(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
 
 
-def _verb(names: list[str], one: str, several: str) -> str:
+def _verb(names: Sized, one: str, several: str) -> str:
     return one if len(names) == 1 else several

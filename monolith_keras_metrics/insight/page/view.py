@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from monolith_keras_metrics.insight.page.contents import SHOWN, Contents
 from monolith_keras_metrics.insight.page.grain import words_of
 from monolith_keras_metrics.insight.page.overview import Card
 from monolith_keras_metrics.insight.page.tables import Table, table_of
+from monolith_keras_metrics.insight.texts import text_of
 
 _OVER_TIME = ("calibration", "auc", "normalised_entropy", "bias", "mae", "rmse")
 _BY_VALUE = ("calibration", "auc", "bias")
@@ -131,8 +133,8 @@ def _changes(contents: Contents) -> Table:
     table = contents.tables.get("changes")
     if table is None:
         return Table("", [], [])
-    since = words.moment(contents.about["recent_since"])
-    caption = f"What changed: from {since:%Y-%m-%d %H:%M} UTC on, compared with all before"
+    since = words.since(contents.about["recent_since"])
+    caption = f"What changed: since {since}, compared with all before"
     named = table.with_columns(pl.col("measure").map_elements(words.title_of, pl.String))
     return table_of(named, caption, ["target", "measure", "before", "recent", "diff"])
 
@@ -144,12 +146,12 @@ def _target(name: str, number: str, contents: Contents) -> Target:
         if "target" in frame.columns
     }
     groups = (
+        *_comparison(of, number, contents.about),
         _over_time(of, number, contents.about),
-        _predictions(of, number),
         _wrong(of, number),
+        _predictions(of, number),
         *_by_field(of, number, contents.about),
         _delay(of, number, contents.about),
-        *_comparison(of, number, contents.about),
     )
     return Target(name, [group for group in groups if group is not None])
 
@@ -182,12 +184,14 @@ def _predictions(of: dict[str, pl.DataFrame], number: str) -> Group | None:
     if of["reliability"].height:
         figure = figures.reliability(of["reliability"])
         charts.append(
-            Chart(f"reliability-{number}", "What came true of predictions of each size", figure)
+            Chart(f"reliability-{number}", "What was predicted, and what came true", figure)
         )
         tables.append(table_of(of["reliability"].drop("target"), "predictions and what came true"))
     if of["distribution"].height:
         figure = figures.predictions(of["distribution"])
-        charts.append(Chart(f"predictions-{number}", "Predictions, by label", figure))
+        charts.append(
+            Chart(f"predictions-{number}", "Predictions of positives and of negatives", figure)
+        )
         tables.append(
             table_of(of["distribution"].drop("target"), "how many predictions of each size")
         )
@@ -212,13 +216,14 @@ def _wrong(of: dict[str, pl.DataFrame], number: str) -> Group | None:
         f"slices-{number}", "Slices that are wrong by more than chance", figures.slices(table)
     )
     text = (
-        "Impact: by how many labels the predictions are wrong. Of all slices, the smallest that "
-        "explain an error are shown."
+        "Of all values of the fields and pairs of them, these explain most of the error. Impact "
+        "is how many labels too many or too few are predicted, and share the part of the error."
     )
     return Group("Where it is wrong", text, [chart], [], [table_of(table, "wrong slices", columns)])
 
 
 def _by_field(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any]) -> Iterator[Group]:
+    whole = of["summary"].get_column("auc").item() if "auc" in of["summary"].columns else None
     for at, field in enumerate(about["fields"]):
         table = of["by_value"].filter(pl.col("field") == field).drop("field")
         over_time = of["by_value_and_time"].filter(pl.col("field") == field)
@@ -227,22 +232,23 @@ def _by_field(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any]) -
             Chart(
                 f"by-{number}-{at}-{name}",
                 f"{words.title_of(name)} by {field}",
-                figures.slices(table, name),
+                figures.slices(table, name, None if name != "auc" else whole),
             )
             for name in _defined(table, _BY_VALUE)
         ]
         name = (_defined(over_time, ("calibration", "bias")) or [""])[0]
         coloured = []
         if name:
-            coloured.append(
-                figures.slices_over_time(over_time.drop("field").rename({"value": field}), name)
-            )
+            grid = figures.slices_over_time(over_time.drop("field").rename({"value": field}), name)
+            often = words_of(about["coarse"])
+            title = f"{words.title_of(name)} by {field} and {often}, by when each begins"
+            coloured.append(dataclasses.replace(grid, title=title))
         yield Group(
             f"By {field}",
             "",
             charts,
             coloured,
-            [table_of(table.drop("target"), f"measures by {field}")],
+            [table_of(table, f"measures by {field}", [field, *_COUNTS, *SHOWN])],
         )
 
 
@@ -251,16 +257,17 @@ def _delay(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any]) -> G
     if not _defined(table, ("delay_p50",), 2):
         return None
     often = words_of(about["window"])
-    chart = Chart(f"delay-{number}", f"From request to training, {often}", figures.delay(table))
+    chart = Chart(
+        f"delay-{number}", f"Time from request to training, {often}", figures.delay(table)
+    )
     return Group("Delay", "", [chart], [], [])
 
 
 def _comparison(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any]) -> Iterator[Group]:
     if "comparison" not in of:
         return
-    whole, over_time = of["comparison"], of["comparison_by_time"]
-    title = f"Compared with {about['against']}"
-    charts = [Chart(f"comparison-{number}", "Differences", figures.comparison(whole))]
+    whole, over_time, against = of["comparison"], of["comparison_by_time"], about["against"]
+    charts = [Chart(f"comparison-{number}", "All differences", figures.comparison(whole))]
     charts += [
         Chart(
             f"comparison-{number}-{name}",
@@ -270,10 +277,25 @@ def _comparison(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any])
         for name in ("auc", "calibration", "normalised_entropy", "mae")
         if f"{name}_diff" in over_time.columns and over_time[f"{name}_diff"].count() > 1
     ]
-    yield Group(
-        title,
-        "Differences are this run's less the other's, on the examples of both.",
-        charts,
-        [],
-        [],
+    examples = text_of(sum(whole["examples"]))
+    text = (
+        f"a is {against}, and b is this run, on the {examples} examples that both recorded. A "
+        "difference is b - a. Its interval is narrower than those of a and b, since users that are "
+        "hard to predict are so for both."
     )
+    table = table_of(_differences(whole), f"this run and {against}")
+    yield Group(f"Compared with {against}", text, charts, [], [table])
+
+
+def _differences(whole: pl.DataFrame) -> pl.DataFrame:
+    """Return a row per measure of a comparison, instead of its columns."""
+    ends = {"a": "_a", "b": "_b"} | {f"diff{end}": f"_diff{end}" for end in ("", "_low", "_high")}
+    rows = [
+        {"measure": words.title_of(name)}
+        | {end: row.get(name + text) for end, text in ends.items()}
+        for row in whole.iter_rows(named=True)
+        for name in SHOWN
+        if row.get(f"{name}_diff") is not None
+    ]
+    floats = dict.fromkeys(ends, pl.Float64)
+    return pl.DataFrame(rows, schema={"measure": pl.String, **floats})

@@ -8,6 +8,8 @@ from typing import Any
 from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.texts import text_of, with_interval, words_of
 
+_ENDS = ("_low", "_high")
+
 
 def title_of(name: str) -> str:
     """Return the heading of a column.
@@ -35,48 +37,90 @@ def calibration(row: dict[str, Any]) -> str:
     value, low, high = (row.get(f"calibration{end}") for end in ("", "_low", "_high"))
     if value is None:
         return ""
+    text = f"Calibration {with_interval(value, low, high)}: "
     if low is not None and high is not None and low <= 1 <= high:
-        text = with_interval(value, low, high)
-        return f"predicts as much as comes true, within chance: calibration {text}"
-    word = "more" if value > 1 else "less"
-    ends = sorted(abs(end - 1) for end in (low, high) if end is not None)
-    between = f" [{share(ends[0])}, {share(ends[1])}]" if len(ends) == 2 else ""
-    return f"predicts {share(abs(value - 1))}{between} {word} than comes true"
-
-
-def wrong(row: dict[str, Any]) -> str:
-    """Return a sentence about a slice that is wrong."""
-    word = "more" if row["mean_prediction"] > row["mean_label"] else "less"
+        return text + "predicts as much as comes true, within chance"
     return (
-        f"{text_of(row['impact'])} {word} predicted than came true, {share(row['share'])} of the "
-        f"error ({text_of(row['mean_prediction'])} instead of {text_of(row['mean_label'])}; "
-        f"{text_of(row['examples'])} examples)"
+        f"{text}predicts {share(abs(value - 1))} {'more' if value > 1 else 'less'} than comes true"
     )
+
+
+def ranking(row: dict[str, Any]) -> str:
+    """Return a sentence about AUC."""
+    if row.get("auc") is None:
+        return ""
+    value = with_interval(row["auc"], row.get("auc_low"), row.get("auc_high"))
+    return f"AUC {value}: puts a positive above a negative in {share(row['auc'])} of pairs"
 
 
 def entropy(row: dict[str, Any]) -> str:
     """Return a sentence about normalised entropy."""
-    value = row.get("normalised_entropy")
+    value, low, high = (row.get(f"normalised_entropy{end}") for end in ("", "_low", "_high"))
     if value is None:
         return ""
-    word = "better" if value < 1 else "worse"
     return (
-        f"tells {share(abs(1 - value))} {word} than a constant rate would: normalised entropy "
-        + with_interval(
-            value, row.get("normalised_entropy_low"), row.get("normalised_entropy_high")
-        )
+        f"Normalised entropy {with_interval(value, low, high)}: "
+        f"{share(abs(1 - value))} {'better' if value < 1 else 'worse'} than a constant guess"
     )
+
+
+def errors(row: dict[str, Any]) -> str:
+    """Return a sentence about how far predictions of amounts are away."""
+    if row.get("mae") is None:
+        return ""
+    texts = [
+        f"{title_of(name)} {with_interval(*(row.get(f'{name}{end}') for end in ('', *_ENDS)))}"
+        for name in ("mae", "rmse", "bias")
+    ]
+    return ", ".join(texts)
+
+
+def wrong(row: dict[str, Any], is_rate: bool) -> str:
+    """Return what is predicted for a slice that is wrong, and what came true.
+
+    Args:
+        row: A row of `slices`.
+        is_rate: Whether labels are 0 or 1, so that means are shares.
+
+    Example:
+    >>> row = {"mean_prediction": 0.1923, "mean_label": 0.1631, "share": 0.277}
+    >>> wrong(row, True)
+    '19.2 % predicted, 16.3 % came true, 28 % of the error'
+    """
+    predicted, true = (
+        f"{100 * value:.3g} %" if is_rate else text_of(value)
+        for value in (row["mean_prediction"], row["mean_label"])
+    )
+    return f"{predicted} predicted, {true} came true, {share(row['share'])} of the error"
 
 
 def change(row: dict[str, Any]) -> str:
-    """Return a sentence about a change."""
-    name = row["measure"]
-    verb = "rose" if row["diff"] > 0 else "fell"
-    low, high = sorted((abs(row["diff_low"]), abs(row["diff_high"])))
-    return (
-        f"{title_of(name)} {verb} by {with_interval(abs(row['diff']), low, high)}, "
-        f"from {text_of(row['before'])} to {text_of(row['recent'])}"
-    )
+    """Return what a measure was before, and what it is now."""
+    return f"{words_of(row['measure'])} {text_of(row['before'])} → {text_of(row['recent'])}"
+
+
+def difference(row: dict[str, Any], name: str) -> str:
+    """Return by how much two trainings differ; "" if it is not known."""
+    value, low, high = (row.get(f"{name}_diff{end}") for end in ("", *_ENDS))
+    if value is None:
+        return ""
+    if low is not None and high is not None:
+        if low <= 0 <= high:
+            return f"no clear difference of {words_of(name)}"
+        low, high = sorted((abs(low), abs(high)))
+    word = "higher" if value > 0 else "lower"
+    return f"{words_of(name)} {word} by {with_interval(abs(value), low, high)}"
+
+
+def since(text: str) -> str:
+    """Return a time as short as it can be read.
+
+    Example:
+    >>> since("2013-11-18T00:00:00+00:00"), since("2013-11-18T06:30:00+00:00")
+    ('2013-11-18', '2013-11-18 06:30 UTC')
+    """
+    time = moment(text)
+    return f"{time:%Y-%m-%d}" if time.time() == dt.time() else f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def is_worse(row: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from monolith_keras_metrics.insight.slices import slices
 from monolith_keras_metrics.insight.states import Records
 
 _SEARCHED = 1_000_000  # labels of the newest records: a search takes seconds
-_MOST = 8  # slices of a target; each takes as long to find as the first
+MOST = 8  # slices of a target; each takes as long to find as the first
 
 
 def wrong_slices(records: Records) -> pl.DataFrame:
@@ -27,7 +27,7 @@ def wrong_slices(records: Records) -> pl.DataFrame:
     if dataset.TOPIC.fullmatch(os.fspath(records)):
         return _found(dataset.open_run(records))
     _, files = dataset.find(records)
-    question = {"slices": [_SEARCHED, _MOST], "files": kept.identities_of(files)}
+    question = {"slices": [_SEARCHED, MOST], "files": kept.identities_of(files)}
     memory = kept.Kept(files[0].parent, question)
     result = memory.table()
     if result is None:
@@ -43,4 +43,4 @@ def _found(records: pl.LazyFrame) -> pl.DataFrame:
         return pl.DataFrame(schema={"target": pl.String})
     targets = max(1, len(long.take_apart(records).values))
     oldest = records.select(pl.col("req_time").top_k(_SEARCHED // targets).min()).collect().item()
-    return slices(records.filter(pl.col("req_time") >= oldest), most=_MOST)
+    return slices(records.filter(pl.col("req_time") >= oldest), most=MOST)
