@@ -231,7 +231,8 @@ def _by_field(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any]) -
         charts = [
             Chart(
                 f"by-{number}-{at}-{name}",
-                f"{words.title_of(name)} by {field}",
+                f"{words.title_of(name)} by {field}"
+                + "; the line is that of all" * (name == "auc"),
                 figures.slices(table, name, None if name != "auc" else whole),
             )
             for name in _defined(table, _BY_VALUE)
@@ -241,11 +242,14 @@ def _by_field(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any]) -
         if name:
             grid = figures.slices_over_time(over_time.drop("field").rename({"value": field}), name)
             often = words_of(about["coarse"])
-            title = f"{words.title_of(name)} by {field} and {often}, by when each begins"
+            title = f"{words.title_of(name)} by {field}, {often}; columns say when each begins"
             coloured.append(dataclasses.replace(grid, title=title))
+        text = (
+            f"Where {field} itself tells much, the AUC of each of its values is below that of all."
+        )
         yield Group(
             f"By {field}",
-            "",
+            text if _defined(table, ["auc"]) else "",
             charts,
             coloured,
             [table_of(table, f"measures by {field}", [field, *_COUNTS, *SHOWN])],
