@@ -79,7 +79,9 @@ def of_plan(plan: Plan, form: Form) -> State:
     def of_portion(records: pl.DataFrame) -> State:
         return State.of_rows(plan.rows(records), plan.keys, form)
 
-    state = State.merge(in_threads(of_portion, portions_of(plan)))
+    # Portions of records that are compared are large, so there is only one at a time.
+    added = map if plan.key is not None else in_threads
+    state = State.merge(added(of_portion, portions_of(plan)))
     targets: Sequence[str] = plan.targets
     if plan.key is not None and not targets:  # the first portion may lack the first target
         names = plan.source.select(pl.col("target").unique(maintain_order=True)).collect()

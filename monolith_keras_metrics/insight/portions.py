@@ -23,7 +23,7 @@ from monolith_keras_metrics.insight.rows import Plan
 
 _VALUES = 1_000_000  # of targets in a portion
 _MOST, _LEAST = 500_000, 20_000  # records of a portion
-_COMPARED = 4_000_000  # values of targets in a portion of records that are compared
+_COMPARED = 3_000_000  # values of targets in a portion of records that are compared
 _THREADS = 2
 _One = TypeVar("_One")
 _Other = TypeVar("_Other")
