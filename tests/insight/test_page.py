@@ -112,7 +112,7 @@ class TestCard:
     def test_of_what_has_become_worse(self) -> None:
         card = card_of(made(1.6, since=25), rules=["auc >= 0.5"])
         assert card.status == "look"
-        assert any("Calibration" in reason for reason in card.reasons)
+        assert any("alibration" in reason for reason in card.reasons)
 
     def test_of_too_few_records(self) -> None:
         assert card_of(made().head(100)).status == "unsure"
