@@ -220,6 +220,17 @@ class TestEvidence:
         ):
             np.testing.assert_allclose(found, expected[name], rtol=1e-5)
 
+    def test_two_thirds_of_the_variance_are_what_a_right_model_expects(self) -> None:
+        """Two users, of two and one records, with predictions far too low: worked out by hand."""
+        frame = pl.DataFrame(
+            {"w": 1.0, "p": [0.1, 0.2, 0.5], "y": [1.0, 1.0, 0.0], "user": [0, 0, 1]}
+        )
+        errors = Errors.of_rows(frame)
+        assert errors is not None
+        sums = Sums.of(errors, np.zeros(3, np.int64), 1)
+        squares, expected = 1.7**2 + 0.5**2, 0.09 + 0.16 + 0.25 + 0.5 * 2 * 0.1 * 0.2
+        assert sums.variances_of_errors(0.5) == pytest.approx((squares + 2 * expected) / 3)
+
     def test_the_mixture_is_an_integral(self) -> None:
         z, information, r = 3.0, 7.0, 2.0
         slopes = np.linspace(-20, 20, 400_001)
