@@ -111,6 +111,7 @@ def main() -> None:
     options = parser.parse_args()
     train(options.out, options.sample_ratio)
     show(options.out)
+    print(f"\nFor all of this with charts, as a page: deep-insight report {options.out}")
 
 
 if __name__ == "__main__":
