@@ -80,6 +80,24 @@ def table_of(frame: pl.DataFrame, caption: str, columns: Sequence[str] | None = 
     return Table(caption, heads, [list(row) for row in zip(*cells, strict=True)])
 
 
+def differences(whole: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Return a row per measure of a comparison, instead of columns per measure.
+
+    Args:
+        whole: What `compare` returns, of one target.
+        names: The measures; those without a difference are left out.
+    """
+    ends = {"a": "_a", "b": "_b"} | {f"diff{end}": f"_diff{end}" for end in ("", *_ENDS)}
+    rows = [
+        {"measure": words.title_of(name)} | {key: row.get(name + end) for key, end in ends.items()}
+        for row in whole.iter_rows(named=True)
+        for name in names
+        if row.get(f"{name}_diff") is not None
+    ]
+    floats = dict.fromkeys(ends, pl.Float64)
+    return pl.DataFrame(rows, schema={"measure": pl.String, **floats})
+
+
 def _ends(frame: pl.DataFrame, name: str, at: int) -> list[Any]:
     if f"{name}_low" not in frame.columns:
         return []

@@ -15,7 +15,7 @@ from monolith_keras_metrics.insight.page import overview, words
 from monolith_keras_metrics.insight.page.contents import SHOWN, Contents
 from monolith_keras_metrics.insight.page.grain import words_of
 from monolith_keras_metrics.insight.page.overview import Card
-from monolith_keras_metrics.insight.page.tables import Table, table_of
+from monolith_keras_metrics.insight.page.tables import Table, differences, table_of
 from monolith_keras_metrics.insight.texts import text_of
 
 _OVER_TIME = ("calibration", "auc", "normalised_entropy", "bias", "mae", "rmse")
@@ -287,19 +287,5 @@ def _comparison(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any])
         "difference is b - a. Its interval is narrower than those of a and b, since users that are "
         "hard to predict are so for both."
     )
-    table = table_of(_differences(whole), f"this run and {against}")
+    table = table_of(differences(whole, SHOWN), f"this run and {against}")
     yield Group(f"Compared with {against}", text, charts, [], [table])
-
-
-def _differences(whole: pl.DataFrame) -> pl.DataFrame:
-    """Return a row per measure of a comparison, instead of its columns."""
-    ends = {"a": "_a", "b": "_b"} | {f"diff{end}": f"_diff{end}" for end in ("", "_low", "_high")}
-    rows = [
-        {"measure": words.title_of(name)}
-        | {end: row.get(name + text) for end, text in ends.items()}
-        for row in whole.iter_rows(named=True)
-        for name in SHOWN
-        if row.get(f"{name}_diff") is not None
-    ]
-    floats = dict.fromkeys(ends, pl.Float64)
-    return pl.DataFrame(rows, schema={"measure": pl.String, **floats})
