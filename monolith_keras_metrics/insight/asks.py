@@ -38,7 +38,10 @@ def chosen_measures(names: str | Sequence[str] | None, columns: Sequence[str]) -
 
 
 class Ask(NamedTuple):
-    """The arguments of `state_of`."""
+    """The arguments of `state_of`, and whether users are to be counted.
+
+    To count each user once costs most of a state of many groups and few measures.
+    """
 
     by: By
     window: str | None
@@ -48,6 +51,7 @@ class Ask(NamedTuple):
     weighted: bool
     visits: Visits
     exact: bool
+    users: bool = True
 
     def plan(self, records: pl.LazyFrame, facts: Facts | None = None) -> Plan:
         """Return how records become rows."""
@@ -58,7 +62,7 @@ class Ask(NamedTuple):
     def form(self, plan: Plan, columns: Sequence[str]) -> Form:
         """Return the form of the state."""
         chosen = chosen_measures(self.measures, columns)
-        tables = needed(chosen)
+        tables = needed(chosen, self.users)
         if self.exact and self.intervals:
             # Exact cells of each part would not fit into memory, and intervals need none.
             tables += tuple(name for name in TABLES if name.removeprefix("exact_") in tables[1:]

@@ -39,7 +39,8 @@ class Groups:
             shape `(groups, cells)`. None leaves cells as they are.
 
     Attributes:
-        frame: A row per target and group: `target`, the keys, and the counts.
+        frame: A row per target and group: `target`, the keys, and the counts; without `users` if
+            the state does not have them.
     """
 
     def __init__(
@@ -51,14 +52,15 @@ class Groups:
         targets = state.targets
         order = pl.col("target").replace_strict(targets, range(len(targets)), return_dtype=pl.Int64)
         counts = sums.group_by("group").agg(pl.col(_SHOWN).sum().cast(pl.Int64))
-        users = tables["users"].group_by("group").agg(users=pl.len().cast(pl.Int64))
-        frame = (
-            state.groups.with_row_index(_NUMBER)
-            .join(counts, left_on=_NUMBER, right_on="group", maintain_order="left")
-            .join(users, left_on=_NUMBER, right_on="group", how="left", maintain_order="left")
-            .with_columns(pl.col("users").fill_null(0))
-            .sort(order, *keys, nulls_last=True)
+        frame = state.groups.with_row_index(_NUMBER).join(
+            counts, left_on=_NUMBER, right_on="group", maintain_order="left"
         )
+        if "users" in tables:
+            users = tables["users"].group_by("group").agg(users=pl.len().cast(pl.Int64))
+            frame = frame.join(
+                users, left_on=_NUMBER, right_on="group", how="left", maintain_order="left"
+            ).with_columns(pl.col("users").fill_null(0))
+        frame = frame.sort(order, *keys, nulls_last=True)
         positions = np.empty(state.groups.height, np.int64)
         positions[frame.get_column(_NUMBER).to_numpy()] = np.arange(frame.height)
         # What a single group of a target may not show.

@@ -66,7 +66,11 @@ def state_of(
     >>> state_of(records).finish("auc")["auc"].item()
     0.75
     """
-    ask = Ask(by, window, time, measures, intervals, weighted, visits, exact)
+    return answered(records, Ask(by, window, time, measures, intervals, weighted, visits, exact))
+
+
+def answered(records: Records, ask: Ask) -> State:
+    """Return the state that answers what is asked of records or a run."""
     if isinstance(records, (str, os.PathLike)):
         return of_place(records, ask)
     return of_records(lazy(records), ask)

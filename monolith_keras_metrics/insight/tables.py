@@ -49,9 +49,9 @@ TABLES = {
 }
 
 
-def needed(measures: Iterable[Measure]) -> tuple[str, ...]:
-    """Return the names of the tables that measures need."""
-    names = {"sums", "users", *(measure.needs for measure in measures)}
+def needed(measures: Iterable[Measure], users: bool = True) -> tuple[str, ...]:
+    """Return the names of the tables that measures need, and that tell the number of users."""
+    names = {"sums", *(["users"] if users else []), *(measure.needs for measure in measures)}
     return tuple(name for name in TABLES if name in names)
 
 

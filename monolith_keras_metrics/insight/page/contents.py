@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from monolith_keras_metrics.insight import long
+from monolith_keras_metrics.insight.asks import Ask
 from monolith_keras_metrics.insight.check import check_of
 from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.coverage import coverage
@@ -21,7 +22,7 @@ from monolith_keras_metrics.insight.page.grain import window_of
 from monolith_keras_metrics.insight.page.wrong import wrong_slices
 from monolith_keras_metrics.insight.reliability import reliability_of
 from monolith_keras_metrics.insight.slice_fields import chosen_fields
-from monolith_keras_metrics.insight.states import Records, state_of
+from monolith_keras_metrics.insight.states import Records, answered, state_of
 from monolith_keras_metrics.insight.texts import text_of
 
 INTERVAL = 0.95
@@ -176,7 +177,8 @@ def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str,
         )
         shown = pl.col(name).is_in(largest[name].implode(), nulls_equal=True)
         of_values.append(_named(table.filter(shown), name))
-        timed = state_of(records, name, window, measures=_OVER_TIME).finish(_OVER_TIME)
+        asked = Ask(name, window, "req_time", _OVER_TIME, False, True, "first", False, users=False)
+        timed = answered(records, asked).finish(_OVER_TIME)
         over_time.append(_named(timed.filter(shown), name))
     if not fields:
         return {}
