@@ -103,6 +103,8 @@ class Live:
         start = time.monotonic()
         try:
             found = wrong_slices(self._place)
+        except FileNotFoundError:  # the first file may still come
+            found = self._slices
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             logging.warning("deep-insight serve: no search for wrong slices: %s", error)
             found = self._slices
