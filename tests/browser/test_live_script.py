@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from urllib.parse import parse_qs
 
 import pytest
@@ -25,6 +26,8 @@ class Run:
     def __init__(self) -> None:
         self.version = 1
         self.before = ""
+        self.gate = threading.Event()  # until it is set, contents are made, but not sent
+        self.gate.set()
 
     def contents(self, query: str) -> str:
         asked = parse_qs(query)
@@ -34,12 +37,14 @@ class Run:
         values = [0.5, 0.5, 0.5, 0.5, 0.5, self.version / 10]
         figure = over_time(values, target)
         rows = [*ROWS, (f"of version {self.version}", 1.5, "2013-01-01T07:00Z")]
+        made = self.version
         folded = f"<details><summary>The numbers</summary>{table(rows)}</details>"
         main = (
             f'{self.before}<p id="says">{target} {by} {self.version}</p>{TALL}{chart("fig-1")}'
             f"{folded}{table(rows, 'Open')}{TALL}"
         )
-        return fragment(main, {"fig-1": figure}, str(self.version))
+        self.gate.wait(60)
+        return fragment(main, {"fig-1": figure}, str(made))
 
 
 @pytest.fixture
@@ -128,6 +133,19 @@ def test_an_update_changes_what_has_changed_and_nothing_else(page, run, server):
     assert page.evaluate("window.before === document.querySelector('#fig-1')")
     page.click("button:text('Show all')")
     wait_until(lambda: x_range(page) != zoomed)
+
+
+def test_a_change_while_contents_are_loaded_is_not_missed(page, run, server):
+    page.evaluate(
+        "window.versions = []; source.addEventListener('state', one => versions.push(one.data))"
+    )
+    run.gate.clear()
+    new_version(run, server)
+    wait_until(lambda: page.evaluate("1") and "/fragment" in server.asked)
+    new_version(run, server)
+    wait_until(lambda: page.evaluate("versions.length") == 2)
+    run.gate.set()
+    says(page, "ctr  3")
 
 
 def test_what_is_new_above_moves_nothing(page, run, server):

@@ -378,7 +378,6 @@ function addButtons(root) {
 
 /** Return what a cell of a column is sorted by: a number, or a text; null without either. */
 function sortValue(cell, head) {
-  if (!cell) return null;
   const number = parseFloat(cell.textContent.replaceAll(",", "")); // an interval may follow
   if (head.classList.contains("number")) return isNaN(number) ? null : number;
   return cell.querySelector("time")?.dateTime ?? cell.textContent.trim();
@@ -497,6 +496,7 @@ async function load() {
   main.removeAttribute("aria-busy");
   loading = null;
   tellConnection();
+  if (stop.again) load();
 }
 
 const form = document.getElementById("view");
@@ -541,7 +541,8 @@ function connect() {
     quietSince = heard - quiet * 1000;
     problem = "";
     const stale = String(version) !== document.querySelector("main").dataset.version;
-    if (stale && !loading && !document.hidden) load();
+    if (stale && loading) loading.again = true; // what comes may be older
+    else if (stale && !document.hidden) load();
     tellConnection();
   });
   source.addEventListener("error", () => {
