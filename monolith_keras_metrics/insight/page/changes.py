@@ -34,6 +34,7 @@ SCHEMA = {
 def recent_since(state: State) -> dt.datetime | None:
     """Return when the newest windows of a state begin; None if it has too few windows."""
     windows = state.groups.get_column(_window_of(state)).drop_nulls().unique().sort()
+    windows = windows.filter(windows.dt.year().is_between(1, 9999))  # Python has no others
     if windows.len() < _LEAST:
         return None
     since: dt.datetime = windows[-max(1, windows.len() // _SHARE)]

@@ -16,6 +16,7 @@ from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.coverage import coverage
 from monolith_keras_metrics.insight.dataset import TOPIC, open_run
 from monolith_keras_metrics.insight.distribution import distribution_of
+from monolith_keras_metrics.insight.figures.given import groups_of
 from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.page import changes
 from monolith_keras_metrics.insight.page.grain import window_of
@@ -45,6 +46,7 @@ _COLUMNS = 30  # of a table of values by time
 _MOST_VALUES = 30  # of a field
 _TOO_MANY = 1_000  # values of a field of texts, of which nothing is shown
 _NUMBERS = 50  # values of a field of numbers; of more, none is of interest by itself
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799  # seconds of the years 1 to 9999
 _SAMPLE = 200_000  # records that tell how many values a field has
 
 
@@ -93,7 +95,7 @@ def contents_of(
     since = changes.recent_since(by_time)
     tables = {
         "summary": overall.finish(interval=INTERVAL),
-        "by_time": by_time.finish(measures, interval=INTERVAL),
+        "by_time": _dated(by_time.finish(measures, interval=INTERVAL)),
         "verdicts": check_of(overall, rules),
         "slices": wrong_slices(records) if slices is None else slices,
         "reliability": reliability_of(overall, interval=INTERVAL),
@@ -161,7 +163,8 @@ def _fields(frame: pl.LazyFrame) -> tuple[list[str], list[str]]:
     few = [
         name
         for name in names
-        if sample[name].n_unique() <= (_NUMBERS if sample[name].dtype.is_numeric() else _TOO_MANY)
+        if groups_of(sample.select(name))  # else a measure has this name
+        and sample[name].n_unique() <= (_NUMBERS if sample[name].dtype.is_numeric() else _TOO_MANY)
     ]
     return few, [name for name in names if name not in few]
 
@@ -178,7 +181,7 @@ def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str,
         shown = pl.col(name).is_in(largest[name].implode(), nulls_equal=True)
         of_values.append(_named(table.filter(shown), name))
         asked = Ask(name, window, "req_time", _OVER_TIME, False, True, "first", False, users=False)
-        timed = answered(records, asked).finish(_OVER_TIME)
+        timed = _dated(answered(records, asked).finish(_OVER_TIME))
         over_time.append(_named(timed.filter(shown), name))
     if not fields:
         return {}
@@ -215,7 +218,7 @@ def _comparison(
     ]
     return {
         "comparison": compare(a, b),
-        "comparison_by_time": compare(a, b, window=window, measures=_COMPARED),
+        "comparison_by_time": _dated(compare(a, b, window=window, measures=_COMPARED)),
         **({"comparison_by_value": pl.concat(of_values, how="diagonal")} if fields else {}),
     }
 
@@ -230,8 +233,14 @@ def _name_of(records: Records) -> str:
     return os.path.basename(os.fspath(records).rstrip("/")) or os.fspath(records)
 
 
+def _dated(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of windows that have a date: records may have any number as a time."""
+    return table.filter(pl.col("window").dt.year().is_between(1, 9999) | pl.col("window").is_null())
+
+
 def _time(seconds: int) -> dt.datetime:
-    return dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
+    """Return a time; for one without a date, the nearest that has one."""
+    return dt.datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), dt.timezone.utc)
 
 
 def _text(time: dt.datetime | None) -> str | None:

@@ -133,7 +133,7 @@ def trust(contents: Contents) -> Iterator[str]:
         yield from (f"{target}: {text}." for target, text in texts.items())
     if about["fields_left_out"]:
         names = ", ".join(about["fields_left_out"])
-        yield f"Not shown by value, since they have too many: {names}."
+        yield f"Not shown by value, since they have too many, or the name of a measure: {names}."
 
 
 def _counted(row: dict[str, Any]) -> str:

@@ -43,4 +43,6 @@ def _found(records: pl.LazyFrame) -> pl.DataFrame:
         return pl.DataFrame(schema={"target": pl.String})
     targets = max(1, len(long.take_apart(records).values))
     oldest = records.select(pl.col("req_time").top_k(_SEARCHED // targets).min()).collect().item()
-    return slices(records.filter(pl.col("req_time") >= oldest), most=MOST)
+    if oldest is not None:
+        records = records.filter(pl.col("req_time") >= oldest)
+    return slices(records, most=MOST)
