@@ -122,7 +122,7 @@ def _compared(contents: Contents, target: str) -> Iterator[str]:
 def trust(contents: Contents) -> Iterator[str]:
     """Yield how complete the data is, as sentences; the first is the answer."""
     about, summary = contents.about, contents.tables["summary"]
-    if about["newest"] is None:
+    if summary.is_empty():
         yield "There is no record yet."
         return
     yield from _complete(contents.tables.get("coverage"))

@@ -84,7 +84,7 @@ def open_report(path: str | os.PathLike[str]) -> dict[str, pl.DataFrame]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no report.
+        ValueError: If it is no report, or only the beginning of one.
 
     Example: see `report`.
     """
@@ -92,6 +92,10 @@ def open_report(path: str | os.PathLike[str]) -> dict[str, pl.DataFrame]:
     if _MARK not in data:
         raise ValueError(
             f"`path` must be a file that `report` wrote. Received: {os.fspath(path)!r}"
+        )
+    if not data.rstrip().endswith(b"</html>"):
+        raise ValueError(
+            f"`path` must be a complete report. Received: {os.fspath(path)!r}, whose end is missing"
         )
     try:
         return {

@@ -74,10 +74,12 @@ def serve(
         started: Is called with the page's URL as soon as it can be opened.
 
     Raises:
-        ValueError: If `place` is not a folder.
+        ValueError: If `place` is not a folder, or `port` no port.
         FileNotFoundError: If there is no such folder.
         OSError: If the address or port cannot be had.
     """
+    if not 0 <= port < 65_536:
+        raise ValueError(f"`port` must be between 0 and 65535. Received: {port}")
     live = Live(place, live_fragment)
     if token is None and not _is_local(host):
         token = secrets.token_urlsafe(24)
