@@ -175,3 +175,61 @@ def test_a_run_gives_the_same_as_its_records(tmp_path: pathlib.Path) -> None:
     for name, table in of_records.tables.items():
         assert_frame_equal(of_run.tables[name], table)
     assert isinstance(of_run, Contents)
+
+
+COUNTED: dict[str, Any] = {
+    "worker": 0,
+    "accepted": 200,
+    "unsampled": 100,
+    "written": 100,
+    "dropped": 0,
+    "failed": 0,
+    "waiting": 0,
+    "records": 100,
+    "ended": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("processes", "answer"),
+    [
+        ([{}], "Yes: nothing is lost."),
+        ([{}, {"dropped": 10, "failed": 10}], "Not entirely: 20 examples (10 %) are lost."),
+        ([{"records": 99}], "Not entirely: 1 of the written records cannot be found."),
+        ([{"records": 99, "ended": False}], "So far: nothing was lost when training last counted."),
+        ([{"waiting": 3}], "So far: nothing was lost when training last counted."),
+        ([{}, dict.fromkeys(COUNTED)], "As far as known: 1 process of 2 left counts"),
+        ([dict.fromkeys(COUNTED)], "Not known if records are missing"),
+    ],
+)
+def test_whether_the_page_can_be_trusted(processes: list[dict[str, Any]], answer: str) -> None:
+    contents = contents_of(made())
+    coverage = pl.DataFrame([COUNTED | one for one in processes])
+    first, *rest = overview.trust(
+        Contents(contents.about, contents.tables | {"coverage": coverage})
+    )
+    assert first.startswith(answer)
+    assert any("14,000 examples of" in text and "none left out" in text for text in rest)
+    if "known" not in answer:
+        accepted = 200 * len(processes)
+        assert rest[0].startswith(f"Training accepted {accepted} examples, {accepted // 2} of them")
+
+
+@pytest.mark.parametrize(
+    ("diff", "low", "high", "expected"),
+    [
+        (0.004, 0.002, 0.006, "auc higher by 0.0040 [0.0020, 0.0060]"),
+        (-0.004, -0.006, -0.002, "auc lower by 0.0040 [0.0020, 0.0060]"),
+        (0.004, -0.002, 0.010, "no clear difference of auc"),
+        (0.004, None, None, "auc higher by 0.004"),
+        (None, None, None, ""),
+    ],
+)
+def test_a_difference_in_words(diff: Any, low: Any, high: Any, expected: str) -> None:
+    row = {"auc_diff": diff, "auc_diff_low": low, "auc_diff_high": high}
+    assert words.difference(row, "auc") == expected.replace("auc", "AUC")
+
+
+def test_a_slice_of_amounts_is_told_in_amounts() -> None:
+    row = {"mean_prediction": 1234.5, "mean_label": 0.25, "share": 0.5}
+    assert words.wrong(row, False) == "1,234 predicted, 0.25 came true, 50 % of the error"

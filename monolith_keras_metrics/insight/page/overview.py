@@ -155,13 +155,14 @@ def _complete(coverage: pl.DataFrame | None) -> Iterator[str]:
     total = counted.select(pl.col(COUNTS).sum()).row(0, named=True)
     sampled = total["accepted"] - total["unsampled"]
     lost = total["dropped"] + total["failed"]
-    missing = counted.select((pl.col("written") - pl.col("records")).clip(0).sum()).item()
-    running = counted.filter(~pl.col("ended")).height
+    closed = counted.filter("ended")  # of others, a file may just be on its way
+    missing = closed.select((pl.col("written") - pl.col("records")).clip(0).sum()).item()
+    running = counted.height - closed.height
     processes = f"{counted.height} {_verb(counted['worker'], 'process', 'processes')}"
     if lost or missing:
         texts = {
             f"{text_of(lost)} examples ({words.share(lost / max(1, sampled))}) are lost": lost,
-            f"{text_of(missing)} written records are not here": missing,
+            f"{text_of(missing)} of the written records cannot be found": missing,
         }
         yield f"Not entirely: {', and '.join(filter(texts.get, texts))}."
     elif counted.height < coverage.height:

@@ -216,8 +216,9 @@ def _wrong(of: dict[str, pl.DataFrame], number: str) -> Group | None:
         f"slices-{number}", "Slices that are wrong by more than chance", figures.slices(table)
     )
     text = (
-        "Of all values of the fields and pairs of them, these explain most of the error. Impact "
-        "is how many labels too many or too few are predicted, and share the part of the error."
+        "Values of extra fields, and pairs of them, for which predictions are clearly too high or "
+        "too low. Impact is how many labels too many or too few are predicted, and share the part "
+        "of the error."
     )
     return Group("Where it is wrong", text, [chart], [], [table_of(table, "wrong slices", columns)])
 
@@ -275,7 +276,7 @@ def _comparison(of: dict[str, pl.DataFrame], number: str, about: dict[str, Any])
     charts += [
         Chart(
             f"comparison-{number}-{name}",
-            f"Difference of {words.title_of(name)}, {words_of(about['window'])}",
+            f"{words.title_of(name)}: difference, {words_of(about['window'])}",
             figures.comparison_over_time(over_time, name),
         )
         for name in ("auc", "calibration", "normalised_entropy", "mae")
