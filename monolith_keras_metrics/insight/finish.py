@@ -10,11 +10,20 @@ other: a large part pulls the estimate to its own value, and so seems to differ 
 that may be true would leave of each part's difference does not have this flaw. So the error is
 measured around the ends of the interval, and not around the estimate, as in a score test (see
 `evidence`). If all parts are of equal size, the interval is that of Student's t distribution.
+
+A percentile often stays the same whichever part is left out, so its error cannot be seen in it. The
+share of the delays up to it does move. So the interval is that of the share, and its ends are the
+delays at which the share of all delays reaches the ends (Woodruff 1952, "Confidence Intervals for
+Medians and Other Position Measures"). The longest delays are those of few users, and a sample that
+lacks the largest of these cannot tell. So the error is at least what it would be if large parts
+differed as much as small ones do.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +34,13 @@ from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.evidence import Estimates
 from monolith_keras_metrics.insight.groups import Groups
 from monolith_keras_metrics.insight.keys import Numbers
-from monolith_keras_metrics.insight.measures import Measure, Scale
+from monolith_keras_metrics.insight.measures import (
+    Measure,
+    Scale,
+    delay_within,
+    percentage,
+    share_within,
+)
 from monolith_keras_metrics.insight.portions import in_threads
 from monolith_keras_metrics.insight.tables import Tables
 from monolith_keras_metrics.insight.with_scipy import scipy_module
@@ -74,9 +89,39 @@ def _names(measure: Measure, interval: float | None) -> list[str]:
 def _columns(measure: Measure, chunk: Chunk, interval: float | None) -> dict[str, Array]:
     if interval is None or measure.scale is None:
         return {measure.name: measure(chunk.whole)[:, 0]}
+    if measure.needs == "delays":
+        columns = [measure(chunk.whole)[:, 0], *_percentile_ends(measure, chunk, interval)]
+        return dict(zip(_names(measure, interval), columns, strict=True))
     layers = chunk.layers(measure)
     columns = [layers[:, 0], *jackknife(layers, chunk.there, chunk.shares, measure.scale, interval)]
     return dict(zip(_names(measure, interval), columns, strict=True))
+
+
+def _percentile_ends(measure: Measure, chunk: Chunk, interval: float) -> list[Array]:
+    """Return the ends of the intervals of a percentile of the delays; NaN as for `jackknife`."""
+    share, shares = percentage(measure.name), chunk.shares
+    layers = chunk.layers(dataclasses.replace(measure, value=partial(share_within, share)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # How far the share within each part is from that of all, squared and weighted.
+        squares = np.where(chunk.there, ((1 - shares) * (layers[:, 1:] - share)) ** 2 / shares, 0.0)
+        own, alike = (shares * squares).sum(axis=1), squares.sum(axis=1) * (shares**2).sum(axis=1)
+        equal, t = _equal_parts(shares, interval)
+        error = t * np.sqrt(np.maximum(own, alike) * equal / (equal - 1))
+    to, back = SCALES["logit"]
+    middle, slope = to(np.float64(share)), 1 / (share * (1 - share))
+    ends = []
+    for sign in (-1, 1):
+        end = back(middle + sign * slope * error)
+        delay = delay_within(end[:, None], chunk.whole)[:, 0]
+        ends.append(np.where(np.isfinite(end), delay, np.nan))
+    return ends
+
+
+def _equal_parts(shares: Array, interval: float) -> tuple[Array, Array]:
+    """Return the number of parts of equal size that would tell as much (Kish), and their t."""
+    quantile = scipy_module("stats", "`interval`").t.ppf
+    equal: Array = 1 / (shares**2).sum(axis=1)
+    return equal, quantile((1 + interval) / 2, np.where(equal > _EQUAL_PARTS, equal - 1, np.nan))
 
 
 def jackknife(
@@ -99,13 +144,10 @@ def jackknife(
     Raises:
         ModuleNotFoundError: If SciPy is not installed.
     """
-    quantile = scipy_module("stats", "`interval`").t.ppf
     middle, moved = influences(layers, there, scale)
     _, back = SCALES[scale]
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        # The number of parts of equal size that would tell as much (Kish).
-        number, equal = there.sum(axis=1), 1 / (shares**2).sum(axis=1)
-        t = quantile((1 + interval) / 2, np.where(equal > _EQUAL_PARTS, equal - 1, np.nan))
+        number, (equal, t) = there.sum(axis=1), _equal_parts(shares, interval)
         # The same quantile where the error is measured around the true value.
         errors = np.sqrt(equal / (1 + (equal - 1) / t**2))
         # The mean without a part is farther away than what the part adds to the mean.

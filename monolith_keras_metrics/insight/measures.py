@@ -177,10 +177,34 @@ def _discrimination(s: Sums) -> Array:
     return curves.entropy(np.clip(_rate(s), 0, 1)) - curves.recalibrated_log_loss(s.cells)
 
 
-def _delay(share: float, s: Sums) -> Array:
+def percentage(name: str) -> float:
+    """Return the share of a percentile: 0.95 for `delay_p95`."""
+    return int(name.rpartition("p")[2]) / 100
+
+
+def share_of_delays(counted: Array, s: Sums) -> Array:
+    """Return the share of the delays that are counted, each as 1, as 0 or in part."""
+    share: Array = (s.delays * counted).sum(axis=-1) / s.delays.sum(axis=-1)
+    return share
+
+
+def share_within(share: float, s: Sums) -> Array:
+    """Return the share of the delays up to a percentile of the first layer.
+
+    Delays equal to the percentile are counted in part: as much as makes it `share` of all.
+    """
+    of_all = s.delays[:, :1]
+    seen = np.cumsum(of_all, axis=-1)
+    up_to = np.clip(share * seen[..., -1:] - (seen - of_all), 0, of_all)
+    counted = np.divide(up_to, of_all, out=np.zeros(of_all.shape), where=of_all > 0)
+    return share_of_delays(counted, s)
+
+
+def delay_within(share: Array | float, s: Sums) -> Array:
     """Return the smallest delay at which the weights reach a share of all."""
     total = s.seen_delays[..., -1:]
-    at = np.count_nonzero(s.seen_delays < share * total * (1 - 1e-12), axis=-1)
+    reached = np.asarray(share)[..., None] * total * (1 - 1e-12)
+    at = np.count_nonzero(s.seen_delays < reached, axis=-1)
     found = np.take_along_axis(s.seconds, np.minimum(at, s.seconds.shape[-1] - 1)[..., None], -1)
     return np.where(total[..., 0] > 0, found[..., 0], np.nan)
 
@@ -366,7 +390,7 @@ MEASURES = {
             Measure(
                 f"delay_p{percent}",
                 f"seconds from request to training within which {percent} % of Σw were",
-                functools.partial(_delay, percent / 100),
+                functools.partial(delay_within, percent / 100),
                 "any",
                 "lower",
                 needs="delays",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from monolith_keras_metrics.insight.cells import cell_of
-from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.evidence import Estimates
 from monolith_keras_metrics.insight.finish import SCALES, influences
 from monolith_keras_metrics.insight.layers import Layers
-from monolith_keras_metrics.insight.measures import MEASURES, Measure, Scale, Sums
+from monolith_keras_metrics.insight.measures import (
+    MEASURES,
+    Measure,
+    Scale,
+    percentage,
+    share_of_delays,
+)
 from monolith_keras_metrics.insight.rules import Rule
 from monolith_keras_metrics.insight.verdicts import Bound, Question
 
@@ -39,7 +42,7 @@ def about_measure(rule: Rule, layers: Layers) -> Question:
     measure = MEASURES[rule.name]
     if measure.needs == "delays":
         bounds = tuple(
-            Bound(_estimates(layers, share.name, "plain"), _percentage(rule.name), side)
+            Bound(_estimates(layers, share.name, "plain"), percentage(rule.name), side)
             for side, share in _shares(rule)
         )
         return Question(rule, layers.of[rule.name][:, 0], measure, bounds)
@@ -83,11 +86,6 @@ def _estimates(layers: Layers, name: str, scale: Scale) -> Estimates:
     return Estimates(middle, moved, layers.shares)
 
 
-def _percentage(name: str) -> float:
-    """Return the share of a percentile: 0.95 for `delay_p95`."""
-    return int(name.rpartition("p")[2]) / 100
-
-
 def _shares(rule: Rule) -> list[tuple[int, Measure]]:
     """Return the shares of delays that decide a rule about a percentile, with their sides.
 
@@ -107,15 +105,9 @@ def _share(name: str, seconds: float) -> Measure:
     return Measure(
         name,
         "the share of delays below a bound",
-        functools.partial(_share_below, seconds),
+        lambda s: share_of_delays(s.seconds < seconds, s),
         needs="delays",
     )
-
-
-def _share_below(seconds: float, sums: Sums) -> Array:
-    below: Array = (sums.delays * (sums.seconds < seconds)).sum(axis=-1)
-    total: Array = sums.delays.sum(axis=-1)
-    return below / total
 
 
 def _cell(seconds: float) -> float:
