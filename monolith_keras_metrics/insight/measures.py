@@ -182,7 +182,7 @@ def percentage(name: str) -> float:
     return int(name.rpartition("p")[2]) / 100
 
 
-def share_of_delays(counted: Array, s: Sums) -> Array:
+def share_of_delays(counted: npt.NDArray[Any], s: Sums) -> Array:
     """Return the share of the delays that are counted, each as 1, as 0 or in part."""
     share: Array = (s.delays * counted).sum(axis=-1) / s.delays.sum(axis=-1)
     return share
