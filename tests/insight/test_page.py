@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.page import changes, overview, words, wrong
 from monolith_keras_metrics.insight.page.contents import Contents, contents_of
 from monolith_keras_metrics.insight.page.grain import WINDOWS, window_of
+from monolith_keras_metrics.insight.page.html import live_fragment
+from monolith_keras_metrics.insight.page.live import View
 
 HOURS = 28
 START = 1_700_006_400  # a full hour
@@ -233,3 +236,17 @@ def test_a_difference_in_words(diff: Any, low: Any, high: Any, expected: str) ->
 def test_a_slice_of_amounts_is_told_in_amounts() -> None:
     row = {"mean_prediction": 1234.5, "mean_label": 0.25, "share": 0.5}
     assert words.wrong(row, False) == "1,234 predicted, 0.25 came true, 50 % of the error"
+
+
+def test_a_live_page_links_to_the_targets_that_it_does_not_show() -> None:
+    records = made()
+    for name in ("label", "predict"):
+        ctr = records[name].struct.field("ctr")
+        both = pl.DataFrame({"ctr": ctr, "cvr": ctr}).to_struct(name)
+        records = records.with_columns(both)
+    contents = contents_of(records, title="a run")
+    text = live_fragment(contents, View("cvr", "country"), "1").decode()
+    links = re.findall(r'<h3 id="card-\d"><a href="([^"]*)">', text)
+    assert links == ["./?target=ctr&amp;by=country&amp;window=", "#target-1"]
+    assert re.findall('<section id="(target[^"]*)"', text) == ["target-1"]
+    assert "<strong>a run</strong>" in text
