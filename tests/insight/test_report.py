@@ -17,6 +17,7 @@ from small_runs import write
 
 from monolith_keras_metrics import command, insight
 from monolith_keras_metrics.insight.page import html
+from monolith_keras_metrics.insight.page import report as module
 
 ROWS = 200
 RANDOM = np.random.default_rng(1)
@@ -190,7 +191,17 @@ def test_a_full_disk(small_disk: pathlib.Path) -> None:
     assert names(small_disk) == ["other", "report.html"]
 
 
+def test_what_is_wrong_is_told_before_anything_is_computed(
+    path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "contents_of", None)
+    for wrong in (path.parent, path.parent / "missing" / "report.html"):
+        with pytest.raises(OSError, match=re.escape(f"existing folder. Received: {str(wrong)!r}")):
+            insight.report(records(), wrong)
+
+
 def test_jinja2_is_missing(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "contents_of", None)
     html._environment.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape("monolith-keras-metrics[page]")):

@@ -19,6 +19,11 @@ from monolith_keras_metrics.insight.page.view import Page, page_of
 _FOLDER = pathlib.Path(__file__).parent / "templates"
 
 
+def check_templates() -> None:
+    """Raise `ModuleNotFoundError` if pages cannot be made here."""
+    _environment()
+
+
 def report_page(contents: Contents, tables: dict[str, str]) -> str:
     """Return a report.
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from monolith_keras_metrics.insight import stored
 from monolith_keras_metrics.insight.page.contents import RULES, contents_of
-from monolith_keras_metrics.insight.page.html import report_page
+from monolith_keras_metrics.insight.page.html import check_templates, report_page
 from monolith_keras_metrics.insight.states import Records
 
 _MARK = b"<code>deep-insight report</code>"
@@ -65,12 +65,16 @@ def report(
     >>> open_report(path)["summary"]["calibration"].item()
     0.75
     """
+    file = pathlib.Path(path)
+    if file.is_dir() or not file.parent.is_dir():  # before it is computed
+        raise OSError(f"`path` must be a file in an existing folder. Received: {os.fspath(path)!r}")
+    check_templates()
     text = [rules] if isinstance(rules, str) else rules
     contents = contents_of(records, against, title=title, fields=fields, rules=text)
     tables = {name: _bytes_of(table) for name, table in contents.tables.items()}
     html = report_page(contents, tables)
-    stored.write_whole(path, html.encode())
-    return pathlib.Path(path)
+    stored.write_whole(file, html.encode())
+    return file
 
 
 def open_report(path: str | os.PathLike[str]) -> dict[str, pl.DataFrame]:
