@@ -83,7 +83,15 @@ def test_a_token_is_asked_for(closed: RealServer) -> None:
 
 
 def test_a_view_that_is_unknown_is_told(server: RealServer) -> None:
-    wrong = ["target=none", "by=none", "window=none", "window=-1h", "window=0h", "window=1h%0A"]
+    wrong = [
+        "target=none",
+        "by=none",
+        "window=none",
+        "window=-1h",
+        "window=0h",
+        "window=1s",
+        "window=1h%0A",
+    ]
     for query in [
         *wrong,
         "by=<img src=x>".replace(" ", "%20"),

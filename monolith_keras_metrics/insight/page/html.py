@@ -55,8 +55,6 @@ def live_fragment(contents: Contents | str, view: View, version: str) -> bytes:
         view: What the viewer has chosen.
         version: Of the run.
     """
-    if view.window and view.window not in WINDOWS:
-        raise ValueError(f"`window` must be among {[*WINDOWS]}. Received: {view.window!r}")
     page, waiting, known, fields = None, contents, [], []
     if not isinstance(contents, str):
         known = contents.tables["summary"]["target"].to_list()

@@ -14,6 +14,7 @@ from absl import logging
 
 from monolith_keras_metrics.insight import dataset
 from monolith_keras_metrics.insight.page.contents import Contents, contents_of
+from monolith_keras_metrics.insight.page.grain import WINDOWS
 from monolith_keras_metrics.insight.page.wrong import wrong_slices
 
 _VIEWS = 64  # of which the pages are kept; one is about a third of a megabyte
@@ -85,6 +86,8 @@ class Live:
             ValueError: If a name in the view is unknown.
             OSError, polars.exceptions.PolarsError: If the records cannot be read.
         """
+        if view.window and view.window not in WINDOWS:
+            raise ValueError(f"`window` must be among {[*WINDOWS]}. Received: {view.window!r}")
         with self._computing:
             version = self.version
             kept = self._pages.pop(view, None)
