@@ -27,7 +27,8 @@ NOTE_TIME = """
 (text) => new Promise((resolve, reject) => {
   setTimeout(() => reject(new Error("it is not shown")), 60_000);
   const look = () => {
-    const table = document.querySelector("#overview table");
+    const tables = [...document.querySelectorAll("#overview table")];
+    const table = tables.find((one) => one.caption.textContent === "Each target, over all time");
     if (table?.tBodies[0].rows[0].cells[1].textContent === text) resolve(Date.now() / 1000);
     else setTimeout(look, 10);
   };
