@@ -45,17 +45,14 @@ def coverage(place: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
     Returns:
         A row for each place and each process that wrote there:
 
-        - `place`: the folder or file.
-        - `run`, `worker`, `attempt`: which process. The last two are null for files whose names do
-          not say.
-        - `accepted`, `unsampled`, `written`, `dropped`, `failed`, `waiting`: its counts, as in
-          `Stats`: `written` counts what all sinks of the process have. If a process writes to
-          several places, each has its counts. Null if there are none, as in runs of earlier
-          versions.
-        - `records`: the number of records in its files. Null if these are not all Parquet.
-        - `as_of`: when it counted.
-        - `ended`: True if its client was closed, and these counts are its last. False if it still
-          runs, was killed, or could not close in time.
+        `place`: the folder or file. `run`, `worker`, `attempt`: which process; the last two are
+        null for files whose names do not say. `accepted`, `unsampled`, `written`, `dropped`,
+        `failed`, `waiting`: its counts, as in `Stats`; `written` counts what all sinks of the
+        process have. If a process writes to several places, each has its counts. They are null if
+        there are none, as in runs of earlier versions. `records`: the number of records in its
+        files; null if these are not all Parquet. `as_of`: when it counted. `ended`: True if its
+        client was closed, and these counts are its last; False if it still runs, was killed, or
+        could not close in time.
 
     Raises:
         FileNotFoundError: If a place does not exist, or nothing was ever written there.

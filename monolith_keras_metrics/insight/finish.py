@@ -101,20 +101,17 @@ def _percentile_ends(measure: Measure, chunk: Chunk, interval: float) -> list[Ar
     """Return the ends of the intervals of a percentile of the delays; NaN as for `jackknife`."""
     share, shares = percentage(measure.name), chunk.shares
     layers = chunk.layers(dataclasses.replace(measure, value=partial(share_within, share)))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         # How far the share within each part is from that of all, squared and weighted.
         squares = np.where(chunk.there, ((1 - shares) * (layers[:, 1:] - share)) ** 2 / shares, 0.0)
         own, alike = (shares * squares).sum(axis=1), squares.sum(axis=1) * (shares**2).sum(axis=1)
         equal, t = _equal_parts(shares, interval)
         error = t * np.sqrt(np.maximum(own, alike) * equal / (equal - 1))
-    to, back = SCALES["logit"]
-    middle, slope = to(np.float64(share)), 1 / (share * (1 - share))
-    ends = []
-    for sign in (-1, 1):
-        end = back(middle + sign * slope * error)
-        delay = delay_within(end[:, None], chunk.whole)[:, 0]
-        ends.append(np.where(np.isfinite(end), delay, np.nan))
-    return ends
+        to, back = SCALES["logit"]
+        margin = error / (share * (1 - share))
+        ends = [back(to(np.float64(share)) + sign * margin) for sign in (-1, 1)]
+    delays = [delay_within(end[:, None], chunk.whole)[:, 0] for end in ends]
+    return [np.where(np.isfinite(end), one, np.nan) for end, one in zip(ends, delays, strict=True)]
 
 
 def _equal_parts(shares: Array, interval: float) -> tuple[Array, Array]:

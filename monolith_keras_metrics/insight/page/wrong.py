@@ -11,6 +11,7 @@ from monolith_keras_metrics.insight.slice_fields import chosen_fields
 from monolith_keras_metrics.insight.slices import slices
 from monolith_keras_metrics.insight.states import Records
 
+_VERSION = 2  # of the search; raise it when it finds other slices
 _SEARCHED = 1_000_000  # labels of the newest records: a search takes seconds
 MOST = 8  # slices of a target; each takes as long to find as the first
 
@@ -27,7 +28,7 @@ def wrong_slices(records: Records) -> pl.DataFrame:
     if dataset.TOPIC.fullmatch(os.fspath(records)):
         return _found(dataset.open_run(records))
     _, files = dataset.find(records)
-    question = {"slices": [_SEARCHED, MOST], "files": kept.identities_of(files)}
+    question = {"slices": [_VERSION, _SEARCHED, MOST], "files": kept.identities_of(files)}
     memory = kept.Kept(files[0].parent, question)
     result = memory.table()
     if result is None:
