@@ -85,6 +85,16 @@ def test_equal_delays_have_an_interval_of_one_value() -> None:
         assert row[name] == row[f"{name}_low"] == row[f"{name}_high"] == 7
 
 
+def test_of_two_users_ends_may_be_the_shortest_and_the_longest_delay() -> None:
+    frame = made(50, seed=2).head(9).with_columns(
+        uid=pl.Series([1, 1, 1, 1, 1, 1, 1, 2, 2]),
+        train_time=pl.Series([6, 7, 8, 9, 9, 10, 11, 35, 35]),
+    )  # fmt: skip
+    row = row_of(frame)
+    for name, value in zip(NAMES, (4, 30, 30), strict=True):
+        assert [row[f"{name}{end}"] for end in ("_low", "", "_high")] == [1, value, 30]
+
+
 def test_an_interval_that_cannot_be_known_is_null() -> None:
     """One user; two, of which one has no delays; none with delays."""
     frame = made(2, seed=3)
