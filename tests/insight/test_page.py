@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import pathlib
 import re
 from typing import Any
@@ -19,7 +20,7 @@ from monolith_keras_metrics.insight.page import changes, overview, words, wrong
 from monolith_keras_metrics.insight.page.contents import Contents, contents_of
 from monolith_keras_metrics.insight.page.grain import WINDOWS, window_of
 from monolith_keras_metrics.insight.page.html import live_fragment
-from monolith_keras_metrics.insight.page.live import View
+from monolith_keras_metrics.insight.page.live import Live, View
 
 HOURS = 28
 START = 1_700_006_400  # a full hour
@@ -250,3 +251,19 @@ def test_a_live_page_links_to_the_targets_that_it_does_not_show() -> None:
     assert links == ["./?target=ctr&amp;by=country&amp;window=", "#target-1"]
     assert re.findall('<section id="(target[^"]*)"', text) == ["target-1"]
     assert "<strong>a run</strong>" in text
+
+
+def test_only_complete_files_change_a_live_page(tmp_path: pathlib.Path) -> None:
+    live = Live(tmp_path, lambda *_: b"")
+    versions = [live.version]
+    for name in (".worker-00000.inprogress", "notes.txt", "worker-00000.parquet"):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path, ns=(1, len(versions)))  # time of the folder, whatever its clock's steps
+        live.look()
+        versions.append(live.version)
+    assert versions[0] == versions[1] == versions[2] != versions[3]
+    os.utime(tmp_path / "worker-00000.parquet", (0, 1_000_000_000))
+    (tmp_path / ".insight").mkdir()
+    live.look()
+    assert live.version != versions[3]  # a file was written again
+    assert live.quiet_seconds > 1e8

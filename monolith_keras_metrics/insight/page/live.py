@@ -16,6 +16,7 @@ from monolith_keras_metrics.insight import dataset
 from monolith_keras_metrics.insight.page.contents import Contents, contents_of
 from monolith_keras_metrics.insight.page.grain import WINDOWS
 from monolith_keras_metrics.insight.page.wrong import wrong_slices
+from monolith_keras_metrics.records import run_folder
 
 _VIEWS = 64  # of which the pages are kept; one is about a third of a megabyte
 _REST = 10.0  # a search for wrong slices pauses for so many times as long as it took
@@ -54,13 +55,15 @@ class Live:
         self._render = render
         self._computing = threading.Lock()
         self._pages: dict[View, tuple[str, bytes]] = {}
-        self._changed = self._modified()
+        self._modified = 0  # when the folder was last found changed
+        self._files: dict[str, float] = {}  # complete ones, with the times that they were written
         self._files_seen = 0  # how often there were other files
         self._searches = 0  # how often other slices were found
         self._born = secrets.token_hex(4)  # an earlier server's versions are others
         self._slices = pl.DataFrame(schema={"target": pl.String})
         self._searched = -1
         self._search_after = 0.0
+        self.look()
 
     @property
     def version(self) -> str:
@@ -70,13 +73,24 @@ class Live:
     @property
     def quiet_seconds(self) -> float:
         """Return for how long the run has not changed."""
-        return max(0.0, time.time() - self._changed)
+        newest = max(self._files.values(), default=self._modified / 1e9)
+        return max(0.0, time.time() - newest)
 
     def look(self) -> None:
-        """Look for new files: one call of the file system if there are none."""
-        modified = self._modified()
-        if modified != self._changed:
-            self._changed = modified
+        """Look for new files: one call of the file system if the folder has not changed."""
+        try:
+            modified = self._folder.stat().st_mtime_ns
+            if modified == self._modified:
+                return
+            with os.scandir(self._folder) as found:
+                files = {
+                    one.name: one.stat().st_mtime for one in found if run_folder.format_of(one.name)
+                }
+        except OSError:  # deleted, or a disk that is away
+            return
+        self._modified = modified
+        if files != self._files:  # and not only a file that is being written
+            self._files = files
             self._files_seen += 1
 
     def page(self, view: View) -> bytes:
@@ -127,10 +141,3 @@ class Live:
             )
         except FileNotFoundError as error:  # the first file may still come
             return str(error)
-
-    def _modified(self) -> float:
-        """Return when the folder last got a file."""
-        try:
-            return self._folder.stat().st_mtime
-        except OSError:  # deleted, or a disk that is away
-            return 0.0
