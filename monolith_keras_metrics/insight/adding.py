@@ -187,13 +187,18 @@ def _added_in_order(
         for column in keys.values()
     ]
     order, firsts = in_order(columns, in_runs)
-    if firsts.size == order.size:
-        sums = {name: value[order] for name, value in values.items()}
-    else:
-        sums = {name: np.add.reduceat(value[order], firsts) for name, value in values.items()}
+    size = columns[0].size
+    found = {name: column[order][firsts] for name, column in keys.items()}
+    sums: dict[str, Array] = {}
+    for name, value in values.items():
+        if exact and name == "predictions" and "cell" in found:  # they are equal
+            sums[name] = found["cell"] * (sums["positives"] + sums["negatives"])
+        else:
+            ordered = value[order]
+            sums[name] = ordered if firsts.size == size else np.add.reduceat(ordered, firsts)
     if "predictions" in values and "examples" not in values:
-        sums["examples"] = np.diff(firsts, append=order.size).astype(np.float64)
-    return _frame({name: column[order[firsts]] for name, column in keys.items()}, sums)
+        sums["examples"] = np.diff(firsts, append=size).astype(np.float64)
+    return _frame(found, sums)
 
 
 def _frame(keys: Mapping[str, Column], values: Mapping[str, Column]) -> pl.DataFrame:

@@ -76,6 +76,8 @@ class Rows(NamedTuple):
     def total(self, name: str) -> Array:
         """Return the sums of a column, shape `(groups, 1, size)`."""
         shape = (self.groups, 1, self.size)
+        if self.groups == 1 and self.size == self.at.size:  # there is nothing to be added up
+            return self.columns[name].astype(np.float64).reshape(shape)
         return _added(self.at * self.size + self.rank, self.columns[name], shape)
 
     def without(self, name: str, layout: Layout, larger: Numbers | None = None) -> Array:
@@ -129,7 +131,7 @@ class Table:
         self._starts = np.searchsorted(group[order], np.arange(positions.size + 1))
         self.heights = np.diff(self._starts)
         # Cells are numbered through all groups, then from 0 for each.
-        number = np.arange(firsts.size).repeat(np.diff(firsts, append=order.size))
+        number = np.arange(firsts.size).repeat(np.diff(firsts, append=group.size))
         first_of_group = np.append(number, firsts.size)[self._starts]
         self._rank = number - first_of_group[:-1].repeat(self.heights)
         self.sizes = np.diff(first_of_group)
@@ -139,7 +141,9 @@ class Table:
         starts = self._starts[positions]
         counts = self._starts[positions + 1] - starts
         at = np.arange(positions.size).repeat(counts)
-        rows = np.arange(at.size) + (starts - (np.cumsum(counts) - counts)).repeat(counts)
+        rows: Numbers | slice = slice(starts[0], starts[0] + at.size)
+        if positions.size > 1:
+            rows = np.arange(at.size) + (starts - (np.cumsum(counts) - counts)).repeat(counts)
         columns = {name: column[rows] for name, column in self._columns.items()}
         return Rows(positions.size, at, self._rank[rows], columns)
 

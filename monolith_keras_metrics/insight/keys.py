@@ -41,7 +41,7 @@ def bits_of(values: npt.NDArray[np.float64]) -> Column:
     return result
 
 
-def in_order(columns: Sequence[Column], in_runs: bool = False) -> tuple[Numbers, Numbers]:
+def in_order(columns: Sequence[Column], in_runs: bool = False) -> tuple[Numbers | slice, Numbers]:
     """Return the order of rows by columns, and where in it rows differ from those before.
 
     Args:
@@ -49,18 +49,23 @@ def in_order(columns: Sequence[Column], in_runs: bool = False) -> tuple[Numbers,
             stay in their order.
         in_runs: True if the rows are probably a few runs that are sorted.
 
+    Returns:
+        What `column[order]` takes, a slice if rows are in order already; and positions in that
+        order, of which the first is 0.
+
     Example:
     >>> in_order([np.array([2, 1, 2]), np.array([5, 6, 5])])
     (array([1, 0, 2]), array([0, 1]))
     """
     packed = _packed(columns)
+    order: Numbers | slice
     if len(packed) == 1 and (packed[0][1:] >= packed[0][:-1]).all():
-        order = np.arange(packed[0].size)
+        order = slice(None)
     elif in_runs:
         order = np.argsort(packed[0], kind="stable") if len(packed) == 1 else np.lexsort(packed)
     else:
         order = np.lexsort([digit for column in packed for digit in _digits(column)])
-    is_new = np.zeros(order.size, np.bool_)
+    is_new = np.zeros(packed[0].size, np.bool_)
     is_new[:1] = True
     for column in packed:
         ordered = column[order]
@@ -76,7 +81,7 @@ def compact(numbers: Column, size: int) -> tuple[Numbers, Numbers]:
         order, firsts = in_order([numbers])
         at = np.empty(numbers.size, np.int64)
         at[order] = np.arange(firsts.size).repeat(np.diff(firsts, append=numbers.size))
-        return numbers[order[firsts]].astype(np.int64), at
+        return numbers[order][firsts].astype(np.int64), at
     there = np.zeros(size, np.bool_)
     there[numbers] = True
     distinct = np.flatnonzero(there)

@@ -7,7 +7,7 @@ structs: Polars took 10 s for 300 targets of a Parquet file. So structs are take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -96,7 +96,7 @@ def long_form(records: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
     form = take_apart(records.lazy())
     flat = form.flat()
     return pl.concat(
-        flat.select(*form.kept, *_of_target(form, target, pl.col)).filter(_has_any(own))
+        flat.select(*form.kept, *_of_target(form, target, form.names, pl.col)).filter(_has_any(own))
         for target, own in form.values.items()
     )
 
@@ -110,24 +110,26 @@ def by_target(form: Form, records: pl.DataFrame) -> Iterator[pl.DataFrame]:
             Additional columns appear in the rows as well.
     """
     kept = records.drop(form.columns_of_values)
+    names = form.names  # which looks at all targets
     for target, own in form.values.items():
-        columns = _of_target(form, target, records.get_column)
+        columns = _of_target(form, target, names, records.get_column)
         yield kept.with_columns(*columns).filter(_has_any(own))
 
 
 def _of_target(
-    form: Form, target: str, column: Callable[[str], Any]
+    form: Form, target: str, names: Sequence[str], column: Callable[[str], Any]
 ) -> Iterator[pl.Expr | pl.Series]:
-    """Yield the columns `form.names` of a target's rows.
+    """Yield the columns of a target's rows.
 
     Args:
         form: The records.
         target: The target.
+        names: `form.names`.
         column: Returns a column of `form.flat`, or an expression for it.
     """
     own = form.values[target]
     yield pl.lit(target).alias("target")
-    for name in form.names[1:]:
+    for name in names[1:]:
         given = column(own[name]) if name in own else pl.lit(_DEFAULTS.get(name))
         yield given.cast(STRUCTS[name]).alias(name)
 

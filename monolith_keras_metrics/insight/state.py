@@ -183,12 +183,14 @@ def named_measures(names: str | Sequence[str]) -> list[Measure]:
 def _together(frames: Iterable[pl.DataFrame]) -> Iterable[pl.DataFrame]:
     """Yield the rows in larger frames: a target of few rows costs as much as one of many."""
     waiting: list[pl.DataFrame] = []
+    rows = 0
     yielded = False
     for frame in frames:
         waiting.append(frame)
-        if sum(one.height for one in waiting) >= _ROWS_AT_ONCE:
+        rows += frame.height
+        if rows >= _ROWS_AT_ONCE:
             yield pl.concat(waiting)
-            waiting, yielded = [], True
+            waiting, rows, yielded = [], 0, True
     if waiting or not yielded:
         yield pl.concat(waiting)
 
