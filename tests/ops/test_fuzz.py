@@ -174,7 +174,7 @@ def comparable(message: Message, as_json: bool) -> Message:
 
 def read(scheme: str, folder: pathlib.Path) -> list[Message]:
     """What is in the files, by other readers than this package's, in the order of positions."""
-    files = sorted(folder.iterdir())
+    files = sorted(file for file in folder.iterdir() if file.suffix != ".ledger")
     assert {file.suffix for file in files} == {f".{scheme}"}
     if scheme == "parquet":
         frames = [pl.read_parquet(file, glob=False, hive_partitioning=False) for file in files]
