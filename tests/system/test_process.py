@@ -254,7 +254,7 @@ print(recorder.stats.written)
             manager.interrupt_kernel()
 
     try:
-        reply = client.execute_interactive(code, output_hook=look, timeout=120)
+        reply = client.execute_interactive(code, output_hook=look, timeout=300)
         assert (reply["content"]["status"], reply["content"]["ename"]) == (
             "error",
             "KeyboardInterrupt",
