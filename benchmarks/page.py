@@ -44,7 +44,9 @@ def write(folder: pathlib.Path, first: int, size: int, records: int, targets: in
         name: (1 / (1 + np.exp(-odds))).astype(np.float32) for name, odds in values.items()
     }
     fields = {name: random.integers(0, 10, size) for name in FIELDS}
-    time_of = 1_700_000_000 + (np.arange(first, first + size) * WEEK) // records
+    # A new file at the end does not make the run so long that it is divided into other windows.
+    seconds = np.minimum((np.arange(first, first + size) * WEEK) // records, WEEK - 1)
+    time_of = 1_700_000_000 + seconds
     frame = pl.DataFrame(
         {
             "model_name": ["ctr"] * size,

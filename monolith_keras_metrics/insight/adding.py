@@ -6,17 +6,17 @@ Groups, parts and cells are numbers, so a sum by any of them is an array whose p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight.cells import CODES, codes_of, values_of
+from monolith_keras_metrics.insight.cells import Codes, bits_too_many, coarser, codes_of, values_of
 from monolith_keras_metrics.insight.curves import Array
 from monolith_keras_metrics.insight.keys import Column, Numbers, bits_of, compact, in_order
 from monolith_keras_metrics.insight.measures import COUNTS, SUMS
-from monolith_keras_metrics.insight.tables import TABLES, Form, Tables, parts_of
+from monolith_keras_metrics.insight.tables import COARSE, TABLES, Form, Tables, parts_of
 
 _ROWS_AT_ONCE = 1 << 16  # whose intermediate results stay in the processor's cache
 _ROW = "\nrow"  # no user's column has this name
@@ -53,18 +53,61 @@ def grouped(frame: pl.DataFrame) -> tuple[pl.DataFrame, Numbers]:
     return found.select(frame.columns), numbers
 
 
-def added(table: pl.DataFrame, name: str, exact: bool) -> pl.DataFrame:
-    """Return a table in which rows of equal keys are added up."""
-    own = TABLES[name].own
-    keys = TABLES[name].keys
-    if name == "users":
-        numbers = table.get_column("group").to_numpy().astype(np.int64)
-        return _users(numbers, table.get_column("user"), in_runs=True)
-    if "user" in own:
-        return table.group_by(keys).agg(pl.col(TABLES[name].sums).sum())
-    columns = {key: table.get_column(key).to_numpy() for key in keys}
-    values = {sum_: table.get_column(sum_).to_numpy() for sum_ in TABLES[name].sums}
-    return _added_in_order(columns, values, exact or name.startswith("exact_"), in_runs=True)
+def regrouped(table: pl.DataFrame, numbers: Numbers) -> pl.DataFrame:
+    """Return a table of other groups, which have these numbers."""
+    return table.with_columns(
+        pl.Series("group", numbers, pl.UInt32).gather(table.get_column("group"))
+    )
+
+
+def added(table_of: Callable[[str], pl.DataFrame], form: Form) -> dict[str, pl.DataFrame]:
+    """Return tables in which rows of equal keys are added up.
+
+    Args:
+        table_of: Returns the table of a name, with rows of several states.
+        form: The form of the tables.
+    """
+    found: dict[str, pl.DataFrame] = {}
+    for name in form.tables:
+        table = table_of(name)
+        if name == "users":
+            numbers = table.get_column("group").to_numpy().astype(np.int64)
+            found[name] = _users(numbers, table.get_column("user"), in_runs=True)
+        elif name == "user_cells":
+            found[name] = _of_users(table)
+        else:
+            columns = {key: table.get_column(key).to_numpy() for key in TABLES[name].keys}
+            for cell in TABLES[name].own:
+                if name.startswith("part_"):
+                    whole = found[name.removeprefix("part_")]
+                    codes = codes_of(columns[cell])
+                    columns[cell] = _coarser(codes, columns["group"], whole, form)
+                elif not form.exact:
+                    columns[cell] = codes_of(columns[cell])
+            values = {sum_: table.get_column(sum_).to_numpy() for sum_ in TABLES[name].sums}
+            found[name] = _added_in_order(columns, values, in_runs=True)
+    return found
+
+
+def _of_users(cells: pl.DataFrame) -> pl.DataFrame:
+    table = TABLES["user_cells"]
+    return cells.group_by(table.keys).agg(pl.col(table.sums).sum())
+
+
+def _coarser(codes: Codes, group: Column, whole: pl.DataFrame, form: Form) -> Codes:
+    """Return the codes of cells of parts.
+
+    Args:
+        codes: The codes of narrow cells.
+        group: Their groups.
+        whole: The table of the cells of all users.
+        form: The form of the tables.
+    """
+    if not form.coarse or not codes.size:
+        return codes
+    groups, names = (whole.get_column(name).to_numpy() for name in whole.columns[:2])
+    bits = bits_too_many(groups.astype(np.int64), codes_of(names), COARSE)
+    return coarser(codes, bits[group]) if bits.any() else codes
 
 
 def _sums(
@@ -99,30 +142,46 @@ def _of_valid(
     rows: pl.DataFrame, group: Numbers, part: npt.NDArray[np.uint8], form: Form
 ) -> dict[str, pl.DataFrame]:
     """Return the tables of valid rows, besides the sums."""
-    tables = {}
+    tables: dict[str, pl.DataFrame] = {}
     y, p, w = (rows.get_column(name).to_numpy() for name in ("y", "p", "w"))
-    cell_sums = dict(zip(TABLES["cells"].sums, (w * y, w * (1 - y), w * p), strict=False))
-    in_parts: dict[str, Column] = {"group": group, "part": part}
-    for name in form.tables[1:]:
-        keys = {"group": group} if not TABLES[name].in_parts else in_parts
-        exact = form.exact or name.startswith("exact_")
-        if name in ("cells", "exact_cells"):
-            tables[name] = _added({**keys, "cell": p}, cell_sums, exact)
-        elif name in ("delays", "exact_delays"):
-            delay = rows.get_column("delay").to_numpy()
-            with_delay: dict[str, Column] = {**keys, "delay": delay, "weights": w}
-            if rows.get_column("delay").null_count():
-                known = rows.get_column("delay").is_not_null().to_numpy()
-                with_delay = {key: values[known] for key, values in with_delay.items()}
-            weights = with_delay.pop("weights")
-            tables[name] = _added(with_delay, {"weights": weights}, exact)
-        elif name == "users":
-            tables[name] = _users(group, rows.get_column("user"))
-        else:
-            frame = _frame(keys, {"cell": p, "positives": w * y, "negatives": w * (1 - y)})
-            table = frame.with_columns(user=rows.get_column("user"))
-            columns = [*TABLES[name].keys, *TABLES[name].sums]
-            tables[name] = added(table.select(columns), name, exact)
+    keys: dict[str, Column] = {"group": group, "part": part}
+    if "cells" in form.tables:
+        sums = {"positives": w * y, "negatives": w * (1 - y), "predictions": w * p}
+        tables |= _of_cells("cells", {**keys, "cell": p}, sums, form)
+    if "delays" in form.tables:
+        delay = rows.get_column("delay").to_numpy()
+        columns = {**keys, "delay": delay, "weights": w}
+        if rows.get_column("delay").null_count():
+            known = rows.get_column("delay").is_not_null().to_numpy()
+            columns = {key: values[known] for key, values in columns.items()}
+        weights = columns.pop("weights")
+        tables |= _of_cells("delays", columns, {"weights": weights}, form)
+    if "users" in form.tables:
+        tables["users"] = _users(group, rows.get_column("user"))
+    if "user_cells" in form.tables:
+        frame = _frame(keys, {"cell": p, "positives": w * y, "negatives": w * (1 - y)})
+        tables["user_cells"] = _of_users(frame.with_columns(user=rows.get_column("user")))
+    return tables
+
+
+def _of_cells(
+    name: str, keys: dict[str, Column], sums: Mapping[str, Array], form: Form
+) -> dict[str, pl.DataFrame]:
+    """Return a table of cells, and that of their parts.
+
+    Args:
+        name: The name of the table.
+        keys: The group, the part and the value of each row.
+        sums: What is added up.
+        form: The form of the tables.
+    """
+    group, part, (cell, values) = keys["group"], keys["part"], [*keys.items()][-1]
+    codes = codes_of(values) if form.parts > 1 or not form.exact else values
+    add = _added_in_order if form.exact else _added
+    tables = {name: add({"group": group, cell: values if form.exact else codes}, sums)}
+    if form.parts > 1:
+        larger = _coarser(codes, group, tables[name], form)
+        tables[f"part_{name}"] = _added({"group": group, "part": part, cell: larger}, sums)
     return tables
 
 
@@ -151,18 +210,14 @@ def _users(group: Numbers, user: pl.Series, in_runs: bool = False) -> pl.DataFra
     return pl.DataFrame({"group": groups, "user": np.concatenate(found)})
 
 
-def _added(keys: Mapping[str, Column], values: Mapping[str, Array], exact: bool) -> pl.DataFrame:
+def _added(keys: Mapping[str, Column], values: Mapping[str, Array]) -> pl.DataFrame:
     """Return the sums of values by distinct keys.
 
     Args:
-        keys: The columns that identify a row of the result. Numbers that are not integers become
-            cells, unless `exact`.
+        keys: The columns that identify a row of the result, of integers; cells as their codes.
         values: What is added up. If `"examples"` is to be added up and is not there, rows are
             counted.
-        exact: Whether a cell holds equal numbers only.
     """
-    if exact:
-        return _added_in_order(keys, values, exact)
     distinct, at = _distinct(keys)
     size = distinct[0].size
     sums = {name: np.bincount(at, value, size) for name, value in values.items()}
@@ -172,26 +227,23 @@ def _added(keys: Mapping[str, Column], values: Mapping[str, Array], exact: bool)
 
 
 def _added_in_order(
-    keys: Mapping[str, Column], values: Mapping[str, Array], exact: bool, in_runs: bool = False
+    keys: Mapping[str, Column], values: Mapping[str, Array], in_runs: bool = False
 ) -> pl.DataFrame:
     """Return the sums of values by distinct keys, which are many: they are sorted.
 
     Args:
-        keys: As for `_added`, but that numbers that are not integers are cells already.
+        keys: As for `_added`; or floats, of which a cell holds equal ones.
         values: As for `_added`.
-        exact: As for `_added`.
         in_runs: True if the rows are those of a few tables that are sorted.
     """
-    columns = [
-        column if column.dtype.kind in "iu" else bits_of(column) if exact else codes_of(column)
-        for column in keys.values()
-    ]
+    columns = [column if column.dtype.kind in "iu" else bits_of(column) for column in keys.values()]
     order, firsts = in_order(columns, in_runs)
     size = columns[0].size
     found = {name: column[order][firsts] for name, column in keys.items()}
+    are_equal = "cell" in found and found["cell"].dtype.kind == "f"
     sums: dict[str, Array] = {}
     for name, value in values.items():
-        if exact and name == "predictions" and "cell" in found:  # they are equal
+        if are_equal and name == "predictions":
             sums[name] = found["cell"] * (sums["positives"] + sums["negatives"])
         else:
             ordered = value[order]
@@ -203,13 +255,11 @@ def _added_in_order(
 
 def _frame(keys: Mapping[str, Column], values: Mapping[str, Column]) -> pl.DataFrame:
     dtypes = {"group": pl.UInt32, "part": pl.UInt8}
-    return pl.DataFrame(
-        {
-            name: pl.Series(column).cast(dtypes.get(name, pl.Float64))
-            for name, column in keys.items()
-        }
-        | {**values}
-    )
+    named = {}
+    for name, column in keys.items():
+        is_coded = name not in dtypes and column.dtype.kind in "iu"
+        named[name] = pl.Series(values_of(column) if is_coded else column, dtype=dtypes.get(name))
+    return pl.DataFrame({**named, **values})
 
 
 def _distinct(keys: Mapping[str, Column]) -> tuple[list[Column], Numbers]:
@@ -234,8 +284,5 @@ def _distinct(keys: Mapping[str, Column]) -> tuple[list[Column], Numbers]:
 
 
 def _of_column(column: Column) -> tuple[Column, Numbers]:
-    """Return the distinct integers or cells of a column, and for each row the number of its own."""
-    if column.dtype.kind in "iu":
-        return compact(column, int(column.max()) + 1 if column.size else 0)
-    codes, at = compact(codes_of(column), CODES)
-    return values_of(codes), at
+    """Return the distinct integers of a column, and for each row the number of its own."""
+    return compact(column, int(column.max()) + 1 if column.size else 0)

@@ -11,7 +11,7 @@ from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.portions import in_threads, portions_of
 from monolith_keras_metrics.insight.rows import WINDOW, By, Plan, Time, Visits, plan_of
 from monolith_keras_metrics.insight.state import State, named_measures
-from monolith_keras_metrics.insight.tables import PARTS, TABLES, Form, needed
+from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 from monolith_keras_metrics.insight.visits import Facts
 
 _COUNTS = ("examples", "unlabelled", "invalid", "revisits", "users")
@@ -61,14 +61,9 @@ class Ask(NamedTuple):
 
     def form(self, plan: Plan, columns: Sequence[str]) -> Form:
         """Return the form of the state."""
-        chosen = chosen_measures(self.measures, columns)
-        tables = needed(chosen, self.users)
-        if self.exact and self.intervals:
-            # Exact cells of each part would not fit into memory, and intervals need none.
-            tables += tuple(name for name in TABLES if name.removeprefix("exact_") in tables[1:]
-                            and name not in tables)  # fmt: skip
-        exact, parts = self.exact and not self.intervals, PARTS if self.intervals else 1
-        return Form(plan.groups, self.weighted, exact, parts, tables)
+        parts = PARTS if self.intervals else 1
+        tables = needed(chosen_measures(self.measures, columns), parts, self.users)
+        return Form(plan.groups, self.weighted, self.exact, parts, tables)
 
 
 def of_records(records: pl.LazyFrame, ask: Ask) -> State:

@@ -16,6 +16,7 @@ Values = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 CODES = 1 << 18
+MOST_BITS = 16  # that may be left out: all but a sign, and the one that is set from 1/2 on
 _AT_ONCE = 1 << 15  # whose intermediate results stay in the processor's cache
 _DROPPED = np.uint32(15)  # bits of a float32 that are not in a code
 _LOWER = (1 << 17) - 1
@@ -50,6 +51,49 @@ def ranks_of(codes: Codes) -> Codes:
     lower = codes & _LOWER
     signed = lower ^ np.where(lower & int(_MINUS_ZERO), _LOWER, int(_MINUS_ZERO))
     return np.where(codes & int(_UPPER), signed ^ (_LOWER | int(_UPPER)), signed)
+
+
+def coarser(codes: Codes, bits: Codes) -> Codes:
+    """Return the codes of larger cells, each of several cells that are next to each other.
+
+    Args:
+        codes: The codes of cells, shape `(n,)`.
+        bits: How many of the lowest bits are not told apart, from 0 to `MOST_BITS`, shape `(n,)`.
+    """
+    larger = codes >> bits << bits
+    larger[(larger & _LOWER) == int(_MINUS_ZERO)] ^= int(_MINUS_ZERO)
+    return larger
+
+
+def bits_too_many(groups: Codes, codes: Codes, most: int) -> Codes:
+    """Return for each group how many bits are to be left out, to have at most so many cells.
+
+    The fewer cells there are, the fewer bits are left out: never more for some records than for
+    these and others.
+
+    Args:
+        groups: The group of each cell, from 0, shape `(n,)`.
+        codes: The codes of the cells, shape `(n,)`.
+        most: The largest number of cells of a group.
+
+    Returns:
+        Numbers for `coarser`, shape `(groups,)`.
+    """
+    sizes = np.bincount(groups)
+    number = sizes.size
+    if sizes.max(initial=0) <= most:
+        return np.zeros(number, np.int64)
+    ordered = np.sort(groups * CODES + codes)
+    # Neighbours are in one cell as soon as all bits are left out in which they differ.
+    _, differing = np.frexp((ordered[1:] ^ ordered[:-1]).astype(np.float64))
+    within = ordered[1:] // CODES == ordered[:-1] // CODES
+    size = MOST_BITS + 3
+    places = ordered[1:][within] // CODES * size + differing[within]
+    pairs = np.bincount(places, minlength=number * size).reshape(number, size)
+    cells = pairs[:, ::-1].cumsum(axis=1)[:, ::-1]  # neighbours that differ in so many bits or more
+    cells += (sizes > 0)[:, None]
+    bits: Codes = (cells[:, 1:] > most).sum(axis=1).clip(max=MOST_BITS)
+    return bits
 
 
 def values_of(codes: Codes) -> Values:

@@ -105,7 +105,7 @@ def check(
     _check_share(false_alarms)
     (recent,), moves = _lately([lazy(records)], last)
     plan = plan_of(recent, by, None, "req_time", weighted, visits, COLUMNS)
-    form = Form(plan.groups, weighted, False, PARTS, needed(_measured(parsed)))
+    form = Form(plan.groups, weighted, False, PARTS, needed(_measured(parsed), PARTS))
     return _decided(of_plan(plan, form), parsed, targets, moves, false_alarms)
 
 

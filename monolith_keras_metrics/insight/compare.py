@@ -123,14 +123,15 @@ class Paired(NamedTuple):
 
     def layers(self, measures: Sequence[Measure], parts: int) -> tuple[Layers, Layers]:
         """Return the measures of either training on the pairs."""
-        form = Form(self.groups, self.weighted, False, parts, needed(measures))
+        tables = needed(measures, parts)
         # Of two models that are nearly the same, coarse cells would blur what differs.
+        form = Form(self.groups, self.weighted, False, parts, tables, coarse=False)
         states = []
         adding = steps.begin("adding up", 2, "trainings")
         for side in ("a", "b"):
             states.append(State.of_rows([self.pairs.rows(side)], self.keys, form))
             adding.done += 1
-        one, other = (layers_of(state, measures, None) for state in states)
+        one, other = (layers_of(state, measures) for state in states)
         return one, other
 
 

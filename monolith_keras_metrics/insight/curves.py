@@ -23,10 +23,6 @@ Array = npt.NDArray[np.float64]
 EPSILON = 2.0**-23
 _NEWTON_STEPS = 60
 _NEAR = 2e-8  # what is left after so small a Newton step is less than its square
-# What `coarse` tells apart: shares of the positives and of the negatives, steps of the log odds.
-_POSITIVES, _NEGATIVES, _STEPS = 192, 64, 4
-# The largest number of coarse cells. Log odds are between -16 and 16, and three cells are kept.
-COARSE = _POSITIVES + _NEGATIVES + 32 * _STEPS + 3
 
 
 class Cells(NamedTuple):
@@ -146,30 +142,6 @@ def shifted_log_loss(cells: Cells, factor: Array) -> Array:
     """Return the log loss after all odds were multiplied by `factor`."""
     odds = _odds(cells.predictions, cells.weights) * factor[..., None]
     return _log_loss(cells, odds / (1 + odds))
-
-
-def coarse(cells: Cells) -> npt.NDArray[np.int64]:
-    """Return the number of the coarse cell of each cell, from 0.
-
-    A coarse cell is a small share of the positives and of the negatives, however rare they are, and
-    a small range of log odds. It begins where a further share or step does; and after the cells
-    that decide `ks` and `ecce`. If there are few cells, each is its own.
-    """
-    ranks = np.arange(cells.examples.shape[-1])
-    if ranks.size <= COARSE:
-        return np.broadcast_to(ranks, cells.examples.shape)
-    number: Array = np.floor(_STEPS * np.log(_odds(cells.predictions, cells.weights)))
-    for values, shares in ((cells.positives, _POSITIVES), (cells.negatives, _NEGATIVES)):
-        seen = _divide(np.cumsum(values, axis=-1), values.sum(axis=-1, keepdims=True))
-        number += np.floor(np.clip(np.nan_to_num(seen), 0, 1) * shares)
-    for sums in (np.abs(_distances(cells)), _errors(cells), -_errors(cells)):
-        number += ranks > sums.argmax(axis=-1)[..., None]
-    # Numbers that no cell has are skipped.
-    found = np.zeros(number.shape, np.int64)
-    is_new = np.diff(np.maximum.accumulate(number, axis=-1), axis=-1) > 0
-    np.cumsum(is_new, axis=-1, out=found[..., 1:])
-    are_few = (cells.examples > 0).sum(axis=-1, keepdims=True) <= COARSE
-    return np.where(are_few, ranks, found)
 
 
 def recalibrated_log_loss(cells: Cells) -> Array:

@@ -96,7 +96,6 @@ def distribution_of(state: State, bins: int = 50) -> pl.DataFrame:
     )
     groups = state.groups.with_row_index(_GROUP).sort(order, *state.keys, nulls_last=True)
     cells = state.tables["cells"].rename({"group": _GROUP})
-    cells = cells.group_by(_GROUP, "cell").agg(pl.col(*_SUMS).sum())
     odd = state.tables["sums"].select(pl.col("group").alias(_GROUP), "other_labels", "outside")
     found = [_NOTHING]
     for target in state.targets:

@@ -1,9 +1,4 @@
-"""The groups of a `State` and their sums as arrays, with each part of the users left out.
-
-A measure is computed from the cells of all users. Its standard error is computed from the same
-cells, merged to fewer, and without each part of the users: there are as many of these sums as
-parts, and nobody needs a standard error to more than a hundredth of itself.
-"""
+"""The groups of a `State` and their sums as arrays, with each part of the users left out."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import polars as pl
 
-from monolith_keras_metrics.insight import curves, steps
+from monolith_keras_metrics.insight import steps
 from monolith_keras_metrics.insight.chunks import Chunk, Layout, Rows, Table
 from monolith_keras_metrics.insight.curves import Array, Cells
 from monolith_keras_metrics.insight.keys import Numbers
@@ -35,17 +30,16 @@ class Groups:
     Args:
         state: The state.
         leave_out: Whether to have the sums without each part, too.
-        merging: Returns the number of the larger cell of each cell, from the cells of all users,
-            shape `(groups, cells)`. None leaves cells as they are.
+        merging: For the sums without each part: returns the number of the larger cell of each
+            cell, given the cells of all users, shape `(groups, cells)`. None leaves cells as they
+            are.
 
     Attributes:
         frame: A row per target and group: `target`, the keys, and the counts; without `users` if
             the state does not have them.
     """
 
-    def __init__(
-        self, state: Tables, leave_out: bool, merging: Merging | None = curves.coarse
-    ) -> None:
+    def __init__(self, state: Tables, leave_out: bool, merging: Merging | None = None) -> None:
         tables = state.tables
         sums = tables["sums"]
         keys = state.keys
@@ -78,34 +72,32 @@ class Groups:
         if "user_cells" in tables:
             sums = _with_user_aucs(sums, tables["user_cells"])
         self._sums = Table(sums, positions)
-        # Exact cells of a state with parts are of all users, and its other cells are for errors.
-        exact = {name: cell for name, cell in _CELLS.items() if f"exact_{name}" in tables}
-        self._exact = state.form.exact or bool(exact)
-        self._without = {
+        self._exact = state.form.exact
+        there = {name: cell for name, cell in _CELLS.items() if name in tables}
+        self._whole = {
             name: Table(tables[name], positions, cell, state.form.exact)
-            for name, cell in _CELLS.items()
-            if name in tables and (leave_out or name not in exact)
+            for name, cell in there.items()
         }
-        self._whole = self._without | {
-            name: Table(tables[f"exact_{name}"], positions, cell, exact=True)
-            for name, cell in exact.items()
+        self._without = {
+            name: Table(tables[f"part_{name}"], positions, cell, exact=False)
+            for name, cell in there.items()
+            if leave_out
         }
 
     def together(self) -> Iterator[Numbers]:
         """Yield the positions of groups that are to be one chunk, until all were there."""
-        whole, merged = np.zeros((2, self.frame.height), np.int64)
-        for name, table in self._without.items():
-            whole += self._whole[name].sizes
-            is_merged = name == "cells" and self._merging is not None
-            merged += np.minimum(table.sizes, curves.COARSE) if is_merged else table.sizes
+        whole, without = np.zeros((2, self.frame.height), np.int64)
+        for name, table in self._whole.items():
+            whole += table.sizes
+            without += self._without[name].sizes if self._parts else 0
         layers = (1 + self._sums.heights) * (self._parts > 0)
         # Groups of similar sizes go together, since the smaller are padded.
-        order = np.argsort(whole + layers * merged, kind="stable")
+        order = np.argsort(whole + layers * without, kind="stable")
         start = 0
         measuring = steps.begin("measuring", order.size, "groups")
         while start < order.size:
             some = order[start : start + _GROUPS_AT_ONCE]
-            most = [np.maximum.accumulate(values[some]) for values in (whole, layers, merged)]
+            most = [np.maximum.accumulate(values[some]) for values in (whole, layers, without)]
             costs = most[0] + _NUMBERS + most[1] * (most[2] + _NUMBERS)
             fitting = costs * np.arange(1, some.size + 1) <= _VALUES_AT_ONCE
             end = start + max(1, int(fitting.sum()))
@@ -115,15 +107,12 @@ class Groups:
     def chunk(self, positions: Numbers) -> Chunk:
         """Return the sums of groups at some positions."""
         sums = self._sums.of(positions)
-        without = {name: table.of(positions) for name, table in self._without.items()}
-        whole = {
-            name: without[name] if table is self._without[name] else table.of(positions)
-            for name, table in self._whole.items()
-        }
+        whole = {name: table.of(positions) for name, table in self._whole.items()}
         of_all = self._of(positions, sums, whole, Rows.total)
         if not self._parts:
             return Chunk(of_all, None, Layout.of(sums, 0))
         layout = Layout.of(sums, self._parts)
+        without = {name: table.of(positions) for name, table in self._without.items()}
         larger = None
         if self._merging and "cells" in without:
             cells = [without["cells"].total(name)[:, 0] for name in Cells._fields]

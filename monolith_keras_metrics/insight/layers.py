@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight.curves import Array, coarse
-from monolith_keras_metrics.insight.groups import Groups, Merging
+from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.groups import Groups
 from monolith_keras_metrics.insight.measures import Measure
 from monolith_keras_metrics.insight.state import State
 
@@ -47,17 +47,14 @@ class Layers(NamedTuple):
         return Layers(groups, of, chosen(self.there, False), chosen(self.shares, 0.0))
 
 
-def layers_of(
-    state: State, measures: Sequence[Measure], merging: Merging | None = coarse
-) -> Layers:
+def layers_of(state: State, measures: Sequence[Measure]) -> Layers:
     """Return the measures of a state.
 
     Args:
         state: The state.
         measures: The measures.
-        merging: As for `Groups`.
     """
-    groups = Groups(state, state.form.parts > 1, merging)
+    groups = Groups(state, state.form.parts > 1)
     layers = 1 + (state.form.parts if state.form.parts > 1 else 0)
     shape = (groups.frame.height, layers)
     found = Layers(

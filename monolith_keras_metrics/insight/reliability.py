@@ -43,7 +43,8 @@ def reliability(
     """Return what came true of predictions of each size.
 
     The examples of a group, in the order of their predictions, are divided into bins of equal
-    weight. (Predictions that are equal, or nearly so, stay together, so there may be fewer bins.)
+    weight, as far as a state tells predictions apart: it has about 200 cells of them. (Predictions
+    that are equal stay together, so there may be fewer bins.)
     Where `mean_prediction` is outside `low` to `high`, the model is not calibrated.
 
     Args:

@@ -1,14 +1,14 @@
 """A `State`: sums of records, from which every measure is computed.
 
 Everything in it is a sum per target, group of records, and part of the users, so the states of
-files, workers and machines are merged by adding. It has up to seven tables:
+files, workers and machines are merged by adding. It has up to seven tables (see `tables`):
 
 - `sums`: the sums and counts of `measures.SUMS` and `measures.COUNTS`;
 - `cells`: positives, negatives and predictions of each cell of the predictions (see `cells`);
 - `delays`: the weight of each cell of the delays between request and training;
+- `part_cells`, `part_delays`: the same of each part of the users, of larger cells;
 - `users`: each user once;
-- `user_cells`: the positives and negatives of each user's predictions, for measures within users;
-- `exact_cells`, `exact_delays`: the same as `cells` and `delays` of equal numbers, of all parts.
+- `user_cells`: the positives and negatives of each user's predictions, for measures within users.
 
 *Parts* are 100 groups of users, by a hash of their uid. Intervals come from leaving out one part
 after the other. Without intervals, all users are in one part.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import polars as pl
 
 from monolith_keras_metrics.insight import adding, stored
@@ -209,14 +210,14 @@ def _merged(states: Sequence[Tables]) -> Tables:
     groups, numbers = adding.grouped(
         pl.concat([state.groups for state in states], how="vertical_relaxed")
     )
-    tables = {}
-    for name in form.tables:
-        renumbered = []
-        first = 0
-        for state in states:
-            own = pl.Series("group", numbers[first : first + state.groups.height], pl.UInt32)
-            first += state.groups.height
-            table = state.tables[name]
-            renumbered.append(table.with_columns(own.gather(table.get_column("group"))))
-        tables[name] = adding.added(pl.concat(renumbered, how="vertical_relaxed"), name, form.exact)
-    return Tables(form, [*targets], groups, tables)
+    ends = np.cumsum([state.groups.height for state in states])
+    of_each = np.split(numbers, ends[:-1])
+
+    def together(name: str) -> pl.DataFrame:
+        renumbered = (
+            adding.regrouped(state.tables[name], own)
+            for state, own in zip(states, of_each, strict=True)
+        )
+        return pl.concat(renumbered, how="vertical_relaxed")
+
+    return Tables(form, [*targets], groups, adding.added(together, form))

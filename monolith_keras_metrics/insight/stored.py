@@ -2,24 +2,27 @@
 
 A row of the file is a row of one table, which `_TABLE` names; columns of other tables are null. The
 first row describes the file, as JSON: a mark, the version of this format, the form, the targets,
-and what else its writer wants to keep with it.
+the number of rows of each table, and what else its writer wants to keep with it. Then the tables
+follow one after the other, so that of each only its own rows and columns are read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import pathlib
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from monolith_keras_metrics.insight.tables import TABLES, Form, Tables
 
-VERSION = 1
+VERSION = 2
 _MARK = "monolith_keras_metrics state"
 _TABLE = "\ntable"  # no user's column has these names
 _ABOUT = "\nabout"
@@ -53,15 +56,16 @@ def write(state: Tables, path: str | os.PathLike[str], notes: dict[str, Any] | N
     Raises:
         OSError: If it cannot be written.
     """
+    frames = {_GROUPS: state.groups, **state.tables}
     about = {
         "mark": _MARK,
         "version": VERSION,
         "form": state.form._asdict(),
         "targets": state.targets,
         "keys": state.keys,
+        "rows": {name: frame.height for name, frame in frames.items()},
         "notes": notes or {},
     }
-    frames = {_GROUPS: state.groups, **state.tables}
     rows = [
         pl.DataFrame({_TABLE: [""], _ABOUT: [json.dumps(about)]}),
         *(
@@ -105,20 +109,17 @@ def read(path: str | os.PathLike[str]) -> tuple[Tables, dict[str, Any]]:
     if not file.exists():
         raise FileNotFoundError(f"`path` must be a file with a state. Received: {str(file)!r}")
     try:
-        rows = pl.read_parquet(file, glob=False, hive_partitioning=False)
-        first = rows.get_column(_ABOUT)[0] if _ABOUT in rows.columns and rows.height else None
-        about = json.loads(first) if first else {}
+        rows = pl.scan_parquet(file, glob=False, hive_partitioning=False)
+        about = _described(rows)
         if about.get("mark") != _MARK or about["version"] != VERSION:
             raise ForeignError(file, _about(about))
         form = dict(about["form"], **{k: tuple(about["form"][k]) for k in ("groups", "tables")})
+        columns = {name: [*TABLES[name].keys, *TABLES[name].sums] for name in form["tables"]}
+        columns = {_GROUPS: ["target", *about["keys"]], **columns}
+        ends = itertools.accumulate([1, *(about["rows"][name] for name in columns)])
         tables = {
-            name: rows.filter(pl.col(_TABLE) == name).select(
-                pl.col(f"{name}.{column}").alias(column) for column in columns
-            )
-            for name, columns in (
-                (_GROUPS, ["target", *about["keys"]]),
-                *((name, [*TABLES[name].keys, *TABLES[name].sums]) for name in form["tables"]),
-            )
+            name: _table(rows, start, about["rows"][name], name, own)
+            for (name, own), start in zip(columns.items(), ends, strict=False)
         }
         groups = tables.pop(_GROUPS)
         if any((table.get_column("group") >= groups.height).any() for table in tables.values()):
@@ -128,6 +129,26 @@ def read(path: str | os.PathLike[str]) -> tuple[Tables, dict[str, Any]]:
         raise ForeignError(file, f"damage: {str(error).strip().splitlines()[0]}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ForeignError(file, f"what is no state: {error!r}") from error
+
+
+def _described(rows: pl.LazyFrame) -> dict[str, Any]:
+    """Return what the first row says; nothing if it is none of a state."""
+    if _ABOUT not in rows.collect_schema():
+        return {}
+    first = rows.select(_ABOUT).head(1).collect().to_series().to_list()
+    about: dict[str, Any] = json.loads(first[0]) if first and first[0] else {}
+    return about
+
+
+def _table(
+    rows: pl.LazyFrame, start: int, height: int, name: str, columns: Sequence[str]
+) -> pl.DataFrame:
+    """Return a table, whose rows begin at `start`."""
+    named = [f"{name}.{column}" for column in columns]
+    found = rows.slice(start, height).select(_TABLE, *named).collect()
+    if found.height != height or not (found.get_column(_TABLE) == name).all():
+        raise KeyError(name)
+    return found.drop(_TABLE).rename(dict(zip(found.columns[1:], columns, strict=True)))
 
 
 def _about(about: dict[str, Any]) -> str:

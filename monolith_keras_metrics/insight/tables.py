@@ -1,6 +1,12 @@
 """The tables of a state: sums of records, by target, group and part of the users.
 
 They have one form whoever made them, so that they can be added, kept and finished.
+
+A measure is computed from the cells of all users. Its standard error is computed from cells of each
+part of the users, which are fewer: there are as many of these sums as parts, and nobody needs a
+standard error to more than a hundredth of itself. So cells of parts leave out as many bits as are
+needed for a group to have at most `COARSE` (see `cells`). The number of bits depends on all of the
+group's cells, and not on the order in which states are merged.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from monolith_keras_metrics.insight.measures import COUNTS, SUMS, Measure
 from monolith_keras_metrics.records.ids import hashed_ids
 
 PARTS = 100
+COARSE = 256  # cells of a group; more of them change margins by less than a hundredth
 
 
 class Table(NamedTuple):
@@ -40,19 +47,20 @@ class Table(NamedTuple):
 _CELL_SUMS = ("positives", "negatives", "predictions", "examples")
 TABLES = {
     "sums": Table((), (*SUMS, *COUNTS)),
-    "cells": Table(("cell",), _CELL_SUMS),
-    "delays": Table(("delay",), ("weights",)),
+    "cells": Table(("cell",), _CELL_SUMS, in_parts=False),
+    "part_cells": Table(("cell",), _CELL_SUMS),
+    "delays": Table(("delay",), ("weights",), in_parts=False),
+    "part_delays": Table(("delay",), ("weights",)),
     "users": Table(("user",), (), in_parts=False),
     "user_cells": Table(("user", "cell"), ("positives", "negatives")),
-    "exact_cells": Table(("cell",), _CELL_SUMS, in_parts=False),
-    "exact_delays": Table(("delay",), ("weights",), in_parts=False),
 }
 
 
-def needed(measures: Iterable[Measure], users: bool = True) -> tuple[str, ...]:
+def needed(measures: Iterable[Measure], parts: int, users: bool = True) -> tuple[str, ...]:
     """Return the names of the tables that measures need, and that tell the number of users."""
     names = {"sums", *(["users"] if users else []), *(measure.needs for measure in measures)}
-    return tuple(name for name in TABLES if name in names)
+    in_parts = {f"part_{name}" for name in names} if parts > 1 else set()
+    return tuple(name for name in TABLES if name in names | in_parts)
 
 
 class Form(NamedTuple):
@@ -64,6 +72,7 @@ class Form(NamedTuple):
         exact: Whether a cell of `cells` and `delays` holds equal numbers only.
         parts: The number of parts of the users.
         tables: The names of the tables, of which the first is `"sums"`.
+        coarse: Whether the cells of parts are larger than those of all users.
     """
 
     groups: tuple[str, ...]
@@ -71,6 +80,7 @@ class Form(NamedTuple):
     exact: bool
     parts: int
     tables: tuple[str, ...]
+    coarse: bool = True
 
 
 class Tables:

@@ -99,12 +99,6 @@ def _window_of(state: State) -> str:
 def _regrouped(state: State, groups: pl.DataFrame) -> State:
     """Return the state with other groups: those with equal rows become one."""
     distinct, numbers = adding.grouped(groups)
-    of = pl.Series("group", numbers, pl.UInt32)
-    tables = {
-        name: adding.added(
-            table.with_columns(of.gather(table.get_column("group"))), name, state.form.exact
-        )
-        for name, table in state.tables.items()
-    }
+    tables = adding.added(lambda name: adding.regrouped(state.tables[name], numbers), state.form)
     form = state.form._replace(groups=tuple(distinct.columns[1:]))
     return State(form, state.targets, distinct, tables)

@@ -22,6 +22,7 @@ from monolith_keras_metrics.insight.page import changes
 from monolith_keras_metrics.insight.page.grain import window_of
 from monolith_keras_metrics.insight.page.wrong import wrong_slices
 from monolith_keras_metrics.insight.reliability import reliability_of
+from monolith_keras_metrics.insight.rows import By
 from monolith_keras_metrics.insight.slice_fields import chosen_fields
 from monolith_keras_metrics.insight.states import Records, answered, state_of
 from monolith_keras_metrics.insight.texts import text_of
@@ -38,7 +39,7 @@ _BY_TIME = (
     *("mae", "rmse", "bias"),
 )
 _OF_VALUES = ("positive_rate", "mean_prediction", "calibration", "auc", "mae", "bias")
-_OVER_TIME = ("positive_rate", "mean_prediction", "calibration", "bias")
+_BY_VALUE_AND_TIME = ("positive_rate", "mean_prediction", "calibration", "bias")
 _CHANGING = _COMPARED = ("calibration", "auc", "normalised_entropy", "mae", "rmse", "bias")
 _DELAYS = ("delay_p50", "delay_p95", "delay_p99")
 _POINTS = 168  # of a curve: a week of hours
@@ -89,24 +90,15 @@ def contents_of(
     chosen = known if fields is None else [*fields]
     window = window or window_of(facts["seconds"], _POINTS)
     coarse = window_of(facts["seconds"], _COLUMNS - 1)
-    measures = [*_BY_TIME, *(_DELAYS if facts["timed"] else ())]
-    overall = state_of(records, intervals=True)
-    by_time = state_of(records, window=window, measures=measures, intervals=True)
-    since = changes.recent_since(by_time)
+    over_time, since = _over_time(records, window, facts["timed"])
     tables = {
-        "summary": overall.finish(interval=INTERVAL),
-        "by_time": _dated(by_time.finish(measures, interval=INTERVAL)),
-        "verdicts": check_of(overall, rules),
+        **_of_all(records, rules),
+        **over_time,
         "slices": wrong_slices(records) if slices is None else slices,
-        "reliability": reliability_of(overall, interval=INTERVAL),
-        "distribution": distribution_of(overall),
         **_by_field(records, chosen, coarse),
     }
     if not isinstance(records, (pl.DataFrame, pl.LazyFrame)) and not _is_topic(records):
         tables["coverage"] = coverage(records)
-    if since is not None:
-        named = [MEASURES[name] for name in _CHANGING]
-        tables["changes"] = changes.changes(by_time, since, named, INTERVAL)
     if against is not None:
         tables |= _comparison(records, against, chosen, window)
     about = {
@@ -169,19 +161,44 @@ def _fields(frame: pl.LazyFrame) -> tuple[list[str], list[str]]:
     return few, [name for name in names if name not in few]
 
 
+def _of_all(records: Records, rules: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Return the tables of all records together."""
+    state = state_of(records, intervals=True)
+    return {
+        "summary": state.finish(interval=INTERVAL),
+        "verdicts": check_of(state, rules),
+        "reliability": reliability_of(state, interval=INTERVAL),
+        "distribution": distribution_of(state),
+    }
+
+
+def _over_time(
+    records: Records, window: str, timed: bool
+) -> tuple[dict[str, pl.DataFrame], dt.datetime | None]:
+    """Return the measures of each window of time, how they have changed, and since when."""
+    measures = [*_BY_TIME, *(_DELAYS if timed else ())]
+    state = answered(records, _asked((), window, measures, intervals=True))
+    tables = {"by_time": _dated(state.finish(measures, interval=INTERVAL))}
+    since = changes.recent_since(state)
+    if since is not None:
+        named = [MEASURES[name] for name in _CHANGING]
+        tables["changes"] = changes.changes(state, since, named, INTERVAL)
+    return tables, since
+
+
 def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str, pl.DataFrame]:
     """Return the measures of the values of each field, and those of each window of time."""
     of_values, over_time = [], []
     for name in fields:
-        measured = state_of(records, name, measures=_OF_VALUES, intervals=True)
+        measured = answered(records, _asked(name, None, _OF_VALUES, intervals=True))
         table = measured.finish(_OF_VALUES, INTERVAL)
         largest = (
             table.group_by(name).agg(pl.col("examples").sum()).top_k(_MOST_VALUES, by="examples")
         )
         shown = pl.col(name).is_in(largest[name].implode(), nulls_equal=True)
         of_values.append(_named(table.filter(shown), name))
-        asked = Ask(name, window, "req_time", _OVER_TIME, False, True, "first", False, users=False)
-        timed = _dated(answered(records, asked).finish(_OVER_TIME))
+        asked = _asked(name, window, _BY_VALUE_AND_TIME, intervals=False)
+        timed = _dated(answered(records, asked).finish(_BY_VALUE_AND_TIME))
         over_time.append(_named(timed.filter(shown), name))
     if not fields:
         return {}
@@ -189,6 +206,11 @@ def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str,
         "by_value": pl.concat(of_values, how="diagonal"),
         "by_value_and_time": pl.concat(over_time, how="diagonal"),
     }
+
+
+def _asked(by: By, window: str | None, measures: Sequence[str], intervals: bool) -> Ask:
+    """Return what is asked of records for a table that does not count users."""
+    return Ask(by, window, "req_time", measures, intervals, True, "first", False, users=False)
 
 
 def _named(table: pl.DataFrame, field: str) -> pl.DataFrame:
