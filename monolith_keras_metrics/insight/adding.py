@@ -78,12 +78,10 @@ def added(table_of: Callable[[str], pl.DataFrame], form: Form) -> dict[str, pl.D
         else:
             columns = {key: table.get_column(key).to_numpy() for key in TABLES[name].keys}
             for cell in TABLES[name].own:
-                if name.startswith("part_"):
-                    whole = found[name.removeprefix("part_")]
-                    codes = codes_of(columns[cell])
-                    columns[cell] = _coarser(codes, columns["group"], whole, form)
-                elif not form.exact:
+                if name.startswith("part_") or not form.exact:
                     columns[cell] = codes_of(columns[cell])
+                if name == "part_cells" and form.coarse:
+                    columns[cell] = _coarser(columns[cell], columns["group"], found["cells"])
             values = {sum_: table.get_column(sum_).to_numpy() for sum_ in TABLES[name].sums}
             found[name] = _added_in_order(columns, values, in_runs=True)
     return found
@@ -94,16 +92,15 @@ def _of_users(cells: pl.DataFrame) -> pl.DataFrame:
     return cells.group_by(table.keys).agg(pl.col(table.sums).sum())
 
 
-def _coarser(codes: Codes, group: Column, whole: pl.DataFrame, form: Form) -> Codes:
+def _coarser(codes: Codes, group: Column, whole: pl.DataFrame) -> Codes:
     """Return the codes of cells of parts.
 
     Args:
         codes: The codes of narrow cells.
         group: Their groups.
         whole: The table of the cells of all users.
-        form: The form of the tables.
     """
-    if not form.coarse or not codes.size:
+    if not codes.size:
         return codes
     groups, names = (whole.get_column(name).to_numpy() for name in whole.columns[:2])
     bits = bits_too_many(groups.astype(np.int64), codes_of(names), COARSE)
@@ -180,8 +177,9 @@ def _of_cells(
     add = _added_in_order if form.exact else _added
     tables = {name: add({"group": group, cell: values if form.exact else codes}, sums)}
     if form.parts > 1:
-        larger = _coarser(codes, group, tables[name], form)
-        tables[f"part_{name}"] = _added({"group": group, "part": part, cell: larger}, sums)
+        if name == "cells" and form.coarse:
+            codes = _coarser(codes, group, tables[name])
+        tables[f"part_{name}"] = _added({"group": group, "part": part, cell: codes}, sums)
     return tables
 
 

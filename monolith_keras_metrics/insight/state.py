@@ -6,7 +6,7 @@ files, workers and machines are merged by adding. It has up to seven tables (see
 - `sums`: the sums and counts of `measures.SUMS` and `measures.COUNTS`;
 - `cells`: positives, negatives and predictions of each cell of the predictions (see `cells`);
 - `delays`: the weight of each cell of the delays between request and training;
-- `part_cells`, `part_delays`: the same of each part of the users, of larger cells;
+- `part_cells`, `part_delays`: the same of each part of the users;
 - `users`: each user once;
 - `user_cells`: the positives and negatives of each user's predictions, for measures within users.
 

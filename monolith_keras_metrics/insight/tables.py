@@ -7,6 +7,9 @@ part of the users, which are fewer: there are as many of these sums as parts, an
 standard error to more than a hundredth of itself. So cells of parts leave out as many bits as are
 needed for a group to have at most `COARSE` (see `cells`). The number of bits depends on all of the
 group's cells, and not on the order in which states are merged.
+
+Cells of delays stay as they are: the share of delays up to a percentile, of which it is to be told
+how it differs between parts, may be decided within one cell.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ class Form(NamedTuple):
         exact: Whether a cell of `cells` and `delays` holds equal numbers only.
         parts: The number of parts of the users.
         tables: The names of the tables, of which the first is `"sums"`.
-        coarse: Whether the cells of parts are larger than those of all users.
+        coarse: Whether the cells of predictions are larger for parts than for all users.
     """
 
     groups: tuple[str, ...]
