@@ -22,7 +22,7 @@ from monolith_keras_metrics.insight.page import changes
 from monolith_keras_metrics.insight.page.grain import window_of
 from monolith_keras_metrics.insight.page.wrong import wrong_slices
 from monolith_keras_metrics.insight.reliability import reliability_of
-from monolith_keras_metrics.insight.rows import By
+from monolith_keras_metrics.insight.rows import WINDOW, By
 from monolith_keras_metrics.insight.slice_fields import chosen_fields
 from monolith_keras_metrics.insight.states import Records, answered, state_of
 from monolith_keras_metrics.insight.texts import text_of
@@ -176,9 +176,15 @@ def _over_time(
     records: Records, window: str, timed: bool
 ) -> tuple[dict[str, pl.DataFrame], dt.datetime | None]:
     """Return the measures of each window of time, how they have changed, and since when."""
-    measures = [*_BY_TIME, *(_DELAYS if timed else ())]
-    state = answered(records, _asked((), window, measures, intervals=True))
-    tables = {"by_time": _dated(state.finish(measures, interval=INTERVAL))}
+    state = answered(records, _asked((), window, _BY_TIME, intervals=True))
+    by_time = state.finish(_BY_TIME, interval=INTERVAL)
+    if timed:  # cells of delays by user and window would be most of a state
+        delays = answered(records, _asked((), window, _DELAYS, intervals=False)).finish(_DELAYS)
+        keys = ["target", WINDOW]
+        by_time = by_time.join(
+            delays.select(*keys, *_DELAYS), on=keys, nulls_equal=True, maintain_order="left"
+        )
+    tables = {"by_time": _dated(by_time)}
     since = changes.recent_since(state)
     if since is not None:
         named = [MEASURES[name] for name in _CHANGING]
