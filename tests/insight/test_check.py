@@ -297,6 +297,7 @@ class TestPairs:
 
 
 ALARMS = benchmark("alarms")
+AMOUNTS = benchmark("amounts")
 
 
 def sums_of(records: pl.DataFrame) -> Any:
@@ -348,6 +349,13 @@ class TestAlarms:
         """At least in 90 % of trainings; of 50, chance may take two."""
         hours = ALARMS.hours_until_found(scenario, 50)
         assert (hours <= 60).mean() >= 0.86
+
+    def test_rules_about_amounts(self) -> None:
+        """The short form of `benchmarks/amounts.py`, with bounds that are right, and 50 % off."""
+        right = AMOUNTS.alarms("lognormal", 5_000, 5)
+        assert right == {"mae": 0, "rmse": 0, "bias": 0, "all together": 0}
+        off = AMOUNTS.alarms("lognormal", 5_000, 5, factor=1.5)
+        assert (off["mae"], off["rmse"], off["bias"]) == (1, 1, 0)
 
     def test_the_simulation_judges_as_check_does(self) -> None:
         """Sums of real records, judged by both, at each of 40 looks."""
