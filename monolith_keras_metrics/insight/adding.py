@@ -43,14 +43,14 @@ def of_frame(rows: pl.DataFrame, keys: Sequence[str], form: Form) -> Tables:
 
 def grouped(frame: pl.DataFrame) -> tuple[pl.DataFrame, Numbers]:
     """Return the distinct rows of a frame, in order, and for each row the number of its own."""
-    target = frame.get_column("target")
-    if frame.width == 1 and frame.height and (target == target[0]).all():
+    target, keys = frame.get_column("target"), frame.columns
+    if frame.height and (target == target[0]).all():
+        keys.remove("target")
+    if not keys:
         return frame.head(1), np.zeros(frame.height, np.int64)
-    found = frame.with_row_index(_ROW).group_by(frame.columns, maintain_order=True).agg(_ROW)
-    numbers = np.empty(frame.height, np.int64)
-    rows = found.get_column(_ROW)
-    numbers[rows.explode().to_numpy()] = np.arange(found.height).repeat(rows.list.len().to_numpy())
-    return found.select(frame.columns), numbers
+    first_of_group = frame.with_row_index(_ROW).select(pl.col(_ROW).first().over(keys)).to_series()
+    firsts, numbers = compact(first_of_group.to_numpy(), frame.height)
+    return frame[firsts], numbers
 
 
 def regrouped(table: pl.DataFrame, numbers: Numbers) -> pl.DataFrame:

@@ -16,7 +16,8 @@ share of the delays up to it does move. So the interval is that of the share, an
 delays at which the share of all delays reaches the ends (Woodruff 1952, "Confidence Intervals for
 Medians and Other Position Measures"). The longest delays are those of few users, and a sample that
 lacks the largest of these cannot tell. So the error is at least what it would be if large parts
-differed as much as small ones do.
+differed as much as small ones do; and ends are at equal distances from the share, and not in log
+odds, which puts them at longer delays.
 """
 
 from __future__ import annotations
@@ -107,9 +108,7 @@ def _percentile_ends(measure: Measure, chunk: Chunk, interval: float) -> list[Ar
         own, alike = (shares * squares).sum(axis=1), squares.sum(axis=1) * (shares**2).sum(axis=1)
         equal, t = _equal_parts(shares, interval)
         error = t * np.sqrt(np.maximum(own, alike) * equal / (equal - 1))
-        to, back = SCALES["logit"]
-        margin = error / (share * (1 - share))
-        ends = [back(to(np.float64(share)) + sign * margin) for sign in (-1, 1)]
+        ends = [np.clip(share + sign * error, 0, 1) for sign in (-1, 1)]
     delays = [delay_within(end[:, None], chunk.whole)[:, 0] for end in ends]
     return [np.where(np.isfinite(end), one, np.nan) for end, one in zip(ends, delays, strict=True)]
 
