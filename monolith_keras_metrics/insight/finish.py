@@ -94,7 +94,12 @@ def _columns(measure: Measure, chunk: Chunk, interval: float | None) -> dict[str
         columns = [measure(chunk.whole)[:, 0], *_percentile_ends(measure, chunk, interval)]
         return dict(zip(_names(measure, interval), columns, strict=True))
     layers = chunk.layers(measure)
-    columns = [layers[:, 0], *jackknife(layers, chunk.there, chunk.shares, measure.scale, interval)]
+    low, high = jackknife(layers, chunk.there, chunk.shares, measure.scale, interval)
+    if measure.is_peak:
+        lower = layers.copy()
+        lower[:, 0] -= chunk.raised(measure)
+        low = jackknife(lower, chunk.there, chunk.shares, measure.scale, interval)[0]
+    columns = [layers[:, 0], low, high]
     return dict(zip(_names(measure, interval), columns, strict=True))
 
 

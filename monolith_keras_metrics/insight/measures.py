@@ -128,6 +128,7 @@ class Measure:
             interval does not see that.)
         needs: The tables of a `State` that it needs, besides the sums.
         on_demand: True if it is computed only if it is named, since it costs more than all others.
+        is_peak: True if it is the largest of many values, which chance raises.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Measure:
     scale: Scale | None = "plain"
     needs: Literal["cells", "delays", "users", "user_cells"] | None = None
     on_demand: bool = False
+    is_peak: bool = False
 
     def __call__(self, sums: Sums) -> Array:
         """Return its value for each group; NaN where it is undefined."""
@@ -274,6 +276,7 @@ MEASURES = {
             "higher",
             "logit",
             needs="cells",
+            is_peak=True,
         ),
         Measure(
             "log_loss",

@@ -291,6 +291,18 @@ def test_intervals_hold_the_true_value_about_19_times_of_20(labels: str) -> None
         assert held >= 0.88, what
 
 
+@pytest.mark.slow
+def test_the_interval_of_ks_is_not_too_high() -> None:
+    """The largest of many distances is too large by chance, by half of its standard error."""
+    draw, users = BENCHMARK["sample"], 200
+    true = summary(draw(100_000, 1), measures="ks")["ks"].item()
+    several = pl.concat(draw(users, seed).with_columns(replicate=seed) for seed in range(2, 302))
+    found = summary(several, "replicate", measures="ks", interval=0.95)
+    assert (found["ks"] - true).mean() > 0.4 * (found["ks"] - true).std()
+    assert (found["ks_low"] > true).mean() < 0.065
+    assert (found["ks_high"] < true).mean() < 0.02
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
