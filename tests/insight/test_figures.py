@@ -47,6 +47,8 @@ class TestOverTime:
         assert (line["y0"], line["y1"], line["yref"]) == (1.0, 1.0, "y")
         assert figures.over_time(table, "calibration")["layout"]["yaxis"]["range"][1] > 1
         assert figures.over_time(table, "auc")["layout"]["shapes"] == []
+        whole = figures.over_time(table, "auc", whole=0.74)
+        assert [line["y0"] for line in whole["layout"]["shapes"]] == [0.74]
 
     def test_the_largest_groups_are_drawn_and_the_others_named(self) -> None:
         table = pl.concat(

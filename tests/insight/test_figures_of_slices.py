@@ -43,14 +43,30 @@ class TestComparison:
         table = pl.concat([self.table, self.table]).with_columns(pl.Series("country", HOSTILE[:2]))
         figure = figures.comparison(table, ["auc", "log_loss"])
         labels = list(map(html.unescape, figure["layout"]["yaxis"]["ticktext"]))
-        assert labels[1] == "AUC, country=a & b < c"
+        assert labels[1] == "AUC,<br>country=a & b < c"
         assert len(labels) == 4
+
+    def test_groups_that_are_worse_for_sure_come_first(self) -> None:
+        ends = {"far": (-0.2, 0.1), "worse": (0.01, 0.03), "better": (-0.3, -0.1)}
+        table = pl.concat(
+            [
+                compared(log_loss=(0.5, 0.5 + (low + high) / 2, low, high)).with_columns(
+                    country=pl.lit(name)
+                )
+                for name, (low, high) in ends.items()
+            ]
+        )
+        figure = figures.comparison(table, "log_loss")
+        labels = figure["layout"]["yaxis"]["ticktext"]
+        assert labels == ["country=worse", "country=far", "country=better"]
+        assert [trace["name"] for trace in figure["data"]][::2] == ["worse", "better"]
 
     def test_over_time(self) -> None:
         table = pl.concat([self.table] * 3).with_columns(window=pl.Series(windows(0, 1, 2)))
         figure = figures.comparison_over_time(table, "auc")
         assert figure["data"][1]["y"] == [0.1] * 3
         assert figure["data"][0]["y"][:3] == [0.05] * 3
+        assert figure["layout"]["yaxis"]["title"]["text"] == "b - a: above 0 is better"
         assert figure["layout"]["shapes"][0]["y0"] == 0.0
 
     def test_no_pairs(self) -> None:
@@ -80,6 +96,27 @@ class TestSlices:
         labels = figures.slices(table)["layout"]["yaxis"]["ticktext"]
         assert labels == ["country=wrong", "country=few", "country=right"]
 
+    def test_what_has_no_interval_may_be_right(self) -> None:
+        ends = [pl.when(country="known").then(f"calibration_{end}") for end in ("low", "high")]
+        table = of_slices(["few", "known"], [9.0, 1.2]).with_columns(ends)
+        figure = figures.slices(table)
+        assert figure["layout"]["yaxis"]["ticktext"] == ["country=known", "country=few"]
+        assert [trace["name"] for trace in figure["data"]] == ["predicts too much", "may be right"]
+
+    def test_a_pair_of_values_has_two_lines(self) -> None:
+        names = ["hour=7, distance=1028 to 1096", "a=b, c=d", "x" * 99, "one two " * 9, "<br>" * 6]
+        table = of_slices(names, [1.5] * 5).rename({"country": "slice"})
+        figure = figures.slices(table.with_columns(impact=pl.lit(1.0)))
+        lines = [one.split("<br>") for one in figure["layout"]["yaxis"]["ticktext"]]
+        assert lines[:2] == [["hour=7,", "distance=1028 to 1096"], ["a=b, c=d"]]
+        assert max(len(html.unescape(line)) for label in lines for line in label) <= 22
+        assert [len(label) for label in lines] == [2, 1, 2, 2, 2]
+        assert html.unescape("".join(lines[4])) == "<br>" * 6
+        svg = figure.svg()
+        assert ">hour=7,</text>" in svg
+        assert ">distance=1028 to 1096</text>" in svg
+        assert figure["layout"]["height"] > 5 * 32
+
     def test_the_worst_auc_is_first(self) -> None:
         table = of_slices(["b", "c", "a"], [0.7, 0.8, 0.6]).rename(
             lambda name: name.replace("calibration", "auc")
@@ -105,8 +142,8 @@ class TestSlices:
     def test_ratios_are_on_a_log_axis_with_ticks_apart(self) -> None:
         axis = figures.slices(of_slices(["a", "b"], [0.6, 3.0]))["layout"]["xaxis"]
         assert axis["type"] == "log"
-        assert axis["tickvals"] == [0.5, 0.8, 1, 1.2, 1.5, 2, 3]
-        assert axis["ticktext"] == ["0.5", "0.8", "1", "1.2", "1.5", "2", "3"]
+        assert axis["tickvals"] == [0.5, 0.7, 1, 1.5, 2, 3]
+        assert axis["ticktext"] == ["0.5", "0.7", "1", "1.5", "2", "3"]
         near = figures.slices(of_slices(["a"], [1.002], width=0.001))["layout"]["xaxis"]
         assert len(near["tickvals"]) >= 3
 

@@ -51,7 +51,7 @@ class Axis:
         low, high = sorted((self._first, self._last))
         chosen = self._settings.get("tickvals")
         if chosen is not None:
-            texts = [html.unescape(text) for text in self._settings["ticktext"]]
+            texts = [html.unescape(one.replace("<br>", "\n")) for one in self._settings["ticktext"]]
             found = [(self._number(one), text) for one, text in zip(chosen, texts, strict=True)]
         elif self._kind == "date":
             found = list(scales.date_ticks(low, high, most))
@@ -98,8 +98,8 @@ class Axis:
 
 
 def width_of(text: str) -> float:
-    """Return about how wide a text is, in pixels."""
-    return len(text) * _CHARACTER
+    """Return about how wide a text is, in pixels; of several lines, the longest."""
+    return max(map(len, text.split("\n"))) * _CHARACTER
 
 
 def apart(ticks: Sequence[tuple[float, str]], size: float | None = None) -> list[tuple[float, str]]:

@@ -30,6 +30,7 @@ from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.texts import text_of, with_interval, words_of
 
 _OTHER = Kind("different", BLUE, "triangle-up")
+_ORDER = (WORSE, _OTHER, NEAR, BETTER)
 # At a glance; others are computed from the same, or differ by more than their size by chance.
 _COMPARED = ("calibration", "auc", "gauc", "pr_auc", "log_loss", "normalised_entropy", "brier",
              "mae", "rmse")  # fmt: skip
@@ -38,8 +39,9 @@ _COMPARED = ("calibration", "auc", "gauc", "pr_auc", "log_loss", "normalised_ent
 def comparison(table: pl.DataFrame, measures: str | Sequence[str] | None = None) -> Figure:
     """Draw by how much two trainings differ, with intervals: is `b` better than `a`?
 
-    One measure is drawn as it is. Several are drawn as a percentage of the value of `a`, so that
-    they fit one axis.
+    One measure is drawn as it is, and its groups come with those first that are worse for sure.
+    Several are drawn as a percentage of the value of `a`, so that they fit one axis. At most 40 rows
+    are drawn: of groups, those with most examples.
 
     Args:
         table: What `compare` returns, without `window`, of one target.
@@ -54,12 +56,17 @@ def comparison(table: pl.DataFrame, measures: str | Sequence[str] | None = None)
     for name in names:
         check_measure(name, table, f"{name}_diff", "`compare`")
     in_percent = len(names) > 1
+    groups = groups_of(table)
+    shown = table.sort("examples", descending=True, maintain_order=True).head(MOST)
     rows = [
         row
         for name in names
-        for one in table.head(MOST).iter_rows(named=True)
-        if (row := _difference_row(one, name, in_percent, groups_of(table))) is not None
+        for one in shown.iter_rows(named=True)
+        if (row := _difference_row(one, name, in_percent, groups)) is not None
     ][:MOST]
+    if groups and not in_percent:
+        sign = -1 if MEASURES[names[0]].better == "lower" else 1
+        rows.sort(key=lambda row: (_ORDER.index(row.kind), sign * row.value))
     title = f"Difference of b and a{of_target(target)}"
     if not rows:
         return nothing(title, "There is nothing to compare: no example is in both.")
@@ -78,7 +85,10 @@ def _difference_row(
     if a is None or b is None or value is None or (in_percent and not a):
         return None
     better = MEASURES[name].better
-    text = ", ".join(one for one in (words_of(name), group_text(row, groups)) if one)
+    of_group = group_text(row, groups)
+    text = of_group if of_group and not in_percent else words_of(name)
+    if of_group and in_percent:
+        text = f"{text}, {of_group}"
     kind = NEAR
     if low is not None and high is not None and not low <= 0 <= high:
         kind = _verdict(a, b, better)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,14 +18,14 @@ from monolith_keras_metrics.insight.figures.figure import (
     number,
     numbers,
     reference,
+    shortened,
 )
-from monolith_keras_metrics.insight.figures.given import label
 from monolith_keras_metrics.insight.figures.scales import log_texts, log_ticks, spread
-from monolith_keras_metrics.insight.texts import with_interval
+from monolith_keras_metrics.insight.texts import text_of, with_interval
 
 MOST = 40  # rows
-_LONGEST = 34  # characters of a row's label
-_ROW = 22  # pixels
+_LONGEST = 22  # characters of a line of a row's label, so that a phone has room for the drawing
+_ROW, _TALL_ROW = 22, 36  # pixels; tall ones have labels of two lines
 _BESIDE = 120  # pixels of axis, title and legend
 # Ratios that people know, the best known first.
 _RATIOS = (1, 0.1, 10, 0.5, 2, 0.2, 5, 0.8, 1.2, 1.5, 3, 0.7, 0.9, 1.1, 0.95, 1.05, 0.01, 100)
@@ -64,6 +65,8 @@ def forest(
     rows: Sequence[Row], title: str, text: str, axis: str, line: float | None, is_ratio: bool
 ) -> Figure:
     """Return the figure of rows, the first at the top."""
+    labels = [_lines(row.label) for row in rows]
+    is_tall = any(len(lines) > 1 for lines in labels)
     kinds = list(dict.fromkeys(row.kind for row in rows))
     traces = [_points([(at, row) for at, row in enumerate(rows) if row.kind == kind], kind)
               for kind in kinds]  # fmt: skip
@@ -81,14 +84,31 @@ def forest(
                 "title": {"text": ""},
                 "range": [len(rows) - 0.5, -0.5],
                 "tickvals": list(range(len(rows))),
-                "ticktext": [markup(label(row.label, _LONGEST)) for row in rows],
+                "ticktext": ["<br>".join(map(markup, lines)) for lines in labels],
                 "automargin": True,
             },
             shapes=[] if line is None else [reference(line, "x")],
-            height=_BESIDE + _ROW * len(rows),
+            height=_BESIDE + (_TALL_ROW if is_tall else _ROW) * len(rows),
             showlegend=kinds != [PLAIN],
         ),
     )
+
+
+def _lines(text: str) -> list[str]:
+    """Return a label in at most two lines: of a pair of values, one in each.
+
+    Example:
+    >>> _lines("hour=7, distance=1028 to 1096"), _lines("carrier=DL")
+    (['hour=7,', 'distance=1028 to 1096'], ['carrier=DL'])
+    """
+    text = text_of(text)
+    if len(text) <= _LONGEST - 4:
+        return [text]
+    first, comma, rest = text.partition(", ")
+    if comma and max(len(first) + 1, len(rest)) <= _LONGEST:
+        return [f"{first},", rest]
+    line = next(iter(textwrap.wrap(text, _LONGEST)), "")
+    return [line, shortened(text[len(line) :].strip(), _LONGEST)]
 
 
 def _points(rows: Sequence[tuple[int, Row]], kind: Kind) -> dict[str, Any]:

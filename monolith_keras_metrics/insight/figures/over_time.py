@@ -42,7 +42,7 @@ _DELAYS = ("delay_p50", "delay_p95", "delay_p99")
 _TABLE = "`summary` with `window`"
 
 
-def over_time(table: pl.DataFrame, measure: str) -> Figure:
+def over_time(table: pl.DataFrame, measure: str, whole: float | None = None) -> Figure:
     """Draw a measure over time: a line with its interval as a band, and gaps without a value.
 
     Of several groups, the 6 with most examples are drawn, and the description names the others.
@@ -52,6 +52,8 @@ def over_time(table: pl.DataFrame, measure: str) -> Figure:
     Args:
         table: What `summary(..., window=...)` returns, best with `interval`, of one target.
         measure: The measure.
+        whole: Where a line of dashes stands, such as the measure of all records. Default: the best
+            value, if it is a number.
 
     Raises:
         ValueError: If `table` has several targets or lacks a column, or `measure` is unknown.
@@ -73,8 +75,9 @@ def over_time(table: pl.DataFrame, measure: str) -> Figure:
     best = MEASURES[measure].better
     words = words_of(measure)
     title = f"{words[0].upper()}{words[1:]}{of_target(target)}, over time"
-    line = best if isinstance(best, float) else None
-    return _drawn(table, measure, title, _with_best(words, best), line)
+    if whole is None and isinstance(best, float):
+        whole = best
+    return _drawn(table, measure, title, _with_best(words, best), whole)
 
 
 def comparison_over_time(table: pl.DataFrame, measure: str) -> Figure:
@@ -92,7 +95,9 @@ def comparison_over_time(table: pl.DataFrame, measure: str) -> Figure:
     target = target_of(table, [WINDOW, "examples"], made_by)
     words = words_of(measure)
     title = f"Difference in {words}{of_target(target)} (b - a), over time"
-    axis = _with_best(f"{words}, b - a", MEASURES[measure].better)
+    # The title names the measure: with its name, this text would be longer than the axis.
+    side = {"higher": ": above 0 is better", "lower": ": below 0 is better"}
+    axis = "b - a" + side.get(str(MEASURES[measure].better), "")
     return _drawn(table, f"{measure}_diff", title, axis, 0.0)
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 NO_TIME = 0.5  # seconds: where a delay of 0 is drawn on a log axis
-_APART = 0.08  # of the axis
+_APART = 0.12  # of the axis, which is short on a phone
 _DAY = 86_400
 _STEPS = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10_800, 21_600, 43_200)  # seconds
 _DAYS = (1, 2, 7, 14)
@@ -80,9 +80,9 @@ def spread(
         high: The position of the upper end.
 
     Example:
-    >>> spread([1, 10, 2, 9], float, 0, 10)
-    [1, 2, 9, 10]
-    >>> spread([1, 10, 2, 9], float, 0, 50)
+    >>> spread([1, 10, 3, 8], float, 0, 10)
+    [1, 3, 8, 10]
+    >>> spread([1, 10, 3, 8], float, 0, 75)
     [1, 10]
     """
     chosen: list[float] = []

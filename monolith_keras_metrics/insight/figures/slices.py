@@ -108,8 +108,8 @@ def _worst_first(table: pl.DataFrame, measure: str, line: float | None) -> pl.Da
     value = pl.col(measure)
     if line is None:
         return table.sort(measure, descending=better != "higher")
-    above = pl.max_horizontal(low.fill_null(value) - line, 0.0)
-    below = pl.max_horizontal(line - high.fill_null(value), 0.0)
+    above = pl.max_horizontal(low - line, 0.0)
+    below = pl.max_horizontal(line - high, 0.0)
     if isinstance(better, float) or better is None:
         return table.sort(above + below, (value - line).abs(), descending=True)
     worse, distance = (above - below, value) if better == "lower" else (below - above, -value)
@@ -122,9 +122,10 @@ def _slice_row(row: dict[str, Any], measure: str, line: float | None) -> Row:
         text = str(row["slice"])
     else:
         text = group_text(row, groups_of(pl.DataFrame(schema=dict.fromkeys(row))))
-    kind = PLAIN if line is None else NEAR
-    if line is not None and low is not None and high is not None:
-        kind = _kind(measure, low > line, high < line)
+    kind = PLAIN
+    if line is not None:
+        is_above, is_below = low is not None and low > line, high is not None and high < line
+        kind = _kind(measure, is_above, is_below)
     hover = f"{markup(label(text))}<br>{words_of(measure)} {with_interval(value, low, high)}"
     hover += f"<br>{text_of(row['examples'])} examples"
     if row.get("impact") is not None:

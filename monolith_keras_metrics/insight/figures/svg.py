@@ -25,6 +25,7 @@ from monolith_keras_metrics.insight.figures.paths import (
 
 _SIZE = 12  # of text
 _ROW = 18  # a line of text
+_LINE = 14  # the same, of a label of several lines
 _TICK = 80  # pixels that a tick of the x axis takes, about
 _RIGHT = 16  # room beside the last value
 _EDGE = 5  # of a marker at the end of an axis
@@ -152,7 +153,10 @@ def _grid(
     lines: list[Point] = []
     for at, label in _y_ticks(y_axis):
         lines += [None, (x_axis.start, at), (x_axis.end, at)]
-        _text(text, x_axis.start - 6, at + 4, label, "end")
+        lines_of = label.split("\n")
+        for row, one in enumerate(lines_of):
+            height = at + 4 + _LINE * (row - (len(lines_of) - 1) / 2)
+            _text(text, x_axis.start - 6, height, one, "end")
     for at, _ in x_ticks:
         lines += [None, (at, y_axis.start), (at, y_axis.end)]
     ET.SubElement(root, "path", {"d": path_of(lines), "stroke": "currentColor",
