@@ -3,7 +3,7 @@ import js from "@eslint/js";
 
 // What a browser has, of which the script may use these.
 const browser = [
-  "AbortController", "Blob", "DOMParser", "DecompressionStream", "EventSource", "FormData",
+  "AbortController", "Blob", "CSS", "DOMParser", "DecompressionStream", "EventSource", "FormData",
   "IntersectionObserver", "Intl", "Response", "URL", "URLSearchParams", "addEventListener", "atob",
   "console", "document", "fetch", "getComputedStyle", "history", "location", "matchMedia",
   "setInterval", "structuredClone",

@@ -12,6 +12,7 @@ from shown import tables_of
 from waiting import wait_until
 
 from monolith_keras_metrics import insight
+from monolith_keras_metrics.insight.page.contents import SHOWN
 from monolith_keras_metrics.insight.texts import with_interval
 
 MARKUP = "</script><img src=x onerror=alert(1)>"
@@ -21,6 +22,8 @@ COUNTRIES = [MARKUP, "a & b < c", "", None, LONG, ARABIC, "DE", "FR"]
 FIELD = "<i>level</i>"
 ROWS = 1_200
 BY_TIME = "measures by 6 hours"
+COMPARED = "this run and other"
+UNFOLD = "document.querySelectorAll('details.part').forEach((one) => (one.open = true))"
 GO_TO_NEXT = """
 () => {
   const charts = [...document.querySelectorAll("figure.chart")];
@@ -33,8 +36,14 @@ GO_TO_NEXT = """
 WAYS = [(PHONE, False, True), (DESK, True, True), (PHONE, True, False), (DESK, False, False)]
 
 
-def write_run(folder: pathlib.Path) -> None:
-    """Write a run of two targets, with texts that are hard to show."""
+def write_run(folder: pathlib.Path, power: float = 1.0) -> None:
+    """Write a run of two targets, with texts that are hard to show.
+
+    Args:
+        folder: Where.
+        power: Of the predictions, which makes them those of another model.
+    """
+    folder.mkdir()
     random = np.random.default_rng(0)
     countries = random.integers(0, len(COUNTRIES), ROWS)
     countries[::3] = 0  # of which the model is wrong
@@ -43,7 +52,8 @@ def write_run(folder: pathlib.Path) -> None:
     spend = random.gamma(2, 3, ROWS).astype(np.float32)
     req_time = 1_700_000_000 + 1_200 * np.arange(ROWS)
     labels = {"ctr": (random.random(ROWS) < p * wrong).astype(np.float32), "spend": spend}
-    guesses = {"ctr": p, "spend": (spend * random.uniform(0.5, 1.6, ROWS)).astype(np.float32)}
+    factor = random.uniform(0.5, 1.6, ROWS) ** power
+    guesses = {"ctr": p**power, "spend": (spend * factor).astype(np.float32)}
     pl.DataFrame(
         {
             "uid": random.integers(0, 300, ROWS),
@@ -59,15 +69,17 @@ def write_run(folder: pathlib.Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("run")
-    write_run(folder)
-    return folder
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "run")
+    write_run(folder / "other", 0.7)
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def report(run: pathlib.Path) -> pathlib.Path:
     path = run.with_name("report.html")
-    return insight.report(run, path, title=f"A run of {MARKUP}")
+    other = run.with_name("other")
+    return insight.report(run, path, title=f"A run of {MARKUP}", against=other)
 
 
 @pytest.fixture
@@ -81,6 +93,7 @@ def opened(report, new_tab):
         tab.page.on("dialog", lambda dialog: tab.problems.append(f"dialog: {dialog.message}"))
         tab.page.goto(report.as_uri())
         if scripts and all_charts:
+            tab.page.evaluate(UNFOLD)
             wait_until(lambda: tab.page.evaluate(GO_TO_NEXT))
         elif scripts:
             tab.page.locator("figure.chart").first.scroll_into_view_if_needed()
@@ -120,9 +133,25 @@ def test_the_report_opens(opened, report, width, dark, scripts):
         assert page.locator(name).count() == 0
 
 
+def differences(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a row per target and measure of what `compare` returns."""
+    ends = ("a", "b", "diff", "diff_low", "diff_high")
+    rows = [
+        {"target": row["target"], "measure": name, **{end: row[f"{name}_{end}"] for end in ends}}
+        for row in table.iter_rows(named=True)
+        for name in SHOWN
+        if row[f"{name}_diff"] is not None
+    ]
+    return pl.DataFrame(rows)
+
+
 def expected(run: pathlib.Path, report: pathlib.Path) -> dict[str, pl.DataFrame]:
     """Return what the tables should show, by their captions: what `summary` and others return."""
+    a, b = insight.open_run(run.with_name("other")), insight.open_run(run)
     return {
+        COMPARED: differences(insight.compare(a, b)),
+        f"{COMPARED}, by country": insight.compare(a, b, by="country"),
+        f"{COMPARED}, by {FIELD}": insight.compare(a, b, by=FIELD),
         "Each target, over all time": insight.summary(run, interval=0.95),
         "What changed": insight.open_report(report)["changes"],
         BY_TIME: insight.summary(run, window="6h", interval=0.95).sort("window"),
@@ -159,10 +188,25 @@ def test_each_number_is_that_of_the_measures(run, report, new_tab, scripts):
     for target in ("ctr", "spend"):
         assert (target, "measures by country") in seen
         assert (target, BY_TIME) in seen
+        assert (target, COMPARED) in seen
+        assert (target, f"{COMPARED}, by country") in seen
     auc = frames["Each target, over all time"].row(0, named=True)
     card = page.locator(".card").first.text_content()
     assert text(auc, "auc") in card
     assert text(auc, "normalised_entropy") in card
+    ctr = frames[COMPARED].row(
+        by_predicate=(pl.col("target") == "ctr") & (pl.col("measure") == "auc"), named=True
+    )
+    assert difference(ctr) in card
+
+
+def difference(row: dict) -> str:
+    ends = [row["diff"], row["diff_low"], row["diff_high"]]
+    if ends[1] <= 0 <= ends[2]:
+        return "Compared with other: no clear difference of AUC"
+    word = "higher" if ends[0] > 0 else "lower"
+    low, high = sorted(map(abs, ends[1:]))
+    return f"Compared with other: AUC {word} by {with_interval(abs(ends[0]), low, high)}"
 
 
 def text(row: dict, name: str) -> str:
@@ -177,10 +221,10 @@ def test_texts_from_data_stay_texts(opened):
     for country in COUNTRIES:
         assert ("-" if country is None else country) in shown
     assert page.locator("h3").all_text_contents().count(f"By {FIELD}") == 2
-    drawn = " ".join(page.locator(".plot text").all_text_contents())
-    assert "a & b < c" in drawn
-    assert MARKUP[:20] in drawn
-    assert ARABIC in drawn
+    drawn = "".join(page.locator(".plot text").all_text_contents()).replace(" ", "")
+    assert "a&b<c" in drawn
+    assert MARKUP[:20].replace(" ", "") in drawn
+    assert ARABIC.replace(" ", "") in drawn
     chart = page.locator("figure.chart:has(figcaption:text-is('Calibration by country')) .plot")
     read = set()
     chart.first.focus()
@@ -198,7 +242,8 @@ def test_tables_are_sorted_by_number(new_tab, report):
     for head, targets in (("MAE", ["spend", "ctr"]), ("Mean prediction", ["ctr", "spend"])):
         table.locator(f"thead button:text-is('{head}')").click()
         assert table.locator("tbody th").all_text_contents() == targets
-    folded = page.locator("details:has(caption:text-is('measures by country'))").first
+    page.evaluate(UNFOLD)
+    folded = page.locator("details.numbers:has(caption:text-is('measures by country'))").first
     folded.locator("summary").click()
     folded.locator("thead button:text-is('Calibration')").click()
     column = folded.locator("thead th").all_text_contents().index("Calibration")
@@ -214,6 +259,34 @@ def test_there_is_no_serious_fault_of_accessibility(opened, width, dark):
     tab = opened(width, dark, all_charts=False)
     tab.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert tab.serious_faults() == []
+
+
+def test_what_is_folded_can_be_reached(opened):
+    page = opened(all_charts=False).page
+    part, chart = page.locator("details.part#all-2"), page.locator("#predictions-2")
+    assert page.locator("#predictions-1").is_visible()
+    assert not chart.is_visible()
+    page.click(".card a:text-is('spend')")
+    chart.wait_for(state="visible")
+    part.locator("summary h2").click()
+    chart.wait_for(state="hidden")
+    page.locator("#compared-1-0 > summary").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#compared-1-0-auc .plot .main-svg")
+    drawn = page.locator("#compared-1-0-auc .plot").inner_text()
+    assert f"{FIELD}=0" in drawn
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scripts", [True, False])
+def test_all_charts_are_printed(opened, scripts):
+    page = opened(scripts=scripts, all_charts=False).page
+    page.emulate_media(media="print")
+    for chart in page.locator("figure.chart .drawing svg").all():
+        assert chart.is_visible()
+        assert chart.bounding_box()["height"] > 20
+    for table in page.locator("table.coloured").all():
+        assert table.is_visible()
 
 
 @pytest.mark.slow

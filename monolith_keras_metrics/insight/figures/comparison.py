@@ -40,8 +40,8 @@ def comparison(table: pl.DataFrame, measures: str | Sequence[str] | None = None)
     """Draw by how much two trainings differ, with intervals: is `b` better than `a`?
 
     One measure is drawn as it is, and its groups come with those first that are worse for sure.
-    Several are drawn as a percentage of the value of `a`, so that they fit one axis. At most 40 rows
-    are drawn: of groups, those with most examples.
+    Several are drawn as a percentage of the value of `a`, so that they fit one axis. At most 40
+    rows are drawn: of groups, those with most examples.
 
     Args:
         table: What `compare` returns, without `window`, of one target.

@@ -25,7 +25,7 @@ from monolith_keras_metrics.insight.texts import text_of, with_interval
 
 MOST = 40  # rows
 _LONGEST = 22  # characters of a line of a row's label, so that a phone has room for the drawing
-_ROW, _TALL_ROW = 22, 36  # pixels; tall ones have labels of two lines
+_ROW, _TALL_ROW = 22, 44  # pixels; tall ones have labels of two lines
 _BESIDE = 120  # pixels of axis, title and legend
 # Ratios that people know, the best known first.
 _RATIOS = (1, 0.1, 10, 0.5, 2, 0.2, 5, 0.8, 1.2, 1.5, 3, 0.7, 0.9, 1.1, 0.95, 1.05, 0.01, 100)

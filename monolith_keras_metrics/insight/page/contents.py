@@ -44,7 +44,7 @@ _CHANGING = _COMPARED = ("calibration", "auc", "normalised_entropy", "mae", "rms
 _DELAYS = ("delay_p50", "delay_p95", "delay_p99")
 _POINTS = 168  # of a curve: a week of hours
 _COLUMNS = 30  # of a table of values by time
-_MOST_VALUES = 30  # of a field
+MOST_VALUES = 30  # of a field
 _TOO_MANY = 1_000  # values of a field of texts, of which nothing is shown
 _NUMBERS = 50  # values of a field of numbers; of more, none is of interest by itself
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799  # seconds of the years 1 to 9999
@@ -199,7 +199,7 @@ def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str,
         measured = answered(records, _asked(name, None, _OF_VALUES, intervals=True))
         table = measured.finish(_OF_VALUES, INTERVAL)
         largest = (
-            table.group_by(name).agg(pl.col("examples").sum()).top_k(_MOST_VALUES, by="examples")
+            table.group_by(name).agg(pl.col("examples").sum()).top_k(MOST_VALUES, by="examples")
         )
         shown = pl.col(name).is_in(largest[name].implode(), nulls_equal=True)
         of_values.append(_named(table.filter(shown), name))
@@ -241,7 +241,7 @@ def _comparison(
         _named(compare(a, b, by=name, measures=_COMPARED), name)
         .sort("examples", descending=True)
         .group_by("target", maintain_order=True)
-        .head(_MOST_VALUES)
+        .head(MOST_VALUES)
         for name in fields
     ]
     return {

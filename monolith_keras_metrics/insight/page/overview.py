@@ -12,6 +12,7 @@ from monolith_keras_metrics.insight.page.contents import Contents
 from monolith_keras_metrics.insight.texts import text_of, with_interval
 from monolith_keras_metrics.records.coverage import COUNTS
 
+_REPLAYED = 90 * 86_400  # seconds; no training that follows its requests is so far behind
 _MOST = 5  # slices of a target that the first screen names
 # The worst comes first. Each has a sign and a word, since not everybody sees colours.
 STATUSES = {
@@ -131,9 +132,31 @@ def trust(contents: Contents) -> Iterator[str]:
         yield f"Each target: {next(iter(texts.values()))}."
     else:
         yield from (f"{target}: {text}." for target, text in texts.items())
+    ages = [
+        one
+        for _, of in contents.tables["by_time"].group_by("target")
+        if (one := replayed_after(of))
+    ]
+    if ages:
+        yield (
+            f"The records are of the past: requests were {words.duration(max(ages))} old when "
+            "training saw them, as in a replay. So delays are not shown."
+        )
     if about["fields_left_out"]:
         names = ", ".join(about["fields_left_out"])
         yield f"Not shown by value, since they have too many, or the name of a measure: {names}."
+
+
+def replayed_after(by_time: pl.DataFrame) -> float | None:
+    """Return after how many seconds requests were replayed; None if training followed them.
+
+    Args:
+        by_time: A target's measures by window.
+    """
+    if "delay_p50" not in by_time.columns:
+        return None
+    delays = sorted(by_time["delay_p50"].drop_nulls().to_list())
+    return delays[len(delays) // 2] if delays and delays[0] >= _REPLAYED else None
 
 
 def _counted(row: dict[str, Any]) -> str:

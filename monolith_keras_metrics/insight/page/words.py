@@ -137,10 +137,10 @@ def duration(seconds: float) -> str:
     """Return a length of time, rounded.
 
     Example:
-    >>> duration(95), duration(7_300), duration(400_000)
-    ('2 minutes', '2 hours', '5 days')
+    >>> duration(95), duration(7_300), duration(400_000), duration(4e8)
+    ('2 minutes', '2 hours', '5 days', '13 years')
     """
-    for name, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+    for name, length in (("year", 31_557_600), ("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= 1.5 * length:
             return f"{round(seconds / length)} {name}s"
     return f"{round(seconds)} seconds"

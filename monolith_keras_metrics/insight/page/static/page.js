@@ -6,8 +6,7 @@
  * A live page, which has an element `#connection`, asks its server for
  * - `events`: server-sent events named `state`, one at the start, one at each change and one each
  *   10 seconds or so: {"version": "…", "quiet_seconds": 12.5};
- * - `fragment?…`, with the page's own query: HTML with `<main data-version="…">`, the contents for
- *   this view, and `#figures`.
+ * - `fragment?…`, with the page's own query: HTML with `<main data-version="…">` and `#figures`.
  */
 "use strict";
 
@@ -20,6 +19,7 @@ const RETRY_SECONDS = 3;
 const HEIGHT = 280; // pixels, of a chart whose layout has none
 const NARROW = 450; // pixels, where few times fit side by side
 const HELP = "← → points, ↑ ↓ lines, + − zoom, 0 shows all";
+const TEXTS = new Intl.Collator("en", { numeric: true }); // a2 comes before a10
 const BESIDE = document.currentScript.src; // "" in a report, where this script is inline
 const LIVE = document.getElementById("connection");
 
@@ -54,8 +54,7 @@ async function plotlyUrl() {
 async function loadPlotly() {
   // It adds its rules to the sheet that has this name.
   document.querySelector("link[rel=stylesheet], style").id = "plotly.js-style-global";
-  const script = document.createElement("script");
-  script.src = await plotlyUrl();
+  const script = made("script", { src: await plotlyUrl() });
   document.head.append(script);
   await new Promise((resolve, reject) => {
     script.onload = resolve;
@@ -68,12 +67,10 @@ async function loadPlotly() {
 
 /* ---- Times ---- */
 
-const two = (number) => String(number).padStart(2, "0");
-
 /** Return a time in the viewer's zone: "2013-01-01 14:00:00". */
 function local(date) {
-  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+  const shifted = new Date(date - date.getTimezoneOffset() * 60_000);
+  return shifted.toISOString().slice(0, 19).replace("T", " ");
 }
 
 /** Return what people call the viewer's zone at a time, such as "GMT+9". */
@@ -122,6 +119,8 @@ function toZone(figure) {
 
 /* ---- Charts ---- */
 
+const made = (tag, more) => Object.assign(document.createElement(tag), more);
+
 /** Return a figure as it is drawn: in the page's colours and type, and in the viewer's zone. */
 function dressed(figure, revision, width) {
   const { data, layout } = structuredClone(figure);
@@ -162,7 +161,6 @@ class Plot {
     Object.assign(this, { element, figure, library });
     this.revision = 1; // while it stays, Plotly keeps what the viewer has set
     this.at = null; // the point that the keyboard is at
-    const made = (tag, more) => Object.assign(document.createElement(tag), more);
     this.box = made("div", { className: "plot", tabIndex: 0, role: "application" });
     this.graph = made("div", { ariaHidden: "true" });
     this.reading = made("p", { className: "reading", ariaLive: "polite" });
@@ -215,10 +213,6 @@ class Plot {
   /** Put the drawing back. */
   fail() {
     delete this.element.dataset.drawn;
-    this.remove();
-  }
-
-  remove() {
     this.library.purge(this.graph);
     this.box.remove();
   }
@@ -301,8 +295,7 @@ class Plot {
     const middle = place >= low && place <= high ? place : (low + high) / 2;
     const half = ((high - low) * factor) / 2;
     const range = [middle - half, middle + half].map((end) => axis.l2r(end));
-    const change = { "xaxis.range[0]": range[0], "xaxis.range[1]": range[1] };
-    await this.library.relayout(this.graph, change);
+    await this.library.relayout(this.graph, { "xaxis.range": range });
     if (this.at) this.read(this.at); // it has moved
   }
 }
@@ -358,8 +351,6 @@ function addRules() {
     "@media not print { figure[data-drawn] > .drawing { display: none } }",
     "@media print { .plot { display: none } }",
     ".plot { position: relative; min-width: 0 }",
-    ".plot > button { position: absolute; right: 0; bottom: 0; font: inherit }",
-    ".reading { min-height: 1.5em; margin: 0; color: var(--muted); font-size: 0.875rem }",
   ]) sheet.insertRule(rule, sheet.cssRules.length);
 }
 
@@ -369,8 +360,7 @@ function addRules() {
 function addButtons(root) {
   for (const head of root.querySelectorAll("table.sortable thead th")) {
     if (head.querySelector("button")) continue;
-    const button = document.createElement("button");
-    button.type = "button";
+    const button = made("button", { type: "button" });
     button.append(...head.childNodes);
     head.append(button);
   }
@@ -383,12 +373,6 @@ function sortValue(cell, head) {
   return cell.querySelector("time")?.dateTime ?? cell.textContent.trim();
 }
 
-function compared(a, b) {
-  return typeof a === "number" && typeof b === "number"
-    ? a - b
-    : String(a).localeCompare(String(b), "en", { numeric: true });
-}
-
 /** Sort the rows of a table by the column whose head says so; what has no value comes last. */
 function sortRows(table) {
   const head = table.querySelector("thead th[aria-sort]");
@@ -396,7 +380,7 @@ function sortRows(table) {
   const sign = head.getAttribute("aria-sort") === "descending" ? -1 : 1;
   const body = table.tBodies[0];
   const rows = [...body.rows].map((row) => [sortValue(row.cells[head.cellIndex], head), row]);
-  rows.sort(([a], [b]) => (a === null) - (b === null) || sign * compared(a, b));
+  rows.sort(([a], [b]) => (a === null) - (b === null) || sign * (typeof a === "number" ? a - b : TEXTS.compare(a, b)));
   body.append(...rows.map(([, row]) => row));
 }
 
@@ -407,6 +391,20 @@ addEventListener("click", (event) => {
   for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", next);
   sortRows(head.closest("table"));
+});
+
+/* ---- What is folded ---- */
+
+/** Unfold the target that the address leads to. */
+function unfold() {
+  const part = document.getElementById(location.hash.replace("#target", "all"));
+  if (part) part.open = true;
+}
+
+// A browser that knows no style for what is folded could not print it.
+addEventListener("beforeprint", () => {
+  if (CSS.supports("selector(::details-content)")) return;
+  for (const part of document.querySelectorAll("details.part")) part.open = true;
 });
 
 /* ---- A live page ---- */
@@ -593,7 +591,8 @@ addRules();
 showTimes(document);
 addButtons(document);
 showCharts();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  for (const plot of plots.values()) plot.redraw();
-});
+unfold();
+addEventListener("hashchange", unfold);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+dark.addEventListener("change", () => plots.forEach((plot) => plot.redraw()));
 if (LIVE) goLive();
