@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -84,6 +85,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     try:
         from monolith_keras_metrics.insight.page.serve import serve
+        from monolith_keras_metrics.insight.page.watching import is_busy
     except ModuleNotFoundError as error:
         print(
             f"deep-insight serve: {error}. It needs: pip install 'monolith-keras-metrics[page]'",
@@ -106,4 +108,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"deep-insight serve: {error}", file=sys.stderr)
         return 2
+    if is_busy():  # with a search, which cannot be stopped: do not wait for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0

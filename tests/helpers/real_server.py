@@ -27,10 +27,12 @@ class RealServer:
     Args:
         run: The run's folder.
         *options: Further ones of the command.
+        first: A program that its process runs first.
     """
 
-    def __init__(self, run: pathlib.Path, *options: str) -> None:
+    def __init__(self, run: pathlib.Path, *options: str, first: str = "") -> None:
         self._run = run
+        self._program = f"{first}\n{_MAIN}"
         self._options = options
         self.port = 0
         self.address = ""
@@ -44,7 +46,7 @@ class RealServer:
         """Start it, where it was before, and wait until it can be reached."""
         command = ["serve", str(self._run), "--port", str(self.port), *self._options]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN, *command],
+            [sys.executable, "-c", self._program, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import pathlib
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,8 +25,8 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         write(run, number)
     servers: list[RealServer] = []
 
-    def new(*options: str, of: pathlib.Path = run) -> RealServer:
-        servers.append(RealServer(of, *options))
+    def new(*options: str, of: pathlib.Path = run, first: str = "") -> RealServer:
+        servers.append(RealServer(of, *options, first=first))
         servers[-1].start()
         return servers[-1]
 
@@ -119,6 +120,59 @@ def test_it_ends_at_once_with_viewers(new_server: Callable[..., RealServer]) -> 
     connection.close()
     with pytest.raises(ConnectionRefusedError):
         server.get("/")
+
+
+# The thread is busy for an hour, and cannot be stopped.
+BUSY = "import threading; from monolith_keras_metrics.insight.page import {module}\n"
+BUSY += (
+    "{module}.{name} = lambda *_, **__: print('busy', flush=True) or threading.Event().wait(3600)"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("live", "wrong_slices"), ("live", "contents_of")], ids=["search", "page"]
+)
+def test_it_ends_soon_while_a_thread_is_busy(
+    new_server: Callable[..., RealServer], module: str, name: str
+) -> None:
+    server = new_server(first=BUSY.format(module=module, name=name))
+    assert server.process.stdout is not None
+    connections = []
+    for path in ("/events", "/fragment"):
+        connections.append(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60))
+        connections[-1].request("GET", path)
+    while "busy" not in server.process.stdout.readline():
+        pass
+    start = time.monotonic()
+    assert server.stop() == ""
+    assert time.monotonic() - start < 3
+    assert server.process.returncode == 0
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.slow
+def test_many_viewers_are_told_of_a_new_file(
+    new_server: Callable[..., RealServer], tmp_path: pathlib.Path
+) -> None:
+    write(tmp_path, 0)
+    server = new_server(of=tmp_path)
+    viewers = []
+    for _ in range(200):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("GET", "/events")
+        viewers.append((connection, connection.getresponse()))
+    first = [events.readline() + events.readline() + events.readline() for _, events in viewers]
+    write(tmp_path, 1)
+    start = time.monotonic()
+    for before, (_, events) in zip(first, viewers, strict=True):
+        while (told := events.readline() + events.readline() + events.readline()) == before:
+            pass
+        assert told.startswith(b"event: state\ndata: {")
+    assert time.monotonic() - start < 5
+    for connection, _ in viewers:
+        connection.close()
+    assert server.stop() == ""
 
 
 def test_a_run_without_a_file_yet(

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gzip
 import hashlib
 import hmac
 import ipaddress
-import json
+import logging
 import os
 import secrets
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from urllib.parse import urlencode
 
 import polars as pl
 import uvicorn
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -37,9 +37,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from monolith_keras_metrics.insight.page import assets
 from monolith_keras_metrics.insight.page.html import live_fragment, live_page, problem_page
 from monolith_keras_metrics.insight.page.live import Live, View
+from monolith_keras_metrics.insight.page.watching import Watch, in_daemon
 
-_LOOK_SECONDS = 0.5
-_STATE_SECONDS = 10.0  # the page takes a connection that is silent for longer for lost
+_AT_ONCE = 8  # pages that are made; they wait for each other, and each waits in a thread
+_PACKED = 32  # pages that are kept; one is about 60 kB
 _HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; object-src 'none'",
     "x-content-type-options": "nosniff",
@@ -92,6 +93,8 @@ def serve(
             app, log_level="warning", server_header=False, timeout_graceful_shutdown=1
         )
         server = uvicorn.Server(config)
+        # A page that is being made when it ends is no error.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         shown = f"[{host}]" if ":" in host else host
         query = f"?{urlencode({'token': token})}" if token else ""
         started(f"http://{shown}:{listener.getsockname()[1]}/{query}")
@@ -113,15 +116,28 @@ def app_of(
         token: What a viewer must know; None if nothing.
         ending: Returns True once the server is to end, which waits for its answers to end.
     """
+    watch = Watch(live, ending)
+    at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def answer(request: Request, made: Callable[[bytes], bytes]) -> Response:
+        async with at_once:
+            response = await _answer(live, request, made)
+        watch.search()
+        return response
 
     async def page(request: Request) -> Response:
-        return await _answer(live, request, live_page)
+        return await answer(request, live_page)
 
     async def fragment(request: Request) -> Response:
-        return await _answer(live, request, bytes)
+        return await answer(request, bytes)
 
     async def events(_: Request) -> Response:
-        return StreamingResponse(_states(live, ending), media_type="text/event-stream")
+        return StreamingResponse(watch.states(), media_type="text/event-stream")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        watch.stop()
 
     return Starlette(
         routes=[
@@ -135,20 +151,28 @@ def app_of(
             Middleware(_Guard, hosts=hosts, token=token),
             Middleware(GZipMiddleware, minimum_size=1_000),
         ],
-        lifespan=lambda _: _watching(live),
+        lifespan=lifespan,
     )
 
 
 async def _answer(live: Live, request: Request, made: Callable[[bytes], bytes]) -> Response:
     query = request.query_params
     view = View(*(query.get(name, "") for name in View._fields))
+    is_packed = "gzip" in request.headers.get("accept-encoding", "")
+
+    def body_of() -> bytes:
+        live.look()  # if nobody watches, nobody has looked
+        fragment = live.page(view)
+        return _packed(made, fragment) if is_packed else made(fragment)
+
     try:
-        body = await run_in_threadpool(lambda: made(live.page(view)))
+        body = await in_daemon(body_of)
     except ValueError as error:
         return HTMLResponse(problem_page(str(error)), 404)
     except (OSError, pl.exceptions.PolarsError) as error:
         return HTMLResponse(problem_page(f"The run cannot be read: {error}"), 503)
-    return HTMLResponse(body)
+    headers = {"content-encoding": "gzip"} if is_packed else {}
+    return HTMLResponse(body, headers={"vary": "accept-encoding", **headers})
 
 
 async def _plotly(_: Request) -> Response:
@@ -157,30 +181,10 @@ async def _plotly(_: Request) -> Response:
     return Response(data, media_type="text/javascript", headers=headers)
 
 
-async def _states(live: Live, ending: Callable[[], bool]) -> AsyncIterator[str]:
-    """Yield the state of the run: at once, when it changes, and now and then."""
-    told, at = "", 0.0
-    while not ending():
-        if live.version != told or time.monotonic() > at + _STATE_SECONDS:
-            told, at = live.version, time.monotonic()
-            state = {"version": told, "quiet_seconds": round(live.quiet_seconds, 1)}
-            yield f"event: state\ndata: {json.dumps(state)}\n\n"
-        await asyncio.sleep(_LOOK_SECONDS / 2)
-
-
-@contextlib.asynccontextmanager
-async def _watching(live: Live) -> AsyncIterator[None]:
-    """Look for new files, and for wrong slices, until the server ends."""
-
-    async def repeat(work: Callable[[], None]) -> None:
-        while True:
-            await run_in_threadpool(work)
-            await asyncio.sleep(_LOOK_SECONDS)
-
-    tasks = [asyncio.create_task(repeat(work)) for work in (live.look, live.search)]
-    yield
-    for task in tasks:
-        task.cancel()
+@functools.lru_cache(maxsize=_PACKED)
+def _packed(made: Callable[[bytes], bytes], fragment: bytes) -> bytes:
+    """Return a page compressed: once for all viewers of a view, who all ask when it changes."""
+    return gzip.compress(made(fragment), 6, mtime=0)
 
 
 class _Guard:
