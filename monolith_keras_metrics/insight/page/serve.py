@@ -122,7 +122,8 @@ def app_of(
     async def answer(request: Request, made: Callable[[bytes], bytes]) -> Response:
         async with at_once:
             response = await _answer(live, request, made)
-        watch.search()
+        if not watch.is_looking:  # a viewer without scripts
+            watch.search()
         return response
 
     async def page(request: Request) -> Response:
