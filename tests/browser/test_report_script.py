@@ -166,7 +166,7 @@ def test_without_scripts_drawings_and_tables_stay(opened):
 @pytest.mark.parametrize(
     "plotly",
     ["AAAA", "!", packed(b"throw new Error('broken')"), packed(b"")],
-    ids=["cut", "no base64", "raises", "empty"],
+    ids=["cut", "no library", "raises", "empty"],
 )
 def test_a_broken_library_leaves_the_drawing(opened, plotly):
     tab = opened(drawn=False, plotly=plotly)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import json
 import pathlib
 from typing import Any
 
 from places import ROOT
+
+from monolith_keras_metrics.insight.page import assets
+from monolith_keras_metrics.insight.page.assets import packed
 
 STATIC = ROOT / "monolith_keras_metrics/insight/page/static"
 HOSTILE = "</script><img src=x onerror=\"document.title='hit'\">"
@@ -24,6 +26,8 @@ STYLE = """
 body { color: var(--text); background: var(--back); font-family: sans-serif; }
 .wide { overflow-x: auto; }
 .drawing svg { width: 100%; height: auto; display: block; }
+@media not print { figure[data-drawn] > .drawing { display: none; } }
+@media print { .plot { display: none; } }
 """
 _DRAWING = '<svg role="img" aria-label="a drawing" viewBox="0 0 640 280"><path d="M0 0H640"/></svg>'
 
@@ -77,11 +81,6 @@ def _number(value: float | None) -> str:
     return f'<td class="number">{value:,.2f} [{value - 1:,.2f}, {value + 1:,.2f}]</td>'
 
 
-def packed(data: bytes) -> str:
-    """Return bytes as a report holds them."""
-    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
-
-
 def report(
     folder: pathlib.Path, main: str, figures: dict[str, Any], plotly: str | None = None
 ) -> str:
@@ -96,14 +95,14 @@ def report(
     script = (STATIC / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     if plotly is None:
-        plotly = base64.b64encode((STATIC / "plotly-basic.min.js.gz").read_bytes()).decode()
+        plotly = assets.plotly()
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}' blob:; "
         "img-src data: blob:"
     )
     held = {"figures": packed(json.dumps(figures).encode()), "plotly": plotly}
     scripts = "".join(
-        f'<script type="application/octet-stream" id="{name}" data-encoding="gzip-base64">'
+        f'<script type="application/octet-stream" id="{name}" data-encoding="gzip-base85">'
         f"{text}</script>"
         for name, text in held.items()
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import pathlib
@@ -12,12 +11,13 @@ from collections.abc import Sequence
 import polars as pl
 
 from monolith_keras_metrics.insight import stored
+from monolith_keras_metrics.insight.page import assets
 from monolith_keras_metrics.insight.page.contents import RULES, contents_of
 from monolith_keras_metrics.insight.page.html import check_templates, report_page
 from monolith_keras_metrics.insight.states import Records
 
 _MARK = b"<code>deep-insight report</code>"
-_TABLE = re.compile(rb'<script [^>]*data-table="(\w+)"[^>]*>([A-Za-z0-9+/=]*)</script>')
+_TABLE = re.compile(rb'<script [^>]*data-table="(\w+)"[^>]*>([^<]*)</script>')
 
 
 def report(
@@ -71,7 +71,7 @@ def report(
     check_templates()
     text = [rules] if isinstance(rules, str) else rules
     contents = contents_of(records, against, title=title, fields=fields, rules=text)
-    tables = {name: _bytes_of(table) for name, table in contents.tables.items()}
+    tables = {name: _text_of(table) for name, table in contents.tables.items()}
     html = report_page(contents, tables)
     stored.write_whole(file, html.encode())
     return file
@@ -102,10 +102,7 @@ def open_report(path: str | os.PathLike[str]) -> dict[str, pl.DataFrame]:
             f"`path` must be a complete report. Received: {os.fspath(path)!r}, whose end is missing"
         )
     try:
-        return {
-            name.decode(): pl.read_parquet(io.BytesIO(base64.b64decode(packed, validate=True)))
-            for name, packed in _TABLE.findall(data)
-        }
+        return {name.decode(): _table_of(packed) for name, packed in _TABLE.findall(data)}
     except (ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(
             f"`path` must be a complete report. Received: {os.fspath(path)!r}, whose tables "
@@ -113,7 +110,12 @@ def open_report(path: str | os.PathLike[str]) -> dict[str, pl.DataFrame]:
         ) from error
 
 
-def _bytes_of(table: pl.DataFrame) -> str:
+def _text_of(table: pl.DataFrame) -> str:
+    """Return a table as text: Arrow's form, compressed, which is smaller than Parquet."""
     file = io.BytesIO()
-    table.write_parquet(file, compression_level=9, statistics=False)
-    return base64.b64encode(file.getvalue()).decode()
+    table.rechunk().write_ipc(file)
+    return assets.packed(file.getvalue())
+
+
+def _table_of(text: bytes) -> pl.DataFrame:
+    return pl.read_ipc(io.BytesIO(assets.unpacked(text)))
