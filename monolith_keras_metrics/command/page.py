@@ -44,6 +44,13 @@ def add_to(commands: Any) -> None:
         help="what a target must keep to be well, such as 'auc >= 0.7'; repeat for several; "
         f"default: {', '.join(map(repr, insight.RULES))}".replace("%", "%%"),
     )
+    parser.add_argument(
+        "--minimum-users",
+        type=int,
+        default=0,
+        metavar="N",
+        help="do not show groups of fewer users, nor slices that are wrong",
+    )
     parser.set_defaults(command=_report)
     text = "serve that page, live, while training writes"
     parser = commands.add_parser("serve", help=text, description=text[0].upper() + text[1:])
@@ -74,6 +81,7 @@ def _report(arguments: argparse.Namespace) -> int:
                 fields=arguments.field or None,
                 rules=arguments.rule or insight.RULES,
                 title=arguments.title,
+                minimum_users=arguments.minimum_users,
             )
     except (OSError, ValueError, ImportError) as error:
         print(f"deep-insight report: {error}", file=sys.stderr)

@@ -20,6 +20,7 @@ from monolith_keras_metrics.insight.figures.given import groups_of
 from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.page import changes
 from monolith_keras_metrics.insight.page.grain import window_of
+from monolith_keras_metrics.insight.page.hiding import without_small
 from monolith_keras_metrics.insight.page.wrong import wrong_slices
 from monolith_keras_metrics.insight.reliability import reliability_of
 from monolith_keras_metrics.insight.rows import WINDOW, By
@@ -72,6 +73,7 @@ def contents_of(
     rules: Sequence[str] = RULES,
     window: str | None = None,
     slices: pl.DataFrame | None = None,
+    minimum_users: int = 0,
 ) -> Contents:
     """Return what the page says about a run.
 
@@ -83,22 +85,34 @@ def contents_of(
         rules: Rules, as for `check`, that tell whether a target is well.
         window: The length of the windows of time. Default: one that fits the run.
         slices: What `wrong_slices` has found. Default: they are searched for.
+        minimum_users: Groups of fewer users are not shown.
     """
+    if minimum_users and against is not None:
+        raise ValueError(
+            "`minimum_users` must be 0 with `against`, since a comparison does not count users. "
+            f"Received: {minimum_users}"
+        )
+    if not minimum_users >= 0:
+        raise ValueError(f"`minimum_users` must be at least 0. Received: {minimum_users}")
+    if minimum_users:  # a slice and the values of its fields could be subtracted
+        slices = pl.DataFrame(schema={"target": pl.String})
     frame = _opened(records)
     facts = _facts(frame)
     known, left_out = _fields(frame)
     chosen = known if fields is None else [*fields]
     window = window or window_of(facts["seconds"], _POINTS)
     coarse = window_of(facts["seconds"], _COLUMNS - 1)
-    over_time, since = _over_time(records, window, facts["timed"])
+    over_time, since = _over_time(records, window, facts["timed"], minimum_users > 0)
     tables = {
         **_of_all(records, rules),
         **over_time,
         "slices": wrong_slices(records) if slices is None else slices,
-        **_by_field(records, chosen, coarse),
+        **_by_field(records, chosen, coarse, minimum_users > 0),
     }
     if not isinstance(records, (pl.DataFrame, pl.LazyFrame)) and not _is_topic(records):
         tables["coverage"] = coverage(records)
+    if minimum_users:
+        tables = without_small(tables, coarse, minimum_users)
     if against is not None:
         tables |= _comparison(records, against, chosen, window)
     about = {
@@ -116,6 +130,7 @@ def contents_of(
         "against": None if against is None else _name_of(against),
         "rules": [*rules],
         "interval": INTERVAL,
+        "minimum_users": minimum_users,
     }
     return Contents(about, tables)
 
@@ -173,13 +188,13 @@ def _of_all(records: Records, rules: Sequence[str]) -> dict[str, pl.DataFrame]:
 
 
 def _over_time(
-    records: Records, window: str, timed: bool
+    records: Records, window: str, timed: bool, users: bool
 ) -> tuple[dict[str, pl.DataFrame], dt.datetime | None]:
     """Return the measures of each window of time, how they have changed, and since when."""
-    state = answered(records, _asked((), window, _BY_TIME, intervals=True))
+    state = answered(records, _asked((), window, _BY_TIME, True, users))
     by_time = state.finish(_BY_TIME, interval=INTERVAL)
     if timed:  # cells of delays by user and window would be most of a state
-        delays = answered(records, _asked((), window, _DELAYS, intervals=False)).finish(_DELAYS)
+        delays = answered(records, _asked((), window, _DELAYS, False, False)).finish(_DELAYS)
         keys = ["target", WINDOW]
         by_time = by_time.join(
             delays.select(*keys, *_DELAYS), on=keys, nulls_equal=True, maintain_order="left"
@@ -192,18 +207,20 @@ def _over_time(
     return tables, since
 
 
-def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str, pl.DataFrame]:
+def _by_field(
+    records: Records, fields: Sequence[str], window: str, users: bool
+) -> dict[str, pl.DataFrame]:
     """Return the measures of the values of each field, and those of each window of time."""
     of_values, over_time = [], []
     for name in fields:
-        measured = answered(records, _asked(name, None, _OF_VALUES, intervals=True))
+        measured = answered(records, _asked(name, None, _OF_VALUES, True, users))
         table = measured.finish(_OF_VALUES, INTERVAL)
         largest = (
             table.group_by(name).agg(pl.col("examples").sum()).top_k(MOST_VALUES, by="examples")
         )
         shown = pl.col(name).is_in(largest[name].implode(), nulls_equal=True)
         of_values.append(_named(table.filter(shown), name))
-        asked = _asked(name, window, _BY_VALUE_AND_TIME, intervals=False)
+        asked = _asked(name, window, _BY_VALUE_AND_TIME, False, users)
         timed = _dated(answered(records, asked).finish(_BY_VALUE_AND_TIME))
         over_time.append(_named(timed.filter(shown), name))
     if not fields:
@@ -214,9 +231,11 @@ def _by_field(records: Records, fields: Sequence[str], window: str) -> dict[str,
     }
 
 
-def _asked(by: By, window: str | None, measures: Sequence[str], intervals: bool) -> Ask:
-    """Return what is asked of records for a table that does not count users."""
-    return Ask(by, window, "req_time", measures, intervals, True, "first", False, users=False)
+def _asked(
+    by: By, window: str | None, measures: Sequence[str], intervals: bool, users: bool
+) -> Ask:
+    """Return what is asked of records; users are counted if groups of few are to be hidden."""
+    return Ask(by, window, "req_time", measures, intervals, True, "first", False, users)
 
 
 def _named(table: pl.DataFrame, field: str) -> pl.DataFrame:

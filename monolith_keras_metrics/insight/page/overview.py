@@ -124,7 +124,8 @@ def trust(contents: Contents) -> Iterator[str]:
     """Yield how complete the data is, as sentences; the first is the answer."""
     about, summary = contents.about, contents.tables["summary"]
     if summary.is_empty():
-        yield "There is no record yet."
+        least = about["minimum_users"]
+        yield f"No target has {least:,} users." if least else "There is no record yet."
         return
     yield from _complete(contents.tables.get("coverage"))
     texts = {row["target"]: _counted(row) for row in summary.iter_rows(named=True)}
@@ -141,6 +142,11 @@ def trust(contents: Contents) -> Iterator[str]:
         yield (
             f"The records are of the past: requests were {words.duration(max(ages))} old when "
             "training saw them, as in a replay. So delays are not shown."
+        )
+    if about["minimum_users"]:
+        yield (
+            f"Groups of fewer than {about['minimum_users']:,} users are not shown, nor are others "
+            "by which these could be found; slices that are wrong are not searched for."
         )
     if about["fields_left_out"]:
         names = ", ".join(about["fields_left_out"])

@@ -28,6 +28,7 @@ def report(
     fields: Sequence[str] | None = None,
     rules: str | Sequence[str] = RULES,
     title: str | None = None,
+    minimum_users: int = 0,
 ) -> pathlib.Path:
     """Write a page that tells how a model does, as one file.
 
@@ -44,6 +45,10 @@ def report(
         fields: The extra fields whose values are shown. Default: all with few values.
         rules: Rules, as for `check`, which decide whether a target is well.
         title: The title. Default: the name of the run.
+        minimum_users: Targets, windows of time and values of fields with fewer users are not shown,
+            nor are others by which these could be found by subtraction. Then slices that are wrong
+            are not searched for, and there is no comparison. Curves of predictions stay: their bins
+            are of predictions, whoever's they are.
 
     Returns:
         The path of the file.
@@ -70,7 +75,9 @@ def report(
         raise OSError(f"`path` must be a file in an existing folder. Received: {os.fspath(path)!r}")
     check_templates()
     text = [rules] if isinstance(rules, str) else rules
-    contents = contents_of(records, against, title=title, fields=fields, rules=text)
+    contents = contents_of(
+        records, against, title=title, fields=fields, rules=text, minimum_users=minimum_users
+    )
     tables = {name: _text_of(table) for name, table in contents.tables.items()}
     html = report_page(contents, tables)
     stored.write_whole(file, html.encode())
