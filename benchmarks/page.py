@@ -2,7 +2,8 @@
 
     python benchmarks/page.py --records 10000000 --targets 1
 
-A week of records of Pareto-sized users, with three fields of ten values each. The report is made
+A week of records of Pareto-sized users, with three fields of ten values each, or, with
+`--targets 3 --fields 1 --values 30`, that of which a report must have less than 1.2 MB. It is made
 from cold and again from the states that were kept, each in a process of its own; and the live page
 is shown, looked at while nothing changes, and shown again after a new file.
 """
@@ -19,13 +20,21 @@ import tempfile
 import time
 from typing import Any
 
-FIELDS = ("country", "device", "slot")
+FIELDS = ("country", "device", "slot")  # at most
 FILE_RECORDS = 250_000
 WEEK = 7 * 86_400
 IDLE_SECONDS = 10.0
 
 
-def write(folder: pathlib.Path, first: int, size: int, records: int, targets: int) -> None:
+def write(
+    folder: pathlib.Path,
+    first: int,
+    size: int,
+    records: int,
+    targets: int,
+    fields: int = len(FIELDS),
+    values: int = 10,
+) -> None:
     """Write one file of records, of a run of so many."""
     import numpy as np
     import polars as pl
@@ -35,15 +44,15 @@ def write(folder: pathlib.Path, first: int, size: int, records: int, targets: in
     which = np.minimum(random.pareto(1.2, size) * 2_000, len(users) - 1).astype(np.int64)
     taste = np.random.default_rng(1).normal(0, 0.7, len(users))[which]
     known = random.normal(-2.5, 1.2, size)
-    values = {f"target{at}": known + at / 4 for at in range(targets)}
+    odds_of = {f"target{at}": known + at / 4 for at in range(targets)}
     labels = {
         name: (random.random(size) < 1 / (1 + np.exp(-odds - taste))).astype(np.float32)
-        for name, odds in values.items()
+        for name, odds in odds_of.items()
     }
     predictions = {
-        name: (1 / (1 + np.exp(-odds))).astype(np.float32) for name, odds in values.items()
+        name: (1 / (1 + np.exp(-odds))).astype(np.float32) for name, odds in odds_of.items()
     }
-    fields = {name: random.integers(0, 10, size) for name in FIELDS}
+    extra = {name: random.integers(0, values, size) for name in FIELDS[:fields]}
     # A new file at the end does not make the run so long that it is divided into other windows.
     seconds = np.minimum((np.arange(first, first + size) * WEEK) // records, WEEK - 1)
     time_of = 1_700_000_000 + seconds
@@ -57,7 +66,7 @@ def write(folder: pathlib.Path, first: int, size: int, records: int, targets: in
             "label": pl.DataFrame(labels).to_struct(),
             "predict": pl.DataFrame(predictions).to_struct(),
             "extra_str": pl.DataFrame(
-                {name: np.char.add(name[0], one.astype(str)) for name, one in fields.items()}
+                {name: np.char.add(name[0], one.astype(str)) for name, one in extra.items()}
             ).to_struct(),
         }
     )
@@ -75,7 +84,7 @@ def report(folder: str) -> dict[str, Any]:
         return {"megabytes": path.stat().st_size / 1e6}
 
 
-def live(folder: str, records: int, targets: int) -> dict[str, Any]:
+def live(folder: str, records: int, targets: int, fields: int, values: int) -> dict[str, Any]:
     """Show a live page, and what a new file costs it."""
     from monolith_keras_metrics.insight.page.html import live_fragment
     from monolith_keras_metrics.insight.page.live import Live, View
@@ -88,7 +97,7 @@ def live(folder: str, records: int, targets: int) -> dict[str, Any]:
         page.look()
         page.page(view)
     idle = (time.process_time() - start) / IDLE_SECONDS
-    write(pathlib.Path(folder), records, 20_000, records, targets)
+    write(pathlib.Path(folder), records, 20_000, records, targets, fields, values)
     begin, start = time.perf_counter(), time.process_time()
     page.look()
     page.page(view)
@@ -114,15 +123,19 @@ def main() -> None:
     )
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--targets", type=int, default=1)
+    parser.add_argument("--fields", type=int, default=len(FIELDS))
+    parser.add_argument("--values", type=int, default=10, help="of a field")
     parser.add_argument("--folder", help="of a run that this script has written")
     parser.add_argument("--program", choices=("report", "live"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    shape = ["--records", str(options.records), "--targets", str(options.targets)]
+    of_run = [options.records, options.targets, options.fields, options.values]
+    names = ("--records", "--targets", "--fields", "--values")
+    shape = [text for pair in zip(names, map(str, of_run), strict=True) for text in pair]
     if options.program:
         if options.program == "report":
             found = report(options.folder)
         else:
-            found = live(options.folder, options.records, options.targets)
+            found = live(options.folder, *of_run)
         found["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(json.dumps(found))
         return
@@ -132,7 +145,7 @@ def main() -> None:
             folder.mkdir()
             for first in range(0, options.records, FILE_RECORDS):
                 size = min(FILE_RECORDS, options.records - first)
-                write(folder, first, size, options.records, options.targets)
+                write(folder, first, size, *of_run)
         for title, program in (("cold", "report"), ("kept", "report"), ("live", "live")):
             found = measured(program, "--folder", str(folder), *shape)
             print(title, *(f"{name} {value:.3g}" for name, value in found.items()), sep="  ")

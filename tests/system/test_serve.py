@@ -112,6 +112,7 @@ def test_it_ends_at_once_with_viewers(new_server: Callable[..., RealServer]) -> 
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", "/events")
     events = connection.getresponse()
+    assert events.headers["x-accel-buffering"] == "no"  # or nginx would keep them
     assert events.readline() == b"event: state\n"
     assert re.match(rb'data: \{"version": ', events.readline())
     assert server.stop() == ""

@@ -133,7 +133,8 @@ def app_of(
         return await answer(request, bytes)
 
     async def events(_: Request) -> Response:
-        return StreamingResponse(watch.states(), media_type="text/event-stream")
+        headers = {"x-accel-buffering": "no"}  # nginx would keep events until there are many
+        return StreamingResponse(watch.states(), media_type="text/event-stream", headers=headers)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
