@@ -61,7 +61,7 @@ def write(
             "model_name": ["ctr"] * size,
             "uid": users[which],
             "req_time": time_of,
-            "train_time": time_of + 60,
+            "train_time": time_of + np.exp(random.normal(5.7, 1, size)).astype(np.int64),
             "sample_ratio": np.full(size, 1.0),
             "label": pl.DataFrame(labels).to_struct(),
             "predict": pl.DataFrame(predictions).to_struct(),
