@@ -144,15 +144,14 @@ def _of_valid(
     keys: dict[str, Column] = {"group": group, "part": part}
     if "cells" in form.tables:
         sums = {"positives": w * y, "negatives": w * (1 - y), "predictions": w * p}
-        tables |= _of_cells("cells", {**keys, "cell": p}, sums, form)
+        tables |= _of_cells("cells", keys, p, sums, form)
     if "delays" in form.tables:
-        delay = rows.get_column("delay").to_numpy()
-        columns = {**keys, "delay": delay, "weights": w}
+        delay, of_delays, weights = rows.get_column("delay").to_numpy(), keys, w
         if rows.get_column("delay").null_count():
             known = rows.get_column("delay").is_not_null().to_numpy()
-            columns = {key: values[known] for key, values in columns.items()}
-        weights = columns.pop("weights")
-        tables |= _of_cells("delays", columns, {"weights": weights}, form)
+            of_delays = {name: key[known] for name, key in keys.items()}
+            delay, weights = delay[known], w[known]
+        tables |= _of_cells("delays", of_delays, delay, {"weights": weights}, form)
     if "users" in form.tables:
         tables["users"] = _users(group, rows.get_column("user"))
     if "user_cells" in form.tables:
@@ -162,24 +161,25 @@ def _of_valid(
 
 
 def _of_cells(
-    name: str, keys: dict[str, Column], sums: Mapping[str, Array], form: Form
+    name: str, keys: dict[str, Column], values: Array, sums: Mapping[str, Array], form: Form
 ) -> dict[str, pl.DataFrame]:
-    """Return a table of cells, and that of their parts.
+    """Return a table of cells, and that of the cells of each part.
 
     Args:
         name: The name of the table.
-        keys: The group, the part and the value of each row.
+        keys: The group and the part of each row.
+        values: What decides the cell of each row.
         sums: What is added up.
         form: The form of the tables.
     """
-    group, part, (cell, values) = keys["group"], keys["part"], [*keys.items()][-1]
+    (cell,), group = TABLES[name].own, keys["group"]
     codes = codes_of(values) if form.parts > 1 or not form.exact else values
     add = _added_in_order if form.exact else _added
     tables = {name: add({"group": group, cell: values if form.exact else codes}, sums)}
     if form.parts > 1:
         if name == "cells" and form.coarse:
             codes = _coarser(codes, group, tables[name])
-        tables[f"part_{name}"] = _added({"group": group, "part": part, cell: codes}, sums)
+        tables[f"part_{name}"] = _added({**keys, cell: codes}, sums)
     return tables
 
 
