@@ -173,14 +173,16 @@ def _of_cells(
         form: The form of the tables.
     """
     (cell,), group = TABLES[name].own, keys["group"]
-    codes = codes_of(values) if form.parts > 1 or not form.exact else values
-    add = _added_in_order if form.exact else _added
-    tables = {name: add({"group": group, cell: values if form.exact else codes}, sums)}
-    if form.parts > 1:
-        if name == "cells" and form.coarse:
-            codes = _coarser(codes, group, tables[name])
-        tables[f"part_{name}"] = _added({**keys, cell: codes}, sums)
-    return tables
+    if form.exact:
+        whole = _added_in_order({"group": group, cell: values}, sums)
+    else:
+        whole = _added({"group": group, cell: codes_of(values)}, sums)
+    if form.parts == 1:
+        return {name: whole}
+    codes = codes_of(values)
+    if name == "cells" and form.coarse:
+        codes = _coarser(codes, group, whole)
+    return {name: whole, f"part_{name}": _added({**keys, cell: codes}, sums)}
 
 
 def _users(group: Numbers, user: pl.Series, in_runs: bool = False) -> pl.DataFrame:
