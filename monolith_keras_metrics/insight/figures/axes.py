@@ -11,7 +11,7 @@ from typing import Any
 from monolith_keras_metrics.insight.figures import scales
 
 _ROOM = 0.05  # of the range, beside the values
-_CHARACTER = 6.4  # pixels of one, on average
+_CHARACTER = 7.2  # pixels of one, on average, of a wide font
 
 
 class Axis:
