@@ -23,6 +23,10 @@ FIELD = "<i>level</i>"
 ROWS = 1_200
 BY_TIME = "measures by 6 hours"
 COMPARED = "this run and other"
+ROOM = """
+() => [...document.querySelectorAll(".js-plotly-plot")].map((graph) =>
+  [graph.closest("figure").id, graph._fullLayout._size.w / graph.clientWidth])
+"""
 UNFOLD = "document.querySelectorAll('details.part').forEach((one) => (one.open = true))"
 GO_TO_NEXT = """
 () => {
@@ -127,6 +131,8 @@ def test_the_report_opens(opened, report, width, dark, scripts):
         assert page.evaluate(background) == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert too_wide(page) == []
+        narrow = page.evaluate(ROOM)
+        assert min(share for _, share in narrow) > 0.45, narrow  # beside labels, however long
         assert page.locator("thead th button").count() > 20
     assert MARKUP in page.title()
     for name in ("img", "section i", "h1 *"):

@@ -146,6 +146,7 @@ function dressed(figure, revision, width) {
     const colours = { gridcolor: grid, zerolinecolor: grid, linecolor: muted, tickcolor: muted };
     const axis = { ...layout[key], automargin: true, ...colours };
     if (axis.title) axis.title = { ...axis.title, font: { size: 12 } };
+    if (width < NARROW) axis.tickfont = { size: 11 };
     if (axis.type === "date" && width < NARROW) Object.assign(axis, { nticks: 4, tickangle: 0 });
     layout[key] = axis;
   }
