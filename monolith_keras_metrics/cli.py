@@ -6,18 +6,27 @@ for the process, and removes it again.
 
 Telemetry never stops training: if a back end returns no client, this is logged once as an error,
 and the counters are discarded. Errors from `emit_*` of the back end's client are not caught here.
+
+A back end may have a method `flush(timeout)`, which waits at most `timeout` seconds until what was
+emitted has been delivered, and returns True if it has. It is called when the process exits, after
+the last counters.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from absl import logging
 
 _METHODS = ("emit_counter", "emit_store", "emit_timer")
+
+_FLUSH_SECONDS = 2.0  # for the last flush of a process that no `exit_by` bounds
+_LEAST_FLUSH_SECONDS = 0.5  # in case everything else has used up the time
 
 
 class MetricsClient(Protocol):
@@ -95,6 +104,8 @@ def _do_nothing(*args: object, **kwargs: object) -> None:
 _lock = threading.Lock()
 _backend: Backend | None = None
 _failure_logged = False
+_exit_by: float | None = None  # by the monotonic clock
+_is_prepared = False
 
 
 def get_cli(*args: object, **kwargs: object) -> MetricsClient:
@@ -157,6 +168,8 @@ def set_backend(backend: Backend | None) -> Backend | None:
             "`backend` must be a callable that returns a metrics client, or None. "
             f"Received: backend={backend!r}"
         )
+    if backend is not None:
+        prepare_exit()
     with _lock:
         previous, _backend = _backend, backend
         _failure_logged = False
@@ -193,6 +206,44 @@ def use_backend(backend: Backend | None) -> Iterator[None]:
         yield
     finally:
         set_backend(previous)
+
+
+def exit_by(deadline: float) -> None:
+    """Bound the last flush, in case the process is exiting.
+
+    Args:
+        deadline: When the process should have ended, by the monotonic clock. At least half a second
+            is left for the flush.
+    """
+    global _exit_by
+    _exit_by = deadline
+
+
+def flush_at_exit() -> None:
+    """Have the back end deliver what was emitted, within the time that is left."""
+    flush = getattr(_backend, "flush", None)
+    if not callable(flush):
+        return
+    timeout = _FLUSH_SECONDS
+    if _exit_by is not None:
+        timeout = max(_LEAST_FLUSH_SECONDS, _exit_by - time.monotonic())
+    try:
+        if not flush(timeout):
+            logging.warning("Deep insight: the last counters were not delivered in time.")
+    except Exception:
+        logging.exception("Deep insight: the last counters could not be delivered.")
+
+
+def prepare_exit() -> None:
+    """Have `flush_at_exit` called when the process exits.
+
+    Whoever registers a function that emits counters at exit calls this before, since functions that
+    are registered first run last.
+    """
+    global _is_prepared
+    if not _is_prepared:
+        _is_prepared = True
+        atexit.register(flush_at_exit)
 
 
 def _log_failure(backend: Backend) -> None:

@@ -179,6 +179,7 @@ def install(over: _Over | None = None, last_words: Words | None = None) -> bool:
     _installs.append(_Install(over, last_words))
     if last_words is not None:
         _last_words.prepare()
+    cli.prepare_exit()
     atexit.unregister(exit_hook)  # so that it is registered once
     atexit.register(exit_hook)
     for signo in _signals():

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import pathlib
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
+from absl import logging as absl_logging
 
 from monolith_keras_metrics import cli
 
@@ -211,3 +215,57 @@ def test_threads_that_swap_backends_lose_none() -> None:
     seen.append(cli.set_backend(None))
     assert seen.count(None) == 1
     assert {id(one) for one in seen if one} == {id(one) for one in backends}
+
+
+@pytest.mark.parametrize("first", ["backend", "install", "client"])
+def test_the_last_counters_are_flushed_whatever_came_first(
+    first: str, tmp_path: pathlib.Path
+) -> None:
+    """A signal ends the process; counters of the exit hook and of the client come before."""
+    backend = "cli.set_backend(backend)"
+    steps = {
+        "backend": f"{backend}; client = DeepInsightClient({str(tmp_path)!r}, counter_tags={{}}); "
+        "exit_hook.install()",
+        "install": f"exit_hook.install(); client = DeepInsightClient({str(tmp_path)!r}, "
+        f"counter_tags={{}}); {backend}",
+        "client": f"client = DeepInsightClient({str(tmp_path)!r}, counter_tags={{}}); "
+        f"exit_hook.install(); {backend}",
+    }
+    program = f"""
+import signal
+from monolith_keras_metrics import DeepInsightClient, cli, exit_hook
+
+class Backend(cli.Client):
+    def __call__(self, *_):
+        return self
+    def emit_counter(self, name, value, tags):
+        print(name)
+    def flush(self, timeout):
+        print("flush", 0 < timeout <= 10)
+        return True
+
+backend = Backend()
+{steps[first]}
+signal.raise_signal(signal.SIGTERM)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 15, ended.stderr
+    *names, last = ended.stdout.splitlines()
+    assert {"exit_hook", "deep_insight.written"} <= set(names)
+    assert last == "flush True"
+
+
+def test_a_flush_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Backend(cli.Client):
+        def flush(self, timeout: float) -> bool:
+            raise ConnectionError("no server")
+
+    monkeypatch.setattr(absl_logging, "exception", told.append)
+    backend = Backend()
+    with cli.use_backend(lambda *_: backend):
+        cli.flush_at_exit()  # the function has no `flush`
+    monkeypatch.setattr(cli, "_backend", backend)
+    cli.flush_at_exit()
+    assert len(told) == 1

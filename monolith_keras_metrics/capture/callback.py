@@ -110,7 +110,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
             raise ValueError(
                 f"`modes` must be a list with one or more of {_MODES}. Received: modes={modes!r}"
             )
-        options.setdefault("counter_tags", {"model_name": model_name})
+        options.setdefault("counter_tags", {"model": model_name})
         own = inspect.signature(DeepInsightCallback.__init__).parameters.values()
         names = [one.name for one in own if one.kind is one.KEYWORD_ONLY]
         self._options = make_options(None, names, **options)

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from monolith_keras_metrics import exit_hook, task_context
+from monolith_keras_metrics import cli, counters, exit_hook, task_context
 from monolith_keras_metrics.pipeline import lifecycle
 from monolith_keras_metrics.pipeline.journal_home import claim_home
 from monolith_keras_metrics.pipeline.ledger import Stats
@@ -111,6 +111,7 @@ class DeepInsightClient:
             opts = make_options(opts, worker=task_context.get().worker_number)
         self._options = opts
         lifecycle.check_process()
+        counters.use_environment()
         home = claim_home(destinations, opts, clock)
         self.origin = home.origin
         try:
@@ -242,6 +243,7 @@ class DeepInsightClient:
     def _close(self, timeout: float) -> None:
         self._state = State.CLOSING
         self._closing.set()
+        cli.exit_by(time.monotonic() + timeout)
         self._pipeline.end(timeout, patient=self._raised is None)
         self._state = State.CLOSED
         lifecycle.remove(self.number)

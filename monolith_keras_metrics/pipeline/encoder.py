@@ -48,6 +48,7 @@ class Encoder(BackgroundThread):
 
     Attributes:
         died: The exception that ended the thread; None if there was none.
+        steps: Number of batches taken from the queue.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Encoder(BackgroundThread):
     ) -> None:
         super().__init__(self._write_all, "deep-insight")
         self.died: BaseException | None = None
+        self.steps = 0
         self._queue = queue
         self._converter = converter
         self._writer = writer
@@ -175,6 +177,7 @@ class Encoder(BackgroundThread):
             self._learn_text(frame, first.batch.layout)
             self._append(frame, first.accepted_at)
         self._absorbed += rows
+        self.steps += len(taken)
         self._queue.done(rows)
 
     def _append(self, frame: pl.DataFrame, accepted_at: float) -> None:

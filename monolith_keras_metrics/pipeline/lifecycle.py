@@ -11,6 +11,8 @@ from typing import Protocol
 
 from absl import logging
 
+from monolith_keras_metrics import cli
+
 
 class Client(Protocol):
     """The methods of a client that this module calls."""
@@ -48,9 +50,11 @@ def add(client: Client) -> int:
     global _used_in
     if _used_in != os.getpid():
         _used_in = os.getpid()
+        cli.prepare_exit()
         atexit.register(_close_all)
         # Processes of `multiprocessing` do not run `atexit` functions.
         multiprocessing.util.Finalize(None, _close_all, exitpriority=0)
+        multiprocessing.util.Finalize(None, cli.flush_at_exit, exitpriority=-1)
     number = next(_numbers)
     _open[number] = client
     return number

@@ -126,8 +126,8 @@ class Options:
             delivered, in seconds.
         uid_hash_key: Key of 1 to 64 bytes. Records then have a keyed hash instead of the uid.
             Sampling still uses the true uid.
-        counter_tags: Tags of the counters for the metrics client (`cli.get_cli`). None: no
-            counters. The callback passes the model's name.
+        counter_tags: Tags of the counters for the metrics client (`cli.get_cli`), beside `worker`.
+            None: no counters. The callback passes `model`, the model's name.
 
     Raises:
         TypeError, ValueError: If a value is invalid. The message names the option.

@@ -58,7 +58,6 @@ class Pipeline:
         self.journal_folder = home.folder
         self.ledger = Ledger()
         self._kept = LedgerKeeper(destinations, home.origin, self.ledger, self.warn_once, clock)
-        self._counters = CounterEmitter(self.ledger, options.counter_tags, options.flush_seconds)
         self.queue = RowQueue(self.ledger, options.queue_rows, options.memory_bytes)
         self._files = home.files
         writer = Writer(
@@ -84,6 +83,13 @@ class Pipeline:
         keeper = JournalKeeper(self._files, options.flush_seconds, self.at_risk_seconds, leave)
         origin = home.origin if home.is_named else None
         self.converter = Converter(origin, options.uid_hash_key, self.ledger, self.warn_once)
+        self._counters = CounterEmitter(
+            self.stats,
+            lambda: self.encoder.steps,
+            options.counter_tags,
+            worker=home.origin.worker,
+            seconds=options.flush_seconds,
+        )
         self.encoder = Encoder(
             self.queue,
             self.converter,

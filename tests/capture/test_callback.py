@@ -344,7 +344,7 @@ def test_counters_go_to_the_metrics_client(tmp_path: pathlib.Path) -> None:
 
     class Backend(cli.Client):
         def emit_counter(self, name: str, value: float, tags: dict[str, str]) -> None:
-            assert tags == {"model_name": "m"}
+            assert tags == {"model": "m", "worker": "0"}
             emitted[name] = emitted.get(name, 0) + value
 
     with cli.use_backend(lambda *_: Backend()):

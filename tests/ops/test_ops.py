@@ -347,8 +347,11 @@ def test_counters(tmp_path: pathlib.Path) -> None:
         "deep_insight.sampled": 2,
         "deep_insight.unsampled": 1,
         "deep_insight.written": 2,
+        "deep_insight.dropped": 0,
+        "deep_insight.failed": 0,
+        "deep_insight.steps": 1,
     }
-    assert all(tags == {"container": "host-7"} for tags in tags_seen)
+    assert all(tags == {"container": "host-7", "worker": "0"} for tags in tags_seen)
 
 
 def features() -> dict[str, tf.Tensor]:

@@ -63,15 +63,24 @@ TWENTY_STEPS = 1200
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
-def test_a_signal(name: str, start: Start, tmp_path: pathlib.Path) -> None:
-    process = start(tmp_path)
-    process.send_signal(getattr(signal, name))
+def test_a_signal(
+    name: str, start: Start, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = tmp_path / "counted.prom"
+    monkeypatch.setenv("MONOLITH_METRICS", f"prometheus:{counted}")
+    process = start(tmp_path / "run")
+    number = getattr(signal, name)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == getattr(signal, name), errors
-    check_whole(read(tmp_path), TWENTY_STEPS)
-    (row,) = insight.coverage(tmp_path).rows(named=True)
+    assert process.returncode == number, errors
+    check_whole(read(tmp_path / "run"), TWENTY_STEPS)
+    (row,) = insight.coverage(tmp_path / "run").rows(named=True)
     assert row["accepted"] == row["written"] == row["records"] >= TWENTY_STEPS
     assert row["ended"]
+    lines = counted.read_text().splitlines()
+    assert f'deep_insight_written_total{{model="m",worker="0"}} {row["written"]:.1f}' in lines
+    tags = f'index="0",server_type="worker",sig="{number:d}"'
+    assert f"monolith_training_exit_hook_total{{{tags}}} 1.0" in lines
 
 
 def test_an_earlier_handler_runs_first(start: Start, tmp_path: pathlib.Path) -> None:
