@@ -63,13 +63,13 @@ def prometheus(
         ValueError: If an argument is invalid, or not exactly one of `port` and `textfile` is given.
 
     Example:
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/deep_insight.prom"
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "deep_insight.prom")
     >>> backend = prometheus(textfile=path)
     >>> backend().emit_counter("deep_insight.written", 3, {"model": "ctr"})
     >>> backend.flush(timeout=10)
     True
-    >>> print(open(path).read().splitlines()[-1])
+    >>> print(path.read_text().splitlines()[-1])
     deep_insight_written_total{model="ctr"} 3.0
     >>> backend.close()
     """

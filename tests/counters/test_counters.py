@@ -350,18 +350,20 @@ def test_a_forked_process_emits_nothing_and_does_not_keep_the_port(
         flushed = all(backend.flush(0.1) for backend in backends)
         os.write(writing, b"ok" if flushed and not done.is_alive() else b"no")
         threading.Event().wait()  # until it is killed
-    for lock in locked:
-        lock.release()
-    os.close(writing)
-    assert os.read(reading, 2) == b"ok"
-    scraped.close()
-    counters.prometheus(port=scraped.port).close()  # the child does not listen
-    for backend in backends[1:]:
-        backend().emit_counter("of_the_parent", 1, {})
-        assert backend.flush(10)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    os.close(reading)
+    try:
+        for lock in locked:
+            lock.release()
+        os.close(writing)
+        assert os.read(reading, 2) == b"ok"
+        scraped.close()
+        counters.prometheus(port=scraped.port).close()  # the child does not listen
+        for backend in backends[1:]:
+            backend().emit_counter("of_the_parent", 1, {})
+            assert backend.flush(10)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        os.close(reading)
     udp.wait_for(lambda points: len(points) >= 1)
     assert {point.name for point in udp.points + collector.points} == {"of_the_parent"}
     assert set(parsed(path.read_text())) == {"of_the_parent_total"}
