@@ -54,7 +54,8 @@ def add(client: Client) -> int:
         atexit.register(_close_all)
         # Processes of `multiprocessing` do not run `atexit` functions.
         multiprocessing.util.Finalize(None, _close_all, exitpriority=0)
-        multiprocessing.util.Finalize(None, cli.flush_at_exit, exitpriority=-1)
+        if multiprocessing.parent_process() is not None:
+            multiprocessing.util.Finalize(None, cli.flush_at_exit, exitpriority=-1)
     number = next(_numbers)
     _open[number] = client
     return number

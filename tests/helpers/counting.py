@@ -16,6 +16,12 @@ from writing import ROWS, batch
 from monolith_keras_metrics import DeepInsightClient
 
 
+def write_one(folder: str) -> None:
+    """Write one batch, and leave the rest to the end of the process."""
+    client = DeepInsightClient(folder, counter_tags={"model": "m"})
+    client.write(batch(client.origin.attempt, 0))
+
+
 def main() -> None:
     (folder,) = sys.argv[1:]
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import counting
 import pytest
 from places import HELPERS
 from prometheus_client.parser import text_string_to_metric_families
@@ -103,7 +105,22 @@ def test_a_back_end_that_hangs_or_is_away_delays_no_exit(start: Start) -> None:
     for seconds, errors in end(hanging, without):
         assert "not delivered in time" in errors
         assert errors.count("127.0.0.1") <= 1  # the exporter's own lines are kept back
-        # Python's own end takes time, too, on a busy machine. Without a bound it is 5 s.
-        assert seconds < EXIT_TIMEOUT + 2.5
+        # Alone it takes 2.1 s; on a busy machine Python's own end takes more. Without a bound, 10 s.
+        assert seconds < EXIT_TIMEOUT + 6.0
     assert collector.asked.is_set()
     collector.close()
+
+
+def test_a_process_of_multiprocessing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends without the functions of `atexit`."""
+    path = tmp_path / "deep_insight.prom"
+    monkeypatch.setenv("MONOLITH_METRICS", f"prometheus:{path}")
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=counting.write_one, args=(str(tmp_path / "run"),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    line = f'deep_insight_written_total{{model="m",worker="0"}} {ROWS:.1f}'
+    assert line in path.read_text().splitlines()
