@@ -7,6 +7,7 @@ It prints `ready` once 10 batches are written and another one waits in the queue
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,8 +17,9 @@ from writing import ROWS, batch
 from monolith_keras_metrics import DeepInsightClient
 
 
-def write_one(folder: str) -> None:
-    """Write one batch, and leave the rest to the end of the process."""
+def write_one(folder: str, uri: str) -> None:
+    """Write one batch, with counters, and leave the rest to the end of the process."""
+    os.environ["MONOLITH_METRICS"] = uri
     client = DeepInsightClient(folder, counter_tags={"model": "m"})
     client.write(batch(client.origin.attempt, 0))
 
