@@ -120,9 +120,9 @@ def _percentile_ends(measure: Measure, chunk: Chunk, interval: float) -> list[Ar
 
 def _equal_parts(shares: Array, interval: float) -> tuple[Array, Array]:
     """Return the number of parts of equal size that would tell as much (Kish), and their t."""
-    quantile = scipy_module("stats", "`interval`").t.ppf
+    quantile = scipy_module("special", "`interval`").stdtrit  # as stats.t.ppf, which loads slowly
     equal: Array = 1 / (shares**2).sum(axis=1)
-    return equal, quantile((1 + interval) / 2, np.where(equal > _EQUAL_PARTS, equal - 1, np.nan))
+    return equal, quantile(np.where(equal > _EQUAL_PARTS, equal - 1, np.nan), (1 + interval) / 2)
 
 
 def jackknife(
