@@ -9,6 +9,8 @@ Each cell has a *code*: these 17 bits, and one that is set from 1/2 on.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,9 +50,7 @@ def ranks_of(codes: Codes) -> Codes:
 
     Codes are not: those of negative numbers, and of distances from 1, fall where numbers rise.
     """
-    lower = codes & _LOWER
-    signed = lower ^ np.where(lower & int(_MINUS_ZERO), _LOWER, int(_MINUS_ZERO))
-    return np.where(codes & int(_UPPER), signed ^ (_LOWER | int(_UPPER)), signed)
+    return _ranks()[codes]
 
 
 def coarser(codes: Codes, bits: Codes) -> Codes:
@@ -98,10 +98,25 @@ def bits_too_many(groups: Codes, codes: Codes, most: int) -> Codes:
 
 def values_of(codes: Codes) -> Values:
     """Return the number within each cell that is its name: the one of the fewest bits."""
+    return _names()[codes]
+
+
+@functools.cache
+def _ranks() -> Codes:
+    codes = np.arange(CODES)
+    lower = codes & _LOWER
+    signed = lower ^ np.where(lower & int(_MINUS_ZERO), _LOWER, int(_MINUS_ZERO))
+    return np.where(codes & int(_UPPER), signed ^ (_LOWER | int(_UPPER)), signed)
+
+
+@functools.cache
+def _names() -> Values:
+    codes = np.arange(CODES)
     lower = (codes & _LOWER).astype(np.uint32) << _DROPPED
-    distance = lower.view(np.float32).astype(np.float64)
-    values: Values = np.where(codes & int(_UPPER), 1 - distance, distance)
-    return values
+    with np.errstate(invalid="ignore"):  # some codes are of no number
+        distance = lower.view(np.float32).astype(np.float64)
+        names: Values = np.where(codes & int(_UPPER), 1 - distance, distance)
+    return names
 
 
 def cell_of(values: Values) -> Values:
