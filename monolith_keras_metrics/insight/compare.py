@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from monolith_keras_metrics.insight import steps
@@ -96,6 +97,9 @@ def compare(
         columns[f"{name}_diff"] = difference[:, 0]
         if interval is not None:
             low, high = jackknife(difference, one.there, one.shares, "plain", interval)
+            if name in one.raised:
+                more = np.abs(other.raised[name] - one.raised[name])
+                low, high = low - more, high + more
             columns |= {f"{name}_diff_low": low, f"{name}_diff_high": high}
     found = one.groups.select("target", *rows.keys).with_columns(
         pl.Series(name, column, nan_to_null=True) for name, column in columns.items()

@@ -95,7 +95,7 @@ def _columns(measure: Measure, chunk: Chunk, interval: float | None) -> dict[str
         return dict(zip(_names(measure, interval), columns, strict=True))
     layers = chunk.layers(measure)
     low, high = jackknife(layers, chunk.there, chunk.shares, measure.scale, interval)
-    if measure.is_peak:
+    if measure.raised == "own":
         lower = layers.copy()
         lower[:, 0] -= chunk.raised(measure)
         low = jackknife(lower, chunk.there, chunk.shares, measure.scale, interval)[0]

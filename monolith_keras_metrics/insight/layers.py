@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +25,15 @@ class Layers(NamedTuple):
             leave out one part each. If all users are in one part, there is the first layer only.
         there: Whether a part has examples of the group, shape `(groups, parts)`.
         shares: The share of a part in the group's weights, shape `(groups, parts)`.
+        raised: By how much chance raises measures whose difference has to allow for that, shape
+            `(groups,)` each.
     """
 
     groups: pl.DataFrame
     of: dict[str, Array]
     there: npt.NDArray[np.bool_]
     shares: Array
+    raised: Mapping[str, Array] = MappingProxyType({})
 
     def at(self, positions: npt.NDArray[np.int64], groups: pl.DataFrame) -> Layers:
         """Return the layers of other groups.
@@ -44,7 +48,8 @@ class Layers(NamedTuple):
             return np.concatenate([layers, last])[positions]
 
         of = {name: chosen(one, np.nan) for name, one in self.of.items()}
-        return Layers(groups, of, chosen(self.there, False), chosen(self.shares, 0.0))
+        raised = {name: np.append(one, 0.0)[positions] for name, one in self.raised.items()}
+        return Layers(groups, of, chosen(self.there, False), chosen(self.shares, 0.0), raised)
 
 
 def layers_of(state: State, measures: Sequence[Measure]) -> Layers:
@@ -62,10 +67,13 @@ def layers_of(state: State, measures: Sequence[Measure]) -> Layers:
         {measure.name: np.full(shape, np.nan) for measure in measures},
         np.zeros((shape[0], layers - 1), np.bool_),
         np.zeros((shape[0], layers - 1)),
+        {one.name: np.zeros(shape[0]) for one in measures if one.raised == "difference"},
     )
     for at in groups.together():
         chunk = groups.chunk(at)
         for measure in measures:
             found.of[measure.name][at] = chunk.layers(measure)
+            if measure.name in found.raised:
+                found.raised[measure.name][at] = chunk.raised(measure)
         found.there[at], found.shares[at] = chunk.there, chunk.shares
     return found

@@ -128,7 +128,8 @@ class Measure:
             interval does not see that.)
         needs: The tables of a `State` that it needs, besides the sums.
         on_demand: True if it is computed only if it is named, since it costs more than all others.
-        is_peak: True if it is the largest of many values, which chance raises.
+        raised: If it is the largest of many values, which chance raises: which interval has to
+            allow for that, its own or that of a difference.
     """
 
     name: str
@@ -139,7 +140,7 @@ class Measure:
     scale: Scale | None = "plain"
     needs: Literal["cells", "delays", "users", "user_cells"] | None = None
     on_demand: bool = False
-    is_peak: bool = False
+    raised: Literal["own", "difference"] | None = None
 
     def __call__(self, sums: Sums) -> Array:
         """Return its value for each group; NaN where it is undefined."""
@@ -276,7 +277,7 @@ MEASURES = {
             "higher",
             "logit",
             needs="cells",
-            is_peak=True,
+            raised="own",
         ),
         Measure(
             "log_loss",
@@ -330,6 +331,7 @@ MEASURES = {
             "probability",
             "lower",
             needs="cells",
+            raised="difference",
         ),
         Measure(
             "ecce_p",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from monolith_keras_metrics.insight import adding, summary
+from monolith_keras_metrics.insight import adding, compare, summary
 from monolith_keras_metrics.insight.asks import of_plan
 from monolith_keras_metrics.insight.finish import finish, jackknife
 from monolith_keras_metrics.insight.measures import MEASURES
@@ -301,6 +301,22 @@ def test_the_interval_of_ks_is_not_too_high() -> None:
     assert (found["ks"] - true).mean() > 0.4 * (found["ks"] - true).std()
     assert (found["ks_low"] > true).mean() < 0.065
     assert (found["ks_high"] < true).mean() < 0.02
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_difference_of_ecce_allows_for_chance() -> None:
+    """It raises the ranges of both models, and that of one more."""
+    draw, on = BENCHMARK["sample"], ["uid", "example"]
+
+    def compared(frame: pl.DataFrame, by: Any = (), interval: float | None = 0.95) -> pl.DataFrame:
+        other = frame.with_columns(predict="other")
+        return compare(frame, other, on, by, interval=interval, measures="ecce")
+
+    true = compared(draw(50_000, 1), interval=None)["ecce_diff"].item()
+    several = pl.concat(draw(200, seed).with_columns(replicate=seed) for seed in range(2, 102))
+    found = compared(several, "replicate")
+    held = (found["ecce_diff_low"] <= true) & (true <= found["ecce_diff_high"])
+    assert held.mean() > 0.93
 
 
 @pytest.mark.parametrize(
