@@ -3,7 +3,7 @@
     python process.py FOLDER [EVENT ...]
 
 It prints `ready` once 20 steps are recorded and goes on training until it is ended. EVENTs:
-`caught` catches what `raise` raises, and waits;
+`caught` catches what `raise` raises, prints `closed` once the client is, and waits;
 `earlier` sets a SIGTERM handler that prints; `raise` has a step raise after 20; `exit` has a
 callback call `sys.exit(7)`; `stop` ends training without closing anything; `often` has files
 written often; `hang` adds a sink that hangs, and prints `closing` when training unwinds; `state
@@ -28,6 +28,7 @@ import tensorflow as tf
 from training import columns, dataset, frozen, labels, model
 
 from monolith_keras_metrics import DeepInsightCallback, DeepInsightClient, exit_hook, task_context
+from monolith_keras_metrics.pipeline import lifecycle
 
 
 class Hanging:
@@ -101,6 +102,9 @@ def main() -> None:
         if "caught" not in events:
             raise
         print("caught", flush=True)
+        while lifecycle._open:  # it is closed in the background
+            time.sleep(0.01)
+        print("closed", flush=True)
         threading.Event().wait()
     print(f"handlers restored: {signal.getsignal(signal.SIGTERM) is not exit_hook.sig_handler}")
 
