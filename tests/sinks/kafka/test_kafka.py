@@ -237,9 +237,12 @@ def test_a_broker_that_goes_away_in_the_middle(
     stats = client.stats()
     assert (stats.written, stats.failed, stats.dropped, stats.waiting) == (count, 0, 0, 0)
     assert req_times(own_broker, "t") == list(range(count))
-    # It is told once, or twice if a broker that is starting answers and fails again.
-    assert 1 <= sum("failed and is retried" in line for line in warnings_logged) <= 2
-    assert sum("works again" in line for line in warnings_logged) == 1
+    # Each outage is told once. A broker that is starting may answer and fail again.
+    failed, again = (
+        sum(text in line for line in warnings_logged)
+        for text in ("failed and is retried", "works again")
+    )
+    assert 1 <= failed == again <= 2
     print(f"\n{how}: {count} examples, the longest `write` while it was down: {longest:.4f} s")
 
 
