@@ -163,6 +163,34 @@ class State(Tables):
         """
         return cls._of(stored.read(path)[0])
 
+    def to_bytes(self) -> bytes:
+        """Return the contents of the file that `write_parquet` writes."""
+        return stored.contents_of(self).getvalue()
+
+    @classmethod
+    def from_bytes(cls, contents: bytes) -> State:
+        """Return the state that `to_bytes` returned the bytes of.
+
+        Raises:
+            ValueError: As `read_parquet`.
+        """
+        return cls._of(stored.read_contents(contents))
+
+    def where(self, chosen: pl.Expr) -> State:
+        """Return the state of the groups for which an expression over `groups` is True."""
+        kept = self.groups.with_row_index("\ngroup").filter(chosen)
+        old = kept.get_column("\ngroup").to_numpy()
+        new = np.full(self.groups.height, -1, np.int64)
+        new[old] = np.arange(len(old))
+        tables = {}
+        for name, table in self.tables.items():
+            group = pl.Series(new[table.get_column("group").to_numpy()])
+            dtype = table.schema["group"]
+            tables[name] = table.with_columns(group=group).filter(pl.col("group") >= 0).cast(
+                {"group": dtype}
+            )
+        return State(self.form, self.targets, kept.drop("\ngroup"), tables)
+
 
 def check_interval(interval: float | None, is_needed: bool = False) -> None:
     """Raise if `interval` is no probability between 0 and 1, or None where one is needed."""

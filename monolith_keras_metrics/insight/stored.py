@@ -56,6 +56,11 @@ def write(state: Tables, path: str | os.PathLike[str], notes: dict[str, Any] | N
     Raises:
         OSError: If it cannot be written.
     """
+    write_whole(path, contents_of(state, notes).getbuffer())
+
+
+def contents_of(state: Tables, notes: dict[str, Any] | None = None) -> io.BytesIO:
+    """Return what `write` writes."""
     frames = {_GROUPS: state.groups, **state.tables}
     about = {
         "mark": _MARK,
@@ -78,7 +83,7 @@ def write(state: Tables, path: str | os.PathLike[str], notes: dict[str, Any] | N
     # Of a full disk, Polars does not always tell.
     contents = io.BytesIO()
     pl.concat(rows, how="diagonal").write_parquet(contents)
-    write_whole(path, contents.getbuffer())
+    return contents
 
 
 def write_whole(path: str | os.PathLike[str], contents: bytes | memoryview) -> None:
@@ -108,8 +113,22 @@ def read(path: str | os.PathLike[str]) -> tuple[Tables, dict[str, Any]]:
     file = pathlib.Path(path)
     if not file.exists():
         raise FileNotFoundError(f"`path` must be a file with a state. Received: {str(file)!r}")
+    return _read(file, file)
+
+
+def read_contents(contents: bytes) -> Tables:
+    """Read a state from what `contents_of` returned.
+
+    Raises:
+        ForeignError: If it is no state that this version understands.
+    """
+    return _read(io.BytesIO(contents), pathlib.Path("a state in memory"))[0]
+
+
+def _read(source: pathlib.Path | io.BytesIO, file: pathlib.Path) -> tuple[Tables, dict[str, Any]]:
+    """Read a state and the notes with it; `file` is for errors."""
     try:
-        rows = pl.scan_parquet(file, glob=False, hive_partitioning=False)
+        rows = pl.scan_parquet(source, glob=False, hive_partitioning=False)
         about = _described(rows)
         if about.get("mark") != _MARK or about["version"] != VERSION:
             raise ForeignError(file, _about(about))

@@ -1,0 +1,1 @@
+"""Places where closed windows and alerts are published: TensorBoard, Prometheus, wandb, MLflow."""
