@@ -9,6 +9,7 @@ deep-insight explain BEFORE AFTER --by NAME [--measure NAME] ...
 deep-insight check RUN --rule RULE ... [--by NAME ...] [--last TIME] ...
 deep-insight report RUN [-o FILE] [--against OTHER] ...
 deep-insight serve RUN [--host HOST] [--port PORT] ...
+deep-insight watch RUN [--to PLACE ...] [--rules FILE] [--window TIME] ...
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from monolith_keras_metrics.command import measuring, page
+from monolith_keras_metrics.command import measuring, page, watch
 from monolith_keras_metrics.pipeline import recovery
 from monolith_keras_metrics.sinks import parse
 
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recover.set_defaults(command=_recover)
     measuring.add_to(commands)
     page.add_to(commands)
+    watch.add_to(commands)
     parsed = parser.parse_args(arguments)
     status: int = parsed.command(parsed)
     return status

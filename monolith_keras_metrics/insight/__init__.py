@@ -19,6 +19,7 @@ from monolith_keras_metrics.insight.slices import slices
 from monolith_keras_metrics.insight.state import State
 from monolith_keras_metrics.insight.states import state_of
 from monolith_keras_metrics.insight.summary import summary
+from monolith_keras_metrics.insight.watch.run import watch, watched
 
 __all__ = [
     "MEASURES",
@@ -43,4 +44,6 @@ __all__ = [
     "spark",
     "state_of",
     "summary",
+    "watch",
+    "watched",
 ]

@@ -173,13 +173,15 @@ def _of_cells(
         form: The form of the tables.
     """
     (cell,), group = TABLES[name].own, keys["group"]
+    codes = codes_of(values)
+    if name == "cells" and form.left_out:
+        codes = coarser(codes, np.int64(form.left_out))
     if form.exact:
         whole = _added_in_order({"group": group, cell: values}, sums)
     else:
-        whole = _added({"group": group, cell: codes_of(values)}, sums)
+        whole = _added({"group": group, cell: codes}, sums)
     if form.parts == 1:
         return {name: whole}
-    codes = codes_of(values)
     if name == "cells" and form.coarse:
         codes = _coarser(codes, group, whole)
     return {name: whole, f"part_{name}": _added({**keys, cell: codes}, sums)}

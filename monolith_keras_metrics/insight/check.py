@@ -249,7 +249,7 @@ def _lately(
     """Return the newest records, and how often the window has moved on by its own length."""
     if last is None:
         return all_records, None
-    seconds = _seconds(last)
+    seconds = seconds_of("last", last)
     ends = []
     for records in all_records:
         schema = records.collect_schema()
@@ -271,16 +271,23 @@ def _lately(
     return [records.filter(recent) for records in all_records], moves
 
 
-def _seconds(last: str) -> int:
+def seconds_of(name: str, length: str, least: int = 1) -> int:
+    """Return a length of time in seconds.
+
+    Args:
+        name: The name of the argument, for the error.
+        length: The length, such as `"6h"`.
+        least: The smallest number of seconds that is allowed.
+    """
     start = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
     try:
-        moved = pl.select(pl.lit(start).dt.offset_by(last)).item()
+        moved = pl.select(pl.lit(start).dt.offset_by(length)).item()
         seconds = int((moved - start).total_seconds())
     except (pl.exceptions.PolarsError, TypeError, AttributeError):
-        seconds = 0
-    if seconds < 1:
+        seconds = -1
+    if seconds < least:
         raise ValueError(
-            f"`last` must be a length of time, such as '6h' or '30m'. Received: last={last!r}"
+            f"`{name}` must be a length of time, such as '6h' or '30m'. Received: {name}={length!r}"
         )
     return seconds
 

@@ -186,10 +186,24 @@ class State(Tables):
         for name, table in self.tables.items():
             group = pl.Series(new[table.get_column("group").to_numpy()])
             dtype = table.schema["group"]
-            tables[name] = table.with_columns(group=group).filter(pl.col("group") >= 0).cast(
-                {"group": dtype}
+            tables[name] = (
+                table.with_columns(group=group).filter(pl.col("group") >= 0).cast({"group": dtype})
             )
         return State(self.form, self.targets, kept.drop("\ngroup"), tables)
+
+    def summed_over(self, name: str) -> State:
+        """Return the state without a column of groups, over whose values everything is added up."""
+        at = self.form.groups.index(name)
+        groups, numbers = adding.grouped(self.groups.drop(self.keys[at]))
+        form = self.form._replace(groups=self.form.groups[:at] + self.form.groups[at + 1 :])
+        tables = adding.added(lambda table: adding.regrouped(self.tables[table], numbers), form)
+        groups = groups.rename(dict(zip(groups.columns[1:], _keys(len(form.groups)), strict=True)))
+        return State(form, self.targets, groups, tables)
+
+
+def _keys(number: int) -> list[str]:
+    """Return the columns of `groups` besides the target, as `plan_of` names them."""
+    return [f"by.{at}" for at in range(number)]
 
 
 def check_interval(interval: float | None, is_needed: bool = False) -> None:

@@ -76,6 +76,8 @@ class Form(NamedTuple):
         parts: The number of parts of the users.
         tables: The names of the tables, of which the first is `"sums"`.
         coarse: Whether the cells of predictions are larger for parts than for all users.
+        left_out: How many of the lowest bits the cells of predictions do not tell apart, for states
+            of very many groups. Each halves the number of cells at most.
     """
 
     groups: tuple[str, ...]
@@ -84,6 +86,7 @@ class Form(NamedTuple):
     parts: int
     tables: tuple[str, ...]
     coarse: bool = True
+    left_out: int = 0
 
 
 class Tables:

@@ -55,22 +55,34 @@ class Topic:
         clients = self._clients
         clients.check_topic(_CONNECT_SECONDS)
         ends = {id_: end for id_, end in clients.offsets().items() if end > 0}
-        changes = {"auto.offset.reset": "earliest", "enable.partition.eof": True}
-        group = id_prefix(self._address.topic) + "open_run"
-        consumer = clients.consumer(group, "read_committed", changes)
+        consumer = self.consumer()
         try:
             beginning = clients.kafka.OFFSET_BEGINNING
-            consumer.assign([self._partition(id_, beginning) for id_ in ends])
+            consumer.assign([self.partition(id_, beginning) for id_ in ends])
             yield from self._read(consumer, ends)
         finally:
             consumer.close()
+
+    def check(self) -> None:
+        """Raise unless the topic exists, as `portions` does."""
+        self._clients.check_topic(_CONNECT_SECONDS)
+
+    def ends(self) -> dict[int, int]:
+        """Return the offset of the next message of each partition, as `portions` raises."""
+        return self._clients.offsets()
+
+    def consumer(self) -> Any:
+        """Return a new consumer, which tells the ends of partitions and commits nothing."""
+        changes = {"auto.offset.reset": "earliest", "enable.partition.eof": True}
+        group = id_prefix(self._address.topic) + "open_run"
+        return self._clients.consumer(group, "read_committed", changes)
 
     def _read(self, consumer: Any, ends: dict[int, int]) -> Iterator[bytes]:
         clock, lines, size = self._clients.clock, [], 0
         heard_at = clock()
         while ends:
             for message in consumer.consume(_AT_ONCE, timeout=0.5):
-                id_, is_end = message.partition(), self._is_end(message)
+                id_, is_end = message.partition(), self.is_end(message)
                 if id_ not in ends or (message.error() and not is_end):
                     continue
                 heard_at = clock()
@@ -78,9 +90,8 @@ class Topic:
                 if is_end or message.offset() + 1 >= end:
                     del ends[id_]
                     self.behind += max(0, end - message.offset()) if is_end else 0
-                if not is_end and message.offset() < end and self._is_record(message):
-                    # Outside of strings, JSON may have line breaks, and inside it has none.
-                    lines.append(message.value().replace(b"\n", b" "))
+                if not is_end and message.offset() < end and self.is_record(message):
+                    lines.append(as_line(message))
                     size += len(lines[-1])
             if clock() - heard_at > _SILENCE_SECONDS:
                 raise ConnectionError(
@@ -92,7 +103,7 @@ class Topic:
                 lines, size = [], 0
         yield b"\n".join(lines)
 
-    def _is_end(self, message: Any) -> bool:
+    def is_end(self, message: Any) -> bool:
         """Return True for the end of a partition; raise an error that does not pass."""
         reason = message.error()
         if reason is None:
@@ -107,7 +118,7 @@ class Topic:
             return False  # librdkafka retries
         raise error
 
-    def _is_record(self, message: Any) -> bool:
+    def is_record(self, message: Any) -> bool:
         """Return True for a record, of this package or of another producer."""
         value = message.value()
         if value is None:
@@ -122,5 +133,13 @@ class Topic:
         self.others += not known
         return known
 
-    def _partition(self, id_: int, offset: int) -> Any:
+    def partition(self, id_: int, offset: int) -> Any:
+        """Return a partition at an offset, to assign it to a consumer."""
         return self._clients.kafka.TopicPartition(self._address.topic, id_, offset)
+
+
+def as_line(message: Any) -> bytes:
+    """Return a message in one line."""
+    # Outside of strings, JSON may have line breaks, and inside it has none.
+    line: bytes = message.value().replace(b"\n", b" ")
+    return line

@@ -25,6 +25,7 @@ import time
 FORMATS = ("parquet", "jsonl", "tfrecord")
 JOURNAL = ".spool"
 STATES = ".insight"
+WATCH = ".watch"
 LAST_ATTEMPT = "last-attempt"
 
 _STALE_SECONDS = 86_400

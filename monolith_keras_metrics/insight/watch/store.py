@@ -1,0 +1,352 @@
+"""What a watched run has come to, in one SQLite file: where to read on, sums, items, deliveries.
+
+**One transaction.** What was read, the sums that it was added to, the windows that it closed and
+the alerts that these raised are committed together. A process that is killed at any moment leaves
+either all of them or none, and what was read but not committed is read again. So no record is
+skipped or counted twice, and each window is closed once.
+
+**Deliveries.** An item stays here until each publisher has it. Before a publisher is given items,
+it is noted up to which number; after it has them, that they are delivered. So of the items of an
+interrupted attempt, and only of these, a publisher is told that it may have them already.
+
+**One process** writes the file, and locks another one beside it meanwhile. Others may read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from monolith_keras_metrics.insight import stored
+from monolith_keras_metrics.insight.items import Alert, Item, Window, from_json, to_json
+from monolith_keras_metrics.journal import locks
+
+_VERSION = 1_000 + stored.VERSION  # of this file, and of the states in it
+FILE = "watch.sqlite"
+_TABLES = """
+CREATE TABLE values_ (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE blobs (name TEXT PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE items (
+    number INTEGER PRIMARY KEY, starts INTEGER, item BLOB NOT NULL, amended BLOB);
+CREATE INDEX windows ON items (starts) WHERE starts IS NOT NULL;
+CREATE TABLE publishers (
+    identity TEXT PRIMARY KEY, attempted INTEGER NOT NULL, delivered INTEGER NOT NULL)
+    WITHOUT ROWID;
+"""
+
+
+class Store:
+    """The file. Any thread may call any method.
+
+    Changes are kept in memory until `commit`, but for those of deliveries.
+
+    Args:
+        folder: Its folder, which is made if it is missing.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If another process has it open, or it is no such file.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(folder).expanduser().absolute() / FILE
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._values: dict[str, str] = {}
+        self._amended: dict[int, Window] = {}
+        self.blobs = Blobs(self)
+        self._lock_file = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._take_lock()
+            with self._explained():
+                self._connection = sqlite3.connect(
+                    self.path, timeout=10.0, isolation_level=None, check_same_thread=False
+                )
+                self._open()
+        except BaseException:
+            os.close(self._lock_file)
+            raise
+        self._last = self._one("SELECT coalesce(max(number), 0) FROM items")
+        self._last = max(self._last, int(self.value("last") or 0))
+
+    def _open(self) -> None:
+        execute = self._connection.execute
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        if not _check_version(self._connection, self.path):
+            with self._transaction():
+                for statement in _TABLES.split(";\n"):
+                    execute(statement)
+                execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _take_lock(self) -> None:
+        try:
+            locks.take(self._lock_file)
+        except locks.TakenError:
+            raise ValueError(
+                f"{self.path} is in use: another `watch` follows this run. End it, or name "
+                "another folder for the state"
+            ) from None
+        except OSError as error:  # a file system that has no locks
+            logging.warning("deep-insight watch: %s cannot be locked: %s", self.path, error)
+
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        return _explained(self.path)
+
+    def value(self, name: str) -> Any:
+        """Return a value that was set under a name; None if there is none."""
+        with self._lock:
+            text = self._values.get(name)
+            if text is None:
+                row = self._execute("SELECT value FROM values_ WHERE name = ?", name).fetchone()
+                text = row[0] if row else "null"
+        return json.loads(text)
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a value, which must be JSON."""
+        with self._lock:
+            self._values[name] = json.dumps(value)
+
+    @property
+    def next_number(self) -> int:
+        """Return the number of the next item."""
+        return int(self._last) + 1
+
+    def amend(self, window: Window) -> None:
+        """Keep what a closed window has come to with late records."""
+        with self._lock:
+            self._amended[window.start] = window
+
+    def commit(self, items: Sequence[Item] = ()) -> None:
+        """Write all changes and new items, or none of them.
+
+        Args:
+            items: The items, numbered from `next_number`.
+
+        Raises:
+            OSError: If that failed, as with a full disk. Nothing is lost: it may be called again.
+        """
+        with self._lock, self._explained(), self._transaction():
+            last = items[-1].number if items else self._last
+            self._values["last"] = json.dumps(last)
+            many = self._connection.executemany
+            many("INSERT OR REPLACE INTO values_ VALUES (?, ?)", self._values.items())
+            self.blobs.write(self._connection)
+            rows = (
+                (one.number, one.start if isinstance(one, Window) else None, _packed(one))
+                for one in items
+            )
+            many("INSERT INTO items (number, starts, item) VALUES (?, ?, ?)", rows)
+            amended = ((_packed(one), start) for start, one in self._amended.items())
+            many("UPDATE items SET amended = ? WHERE starts = ?", amended)
+        with self._lock:
+            self._last = last
+            self._values, self._amended = {}, {}
+            self.blobs.forget()
+
+    @staticmethod
+    def windows_in(folder: pathlib.Path) -> Iterator[Window]:
+        """Yield the committed windows, with their late records. Another process may be writing.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it was written by another version, or is damaged.
+        """
+        with _explained(folder / FILE):
+            uri = f"{(folder / FILE).absolute().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+                _check_version(connection, folder / FILE)
+                rows = connection.execute(
+                    "SELECT coalesce(amended, item) FROM items WHERE starts IS NOT NULL "
+                    "ORDER BY starts"
+                )
+                for (blob,) in rows:
+                    item = _unpacked(blob)
+                    assert isinstance(item, Window)
+                    yield item
+
+    def newest_window(self) -> Window | None:
+        """Return the committed window that begins last, as it was published."""
+        row = self._execute(
+            "SELECT item FROM items WHERE starts IS NOT NULL ORDER BY starts DESC LIMIT 1"
+        ).fetchone()
+        item = _unpacked(row[0]) if row else None
+        assert not isinstance(item, Alert)
+        return item
+
+    def register(self, identity: str) -> None:
+        """Note a publisher; a new one is to be given all items that are kept."""
+        self._execute("INSERT OR IGNORE INTO publishers VALUES (?, 0, 0)", identity)
+
+    def waiting(self, identity: str, most: int) -> tuple[list[Item], int]:
+        """Note that a publisher is given the next items, and return them.
+
+        Returns:
+            The items, and the largest number that it was given before.
+
+        Raises:
+            OSError: If it cannot be noted.
+        """
+        with self._lock, self._explained():
+            attempted, delivered = self._execute(
+                "SELECT attempted, delivered FROM publishers WHERE identity = ?", identity
+            ).fetchone()
+            rows = self._execute(
+                "SELECT item FROM items WHERE number > ? ORDER BY number LIMIT ?", delivered, most
+            ).fetchall()
+            items = [_unpacked(blob) for (blob,) in rows]
+            if items and items[-1].number > attempted:
+                self._execute(
+                    "UPDATE publishers SET attempted = ? WHERE identity = ?",
+                    *(items[-1].number, identity),
+                )
+        return items, attempted
+
+    def delivered(self, identity: str, number: int) -> None:
+        """Note that a publisher has all items up to a number.
+
+        Raises:
+            OSError: If it cannot be noted.
+        """
+        with self._explained():
+            self._execute(
+                "UPDATE publishers SET delivered = ? WHERE identity = ?", number, identity
+            )
+
+    def backlog(self, identity: str) -> int:
+        """Return how many committed items a publisher does not have."""
+        return int(
+            self._one(
+                "SELECT count(*) FROM items WHERE number > "
+                "(SELECT delivered FROM publishers WHERE identity = ?)",
+                identity,
+            )
+        )
+
+    def forget_items(self, before: int, identities: Sequence[str]) -> None:
+        """Delete windows that begin before a time, and alerts before these.
+
+        Args:
+            before: The time, Unix seconds.
+            identities: The publishers that must have them. Others are not waited for.
+        """
+        last = self._one("SELECT max(number) FROM items WHERE starts < ?", before)
+        for identity in identities:
+            delivered = self._one("SELECT delivered FROM publishers WHERE identity = ?", identity)
+            last = min(last or 0, delivered)
+        self._execute("DELETE FROM items WHERE number <= ?", last or 0)
+
+    def close(self) -> None:
+        """Close the file; what was not committed is gone."""
+        with self._lock:
+            self._connection.close()
+            os.close(self._lock_file)
+
+    def _one(self, statement: str, *values: object) -> Any:
+        return self._execute(statement, *values).fetchone()[0]
+
+    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        with self._lock, self._explained():
+            return self._connection.execute(statement, values)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+class Blobs(MutableMapping[str, bytes]):
+    """Bytes by name. Changes are kept in memory until the store commits."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._changed: dict[str, bytes | None] = {}
+
+    def __getitem__(self, name: str) -> bytes:
+        if name in self._changed:
+            blob = self._changed[name]
+        else:
+            row = self._store._execute("SELECT blob FROM blobs WHERE name = ?", name).fetchone()
+            blob = row[0] if row else None
+        if blob is None:
+            raise KeyError(name)
+        return blob
+
+    def __setitem__(self, name: str, blob: bytes) -> None:
+        self._changed[name] = blob
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise KeyError(name)
+        self._changed[name] = None
+
+    def __contains__(self, name: object) -> bool:
+        if name in self._changed:
+            return self._changed[str(name)] is not None
+        return bool(self._store._execute("SELECT 1 FROM blobs WHERE name = ?", name).fetchone())
+
+    def __iter__(self) -> Iterator[str]:
+        known = {name for (name,) in self._store._execute("SELECT name FROM blobs").fetchall()}
+        known |= self._changed.keys()
+        return iter(sorted(name for name in known if self._changed.get(name, b"") is not None))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write the changes within a transaction."""
+        put = ((name, blob) for name, blob in self._changed.items() if blob is not None)
+        connection.executemany("INSERT OR REPLACE INTO blobs VALUES (?, ?)", put)
+        gone = ((name,) for name, blob in self._changed.items() if blob is None)
+        connection.executemany("DELETE FROM blobs WHERE name = ?", gone)
+
+    def forget(self) -> None:
+        """Forget the changes, which are written."""
+        self._changed = {}
+
+
+def _packed(item: Item) -> bytes:
+    return zlib.compress(to_json(item).encode(), 1)
+
+
+def _unpacked(blob: bytes) -> Item:
+    return from_json(zlib.decompress(blob).decode())
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{path}: {error}") from error
+    except (sqlite3.DatabaseError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is damaged: {error}. Delete it to begin anew: what was published already is "
+            "then published again"
+        ) from error
+
+
+def _check_version(connection: sqlite3.Connection, path: pathlib.Path) -> bool:
+    """Return True if the file has tables; raise if they are those of another version."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version not in (0, _VERSION):
+        raise ValueError(
+            f"{path} was written by another version of this package ({version}, not {_VERSION}). "
+            "Name another folder for the state: what was published already is then published again"
+        )
+    return bool(version)

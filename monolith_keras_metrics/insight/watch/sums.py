@@ -1,0 +1,185 @@
+"""The sums of the windows that are open: records go in, and closed windows come out.
+
+Each field by whose values windows are published has a `State`, in which these and the window are
+groups. What is published of all records together is added up from those of the first field. Rules
+need states of their own, with parts of the users: see `alerts`.
+
+Memory is bounded by the number of series: of each field, `most` values are told apart, others are
+`OTHER`. And cells of predictions are sixteen times as wide as those of `summary`, if there are
+fields. This changes AUC by about 0.0001, and makes a state of 2,000 series a fifth as large.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import MutableMapping, Sequence
+
+import polars as pl
+from absl import logging
+
+from monolith_keras_metrics.insight.asks import Ask, of_plan
+from monolith_keras_metrics.insight.items import Series
+from monolith_keras_metrics.insight.rows import WINDOW
+from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.visits import INDEPENDENT
+
+OTHER = "other"
+MEASURES = (
+    *("positive_rate", "mean_prediction", "calibration", "auc", "log_loss", "normalised_entropy"),
+    *("mae", "rmse", "bias", "delay_p50", "delay_p95"),
+)
+"""What is published of a window, if nothing else is asked."""
+
+_COUNTS = ("examples", "unlabelled", "invalid")
+_LEFT_OUT = 4  # bits of the cells of series
+_SLICE = "slice"
+_WAITING_ROWS = 200_000  # of tables that wait to be merged
+
+
+class Sums:
+    """The sums of open windows.
+
+    Args:
+        fields: The fields by whose values windows are published.
+        window: The length of a window, as for `summary`.
+        time: The column that decides a record's window.
+        measures: The measures that are published.
+        most: How many values of a field are told apart.
+        rules: What rules ask of each window, without the window.
+        known: The values of each field that are told apart so far, by frequency.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[str],
+        window: str,
+        time: str,
+        measures: Sequence[str],
+        most: int,
+        rules: Sequence[Ask],
+        known: dict[str, list[str]],
+    ) -> None:
+        self.fields = tuple(fields)
+        self.known = known
+        self._most = most
+        self._measures = [*measures]
+        self._window = window
+        plain = Ask((), window, time, self._measures, False, True, "first", False, False)  # type: ignore[arg-type]
+        self._asks: list[Ask] = [plain] * max(1, len(fields))
+        self._asks += [rule._replace(window=window, time=time) for rule in rules]  # type: ignore[arg-type]
+        names = [f"open/field/{field}" for field in fields] or ["open/all"]
+        self._names = [*names, *(f"open/rules/{name_of(rule)}" for rule in rules)]
+        self._rules = len(rules)
+        self._waiting: list[list[State]] = [[] for _ in self._asks]
+
+    def add(self, records: pl.DataFrame) -> None:
+        """Add records, as `reading.prepared` returns them."""
+        for at, asked in enumerate(self._asks):
+            is_field = at < len(self.fields)
+            ask = asked._replace(by=self._by(self.fields[at], records)) if is_field else asked
+            plan = ask.plan(records.lazy(), INDEPENDENT)
+            form = ask.form(plan, records.columns)
+            if is_field:
+                form = form._replace(left_out=_LEFT_OUT)
+            waiting = self._waiting[at]
+            waiting.append(of_plan(plan, form))
+            if sum(state.height for state in waiting[1:]) > max(_WAITING_ROWS, waiting[0].height):
+                waiting[:] = [State.merge(waiting)]
+
+    def _by(self, field: str, records: pl.DataFrame) -> pl.Expr:
+        """Return an expression for the values of a field that are told apart."""
+        values = records.get_column(field).cast(pl.String)
+        known = self.known.setdefault(field, [])
+        if len(known) < self._most:
+            found = values.drop_nulls().value_counts(sort=True).get_column(field)
+            new = found.filter(~found.is_in(known)).to_list()
+            known += new[: self._most - len(known)]
+            if len(known) == self._most:
+                logging.warning(
+                    "deep-insight watch: %r has %d values or more; further ones are counted as %r",
+                    *(field, self._most, OTHER),
+                )
+        value = pl.col(field).cast(pl.String)
+        kept = pl.when(value.is_in(known) | value.is_null()).then(value).otherwise(pl.lit(OTHER))
+        return kept.alias(_SLICE)
+
+    def starts(self) -> list[int]:
+        """Return when the open windows begin, Unix seconds, in order."""
+        self._merge()
+        windows = [own[0].groups.get_column(own[0].keys[-1]) for own in self._waiting if own]
+        if not windows:
+            return []
+        found: list[int] = pl.concat(windows).unique().drop_nulls().dt.epoch("s").sort().to_list()
+        return found
+
+    def take(self, start: int) -> tuple[list[State | None], list[State | None]]:
+        """Take a window out, and return its states: of its series, and those that rules ask."""
+        self._merge()
+        window = pl.from_epoch(pl.lit(start)).dt.replace_time_zone("UTC")
+        taken: list[State | None] = []
+        for waiting in self._waiting:
+            if not waiting:
+                taken.append(None)
+                continue
+            column = pl.col(waiting[0].keys[-1])
+            own = waiting[0].where(column == window)
+            waiting[:] = [waiting[0].where((column != window).fill_null(True))]
+            taken.append(own.summed_over(WINDOW) if own.groups.height else None)
+            if not waiting[0].groups.height:
+                waiting.clear()
+        number = len(taken) - self._rules
+        return taken[:number], taken[number:]
+
+    def series(self, states: Sequence[State | None]) -> tuple[Series, ...]:
+        """Return the measures of a window, given its states of series."""
+        found: list[Series] = []
+        for at, state in enumerate(states):
+            if state is None:
+                continue
+            if at == 0:
+                total = state.summed_over(_SLICE) if self.fields else state
+                found += _series(total.finish(self._measures), None)
+            if self.fields:
+                found += _series(state.finish(self._measures), self.fields[at])
+        return tuple(found)
+
+    def save(self, blobs: MutableMapping[str, bytes]) -> None:
+        """Write all sums to blobs."""
+        self._merge()
+        for name, waiting in zip(self._names, self._waiting, strict=True):
+            if waiting:
+                blobs[name] = waiting[0].to_bytes()
+            else:
+                blobs.pop(name, None)
+
+    def load(self, blobs: MutableMapping[str, bytes]) -> None:
+        """Read the sums that `save` wrote."""
+        for name, waiting in zip(self._names, self._waiting, strict=True):
+            if (blob := blobs.get(name)) is not None:
+                waiting[:] = [State.from_bytes(blob)]
+
+    def _merge(self) -> None:
+        for waiting in self._waiting:
+            if len(waiting) > 1:
+                waiting[:] = [State.merge(waiting)]
+
+
+def name_of(ask: Ask) -> str:
+    """Return a name for what a rule asks, by which its sums are kept."""
+    return hashlib.sha256(repr(ask).encode()).hexdigest()[:16]
+
+
+def _series(rows: pl.DataFrame, field: str | None) -> list[Series]:
+    names = [name for name in rows.columns if name not in ("target", _SLICE)]
+    names = [name for name in names if name in _COUNTS or name not in ("users", "revisits")]
+    return [
+        Series(
+            row["target"],
+            field,
+            row[_SLICE] if field is not None else None,
+            {name: None if row[name] is None else float(row[name]) for name in names},
+        )
+        for row in rows.sort("target", *([_SLICE] if field is not None else [])).iter_rows(
+            named=True
+        )
+    ]

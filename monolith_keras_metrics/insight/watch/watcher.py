@@ -1,0 +1,339 @@
+"""`Watcher`: from new records to closed windows and alerts, committed step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import polars as pl
+
+from monolith_keras_metrics.insight.asks import Ask
+from monolith_keras_metrics.insight.items import Alert, Item, Window
+from monolith_keras_metrics.insight.rows import Time
+from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.watch.intake import Intake
+from monolith_keras_metrics.insight.watch.source import Source
+from monolith_keras_metrics.insight.watch.store import Store
+from monolith_keras_metrics.insight.watch.sums import Sums, name_of
+from monolith_keras_metrics.threads import WarnOnce
+
+COMMIT_SECONDS = 5.0
+"""Interval between commits of what was read, if no window closes meanwhile."""
+
+_AMENDABLE = 48  # closed windows whose sums are kept, to add late records
+_RECENT = 300_000  # records that are searched for the culprits of an alert
+_LATE_SHARE = 0.2  # of all records; with more, windows are of little use
+
+
+class Settings(NamedTuple):
+    """What windows are like. They stay the same for as long as a store is used.
+
+    Attributes:
+        window: Their length, as for `summary`.
+        seconds: The same in seconds.
+        time: The column that decides a record's window.
+        fields: The fields by whose values they are published.
+        measures: The measures that are published.
+        most: How many values of a field are told apart.
+        mode: The mode whose records are measured; "" for all.
+        model: The model whose records are measured; "" for that of the first record.
+    """
+
+    window: str
+    seconds: int
+    time: Time
+    fields: tuple[str, ...]
+    measures: tuple[str, ...]
+    most: int
+    mode: str
+    model: str
+
+
+class Judge(Protocol):
+    """Rules, and what they come to: see `alerts.Alarms`."""
+
+    asks: list[Ask]
+    firing: list[Alert]
+
+    def close(
+        self,
+        start: int,
+        end: int,
+        states: Sequence[State | None],
+        recent: Callable[[int], pl.LazyFrame | None],
+    ) -> list[Alert]:
+        """Judge a closed window."""
+
+    def look(self, now: int, newest: int | None) -> list[Alert]:
+        """Judge whether records still come."""
+
+
+class Watcher:
+    """Follows a source. One thread calls it.
+
+    Args:
+        source: What is watched.
+        store: Where everything is kept.
+        settings: What windows are like.
+        judge: The rules; None if there are none.
+        lateness: For how long, in seconds of the records' time, a window stays open for records
+            that are out of order.
+        idle: After how many seconds a silent worker does not hold windows open.
+        clock: Returns the time, Unix seconds.
+
+    Attributes:
+        has_read: Whether the last step has read something, so that the next one may, too.
+
+    Raises:
+        ValueError: If the store was made with other settings.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        store: Store,
+        settings: Settings,
+        judge: Judge | None = None,
+        lateness: float = 0.0,
+        idle: float = 900.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._settings = settings
+        self._judge = judge
+        self._lateness = lateness
+        self._clock = clock
+        self._check_settings()
+        rules = judge.asks if judge is not None else []
+        fields = dict.fromkeys([*settings.fields, *(name for ask in rules for name in _names(ask))])
+        self._intake = Intake(fields, settings.time, settings.mode, settings.model, idle)
+        self._sums = Sums(
+            *(settings.fields, settings.window, settings.time, settings.measures, settings.most),
+            rules,
+            store.value("known") or {},
+        )
+        self._sums.load(store.blobs)
+        source.load(store.blobs)
+        if (memory := store.value("intake")) is not None:
+            self._intake.remember(memory)
+        self._closed_until = int(store.value("closed_until") or 0)
+        self._late = int(store.value("late") or 0)
+        self._totals = store.value("totals") or {"records": 0, "late": 0}
+        self._added: list[list[State]] = [[] for _ in rules]  # late records, for the next window
+        self._added_names = [f"late/{name_of(ask)}" for ask in rules]
+        for name, own in zip(self._added_names, self._added, strict=True):
+            if blob := store.blobs.get(name):
+                own.append(State.from_bytes(blob))
+        self.has_read = False
+        self._changed = False  # since the last commit
+        self._committed_at = clock()
+        self._new: list[Item] = []
+        self._warn_once = WarnOnce()
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Return numbers of records so far: measured, late, and not measured by reason."""
+        return {**self._totals, **self._intake.counts}
+
+    def step(self, final: bool = False) -> list[Item]:
+        """Read some of what is new, and close the windows that are complete.
+
+        Args:
+            final: Whether nothing more will come, so that all windows are closed once everything
+                is read.
+
+        Returns:
+            The items that were committed.
+
+        Raises:
+            OSError: If the source is away, or the store cannot be written. It may be called again.
+        """
+        if self._new:  # an earlier commit failed
+            return self._commit()
+        self._source.look()
+        self.has_read = False
+        for part, records, heard in self._source.read():
+            self.has_read = self._changed = True
+            self._add(part, records, heard)
+        self._close(final and not self.has_read and not self._source.behind())
+        if self._judge is not None:
+            newest = self._source.newest()
+            alerts = self._judge.look(int(self._clock()), None if newest is None else int(newest))
+            self._raise(alerts)
+        due = self._clock() >= self._committed_at + COMMIT_SECONDS or not self.has_read
+        if self._new or (self._changed and due):
+            return self._commit()
+        return []
+
+    def is_behind(self) -> bool:
+        """Return True if there is something that was not read yet."""
+        return bool(self._source.behind())
+
+    def open_windows(self) -> int:
+        """Return how many windows are open."""
+        return len(self._sums.starts())
+
+    def _add(self, part: str, records: pl.DataFrame, heard: float) -> None:
+        taken = self._intake.take(part, records, heard)
+        if not taken.height:
+            return
+        start = pl.from_epoch(self._settings.time).dt.truncate(self._settings.window).dt.epoch("s")
+        late = int(taken.select((start < self._closed_until).sum()).item())
+        self._late += late
+        self._totals["late"] += late
+        self._totals["records"] += taken.height
+        self._sums.add(taken)
+        if self._totals["late"] > _LATE_SHARE * self._totals["records"]:
+            self._warn_once(
+                "late",
+                "%s of %s records came after their window was closed. If training does not see "
+                "examples in the order of %s, take --time train_time; else a larger --lateness",
+                *(f"{self._totals[name]:,}" for name in ("late", "records")),
+                self._settings.time,
+            )
+
+    def _close(self, everything: bool) -> None:
+        mark = self._intake.watermark(self._clock(), self._source.behind())
+        if everything:
+            mark = float("inf")
+        if mark is None:
+            return
+        mark -= self._lateness
+        for start in self._sums.starts():
+            end = start + self._settings.seconds
+            if start < self._closed_until:
+                self._amend(start)
+            elif end <= mark:
+                self._publish(start, end)
+                self._closed_until = end
+            else:
+                break
+            self._changed = True
+
+    def _publish(self, start: int, end: int) -> None:
+        """Close a window."""
+        series, evidence = self._sums.take(start)
+        number = self._store.next_number + len(self._new)
+        model, late = self._intake.model, self._late
+        self._new.append(Window(number, model, start, end, self._sums.series(series), late))
+        self._late = 0
+        self._keep(start, series)
+        if self._judge is None:
+            return
+        states: list[State | None] = []
+        for own, added in zip(evidence, self._added, strict=True):
+            both = [*([own] if own is not None else []), *added]
+            states.append(State.merge(both) if both else None)
+            added.clear()
+        self._raise(
+            self._judge.close(
+                start, end, states, lambda since: self._source.recent(since, end, _RECENT)
+            )
+        )
+
+    def _raise(self, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
+            number = self._store.next_number + len(self._new)
+            self._new.append(alert.__class__(**{**vars(alert), "number": number}))
+
+    def _keep(self, start: int, series: Sequence[State | None]) -> None:
+        """Keep the sums of a closed window, for late records, instead of those of the oldest."""
+        blobs = self._store.blobs
+        for at, state in enumerate(series):
+            if state is not None:
+                blobs[f"closed/{start}/{at}"] = state.to_bytes()
+        kept = [*(self._store.value("kept") or []), start]
+        for old in kept[:-_AMENDABLE]:
+            for at in range(len(series)):
+                blobs.pop(f"closed/{old}/{at}", None)
+        self._store.set("kept", kept[-_AMENDABLE:])
+
+    def _amend(self, start: int) -> None:
+        """Add late records to their window, if its sums are kept, and to the evidence."""
+        series, evidence = self._sums.take(start)
+        for own, added in zip(evidence, self._added, strict=True):
+            if own is not None:
+                added[:] = [State.merge([own, *added])]
+        blobs, kept = self._store.blobs, self._store.value("kept") or []
+        if start not in kept:
+            return
+        merged: list[State | None] = []
+        for at, state in enumerate(series):
+            name = f"closed/{start}/{at}"
+            both = [State.from_bytes(blobs[name])] if name in blobs else []
+            both += [state] if state is not None else []
+            merged.append(State.merge(both) if both else None)
+            if both:
+                blobs[name] = merged[-1].to_bytes()  # type: ignore[union-attr]
+        end = start + self._settings.seconds
+        self._store.amend(Window(0, self._intake.model, start, end, self._sums.series(merged)))
+
+    def _commit(self) -> list[Item]:
+        store = self._store
+        if self._changed:
+            self._sums.save(store.blobs)
+            self._source.save(store.blobs)
+            for name, added in zip(self._added_names, self._added, strict=True):
+                if added:
+                    store.blobs[name] = State.merge(added).to_bytes()
+                else:
+                    store.blobs.pop(name, None)
+            store.set("intake", self._intake.memory())
+            store.set("known", self._sums.known)
+            store.set("closed_until", self._closed_until)
+            store.set("late", self._late)
+            store.set("totals", self._totals)
+        store.commit(self._new)
+        self._changed, self._committed_at = False, self._clock()
+        committed, self._new = self._new, []
+        return committed
+
+    def _check_settings(self) -> None:
+        now = {"source": self._source.identity, **self._settings._asdict()}
+        now = {name: [*value] if isinstance(value, tuple) else value for name, value in now.items()}
+        then = self._store.value("settings")
+        if then is None:
+            self._store.set("settings", now)
+            return
+        differing = [name for name in now if now[name] != then.get(name)]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{self._store.path} was begun with {name}={then.get(name)!r}. Received: "
+                f"{name}={now[name]!r}. Go on with the former, or name another folder for the state"
+            )
+
+
+class Prefixed(MutableMapping[str, bytes]):
+    """The blobs whose names begin with a prefix.
+
+    Args:
+        blobs: All blobs.
+        prefix: The prefix.
+    """
+
+    def __init__(self, blobs: MutableMapping[str, bytes], prefix: str) -> None:
+        self._blobs = blobs
+        self._prefix = prefix
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._blobs[self._prefix + name]
+
+    def __setitem__(self, name: str, blob: bytes) -> None:
+        self._blobs[self._prefix + name] = blob
+
+    def __delitem__(self, name: str) -> None:
+        del self._blobs[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        size = len(self._prefix)
+        return (name[size:] for name in self._blobs if name.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _names(ask: Ask) -> list[Any]:
+    return [ask.by] if isinstance(ask.by, (str, pl.Expr)) else [*ask.by]
