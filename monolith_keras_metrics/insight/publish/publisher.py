@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import abc
+from collections.abc import Sequence
 
 from monolith_keras_metrics.insight.items import Item
 
 
-class Publisher(Protocol):
+class Publisher(abc.ABC):
     """A place where closed windows and alerts are published.
 
     One thread calls it. It may block for a network: others do not wait for it. If it raises, the
     same item comes again later, and `maybe_there` is then True.
+
+    A subclass may leave out `restore` and `close`: those here do nothing.
 
     Attributes:
         identity: What tells the place from others, without secrets. What it has already is
@@ -20,6 +23,21 @@ class Publisher(Protocol):
 
     identity: str
 
+    def restore(self, items: Sequence[Item]) -> None:
+        """Take back what the place has shown last, for one that forgets it with the process.
+
+        Called once after a start, before the first `publish`, if anything was published before.
+        Nothing is published by it: the place has had these items.
+
+        Args:
+            items: The newest window that the place has, and of each alert that the place has as
+                firing, the item that said so; in the order of their numbers.
+
+        Raises:
+            Exception: If the place is away. It is tried again.
+        """
+
+    @abc.abstractmethod
     def publish(self, item: Item, maybe_there: bool) -> None:
         """Publish an item. Once it returns, the place has it, and does not lose it.
 
@@ -34,3 +52,10 @@ class Publisher(Protocol):
 
     def close(self) -> None:
         """Release what is held open. Everything published is already safe."""
+
+
+def missing(package: str, extra: str, error: ImportError) -> ImportError:
+    """Return the error for a package that is not installed, or not in a version that is needed."""
+    return ImportError(
+        f"It needs {package}: pip install 'monolith-keras-metrics[{extra}]'. {error}"
+    )
