@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from absl import logging
 
 from monolith_keras_metrics import cli
+from monolith_keras_metrics.counters.series import MOST_SERIES
 
 if TYPE_CHECKING:
     from monolith_keras_metrics.counters.backend import Backend
@@ -41,6 +42,7 @@ def prometheus(
     *,
     textfile: str | os.PathLike[str] | None = None,
     seconds: float = _SEND_SECONDS,
+    most_series: int = MOST_SERIES,
 ) -> Backend:
     """Return a back end for Prometheus, with a registry of its own.
 
@@ -53,6 +55,8 @@ def prometheus(
         textfile: A file to keep instead, for the textfile collector of node_exporter. It is written
             aside and renamed. Give each process a file of its own.
         seconds: Interval between writes of the file.
+        most_series: Most series, that is names with different tags. Others are left out, and a
+            warning says so once.
 
     Returns:
         The back end. Its `close` stops listening.
@@ -82,9 +86,9 @@ def prometheus(
         )
     if textfile is not None:
         path = os.path.abspath(os.path.expanduser(os.fspath(textfile)))
-        return to_prometheus.Textfile(path, seconds)
+        return to_prometheus.Textfile(path, seconds, most_series)
     assert port is not None
-    return to_prometheus.Scraped(host, port)
+    return to_prometheus.Scraped(host, port, most_series)
 
 
 def statsd(host: str = "127.0.0.1", port: int = 8125, *, seconds: float = _SEND_SECONDS) -> Backend:
@@ -147,8 +151,12 @@ def opentelemetry(
     return to_opentelemetry.OpenTelemetryBackend(endpoint, seconds)
 
 
-def from_uri(uri: str) -> Backend:
+def from_uri(uri: str, *, most_series: int = MOST_SERIES) -> Backend:
     """Return the back end for a value of `MONOLITH_METRICS`.
+
+    Args:
+        uri: The value.
+        most_series: Most series of a back end for Prometheus.
 
     Raises:
         ImportError: If its extra is not installed.
@@ -168,10 +176,10 @@ def from_uri(uri: str) -> Backend:
     is_file = parts.scheme == "prometheus" and not parts.netloc and parts.path.endswith(".prom")
     if not (parts.query or parts.fragment):
         if is_file:
-            return prometheus(textfile=parts.path)
+            return prometheus(textfile=parts.path, most_series=most_series)
         if is_address and host and port:
             if parts.scheme == "prometheus":
-                return prometheus(host, port)
+                return prometheus(host, port, most_series=most_series)
             if parts.scheme == "statsd":
                 return statsd(host, port)
             if parts.scheme == "otlp":

@@ -17,7 +17,7 @@ import threading
 from typing import Any
 
 from monolith_keras_metrics import cli
-from monolith_keras_metrics.counters.series import Kind, Values
+from monolith_keras_metrics.counters.series import MOST_SERIES, Kind, Values
 from monolith_keras_metrics.threads import BackgroundThread, WarnOnce, bounded
 
 SEND_SECONDS = 5.0
@@ -37,12 +37,15 @@ class Backend(abc.ABC):
     Args:
         receiver: The receiver's name for warnings, without secrets.
         seconds: Interval between sends.
+        most_series: Most series in memory.
     """
 
-    def __init__(self, receiver: str, seconds: float = SEND_SECONDS) -> None:
+    def __init__(
+        self, receiver: str, seconds: float = SEND_SECONDS, most_series: int = MOST_SERIES
+    ) -> None:
         if not seconds > 0:
             raise ValueError(f"`seconds` must be positive. Received: seconds={seconds!r}")
-        self.values = Values()
+        self.values = Values(most_series)
         self._receiver = receiver
         self._seconds = seconds
         self._pid = os.getpid()

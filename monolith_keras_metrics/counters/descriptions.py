@@ -19,4 +19,17 @@ DESCRIPTIONS: dict[str, tuple[str, str]] = {
     ),
     "deep_insight.steps_per_second": ("Batches a second, lately.", "{step}/s"),
     "deep_insight.examples_per_second": ("Examples a second, lately.", "{example}/s"),
+    # Of `deep-insight watch`.
+    "deep_insight.windows": ("Windows of time that were closed.", "{window}"),
+    "deep_insight.late": ("Records that came after their window was closed.", "{record}"),
+    "deep_insight.alerts": ("Alerts that fired.", "{alert}"),
+    "deep_insight.alert_firing": ("1 while the alert fires, then 0.", "1"),
+    "deep_insight.window_start_timestamp_seconds": (
+        "Unix time at which the newest closed window begins.",
+        "s",
+    ),
+    "deep_insight.window_end_timestamp_seconds": (
+        "Unix time at which the newest closed window ends.",
+        "s",
+    ),
 }

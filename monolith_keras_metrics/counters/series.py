@@ -12,7 +12,7 @@ from monolith_keras_metrics.threads import WarnOnce
 Kind = Literal["counter", "store", "timer"]
 
 MOST_SERIES = 1_000
-"""Most series in memory. A further one is left out, and a warning says so once."""
+"""Default limit of series in memory. A further one is left out, and a warning says so once."""
 
 _MOST_TIMES = 1_000  # most values of a timer between two sends
 
@@ -62,12 +62,16 @@ class Values:
 
     Any thread may call any method. The lock is held for a few additions or for a copy only.
 
+    Args:
+        most: Most series.
+
     Attributes:
         version: Number of values so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_SERIES) -> None:
         self.version = 0
+        self._most = most
         self._lock = threading.RLock()  # a signal handler may emit while its thread emits
         self._totals: dict[Series, tuple[float, int]] = {}
         self._pending: dict[Series, list[float]] = {}
@@ -84,14 +88,29 @@ class Values:
         series = Series(kind, name, pairs)
         with self._lock:
             known = self._kinds.setdefault(name, kind)
-            has_room = series in self._totals or len(self._totals) < MOST_SERIES
+            has_room = series in self._totals or len(self._totals) < self._most
             if known == kind and has_room:
                 self._put(series, number)
                 return
         if has_room:
             self._warn_once(name, "%r is a %s, so it cannot also be a %s", name, known, kind)
         else:
-            self._warn_once("room", "there are %d series. Others are left out", MOST_SERIES)
+            self._warn_once("room", "there are %d series. Others are left out", self._most)
+
+    def replace(self, prefix: str, stores: Mapping[Series, float]) -> None:
+        """Replace all series whose names begin with a prefix: no look sees some old and some new.
+
+        Args:
+            prefix: The beginning of their names.
+            stores: The new ones, each of the kind `"store"`.
+        """
+        with self._lock:
+            for series in [one for one in self._totals if one.name.startswith(prefix)]:
+                del self._totals[series]
+                self._pending.pop(series, None)
+            self.version += 1
+            for (kind, name, tags), value in stores.items():
+                self.add(kind, name, value, dict(tags))
 
     def _put(self, series: Series, value: float) -> None:
         total, count = self._totals.get(series, (0.0, 0))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from monolith_keras_metrics.counters.backend import SEND_SECONDS, Backend, check_port, missing
 from monolith_keras_metrics.counters.descriptions import DESCRIPTIONS
-from monolith_keras_metrics.counters.series import Kind, Values
+from monolith_keras_metrics.counters.series import MOST_SERIES, Kind, Values
 
 try:
     import prometheus_client
@@ -21,10 +21,16 @@ _TYPES: dict[Kind, str] = {"counter": "counter", "store": "gauge", "timer": "sum
 
 
 class Collector:
-    """What a registry of `prometheus_client` collects from: the values, by Prometheus's names."""
+    """What a registry of `prometheus_client` collects from: the values, by Prometheus's names.
 
-    def __init__(self, values: Values) -> None:
+    Args:
+        values: The values.
+        descriptions: The description and the unit of each name.
+    """
+
+    def __init__(self, values: Values, descriptions: Mapping[str, tuple[str, str]]) -> None:
         self._values = values
+        self._descriptions = descriptions
 
     def collect(self) -> Iterable[Any]:
         """Return the metrics, each with the samples of all its series."""
@@ -32,7 +38,7 @@ class Collector:
         for (kind, name, tags), value, count in self._values.totals():
             family = re.sub("[^a-zA-Z0-9_:]", "_", name)
             metric = metrics.setdefault(
-                family, Metric(family, DESCRIPTIONS.get(name, (name, ""))[0], _TYPES[kind])
+                family, Metric(family, self._descriptions.get(name, (name, ""))[0], _TYPES[kind])
             )
             labels = {re.sub("[^a-zA-Z0-9_]", "_", key): text for key, text in tags}
             if kind == "timer":
@@ -44,12 +50,19 @@ class Collector:
 
 
 class PrometheusBackend(Backend):
-    """A back end with its own registry, never the global one."""
+    """A back end with its own registry, never the global one.
 
-    def __init__(self, receiver: str, seconds: float = SEND_SECONDS) -> None:
-        super().__init__(receiver, seconds)
+    Attributes:
+        descriptions: The description and the unit of each name, to which more may be added.
+    """
+
+    def __init__(
+        self, receiver: str, seconds: float = SEND_SECONDS, most_series: int = MOST_SERIES
+    ) -> None:
+        super().__init__(receiver, seconds, most_series)
         self._registry = prometheus_client.CollectorRegistry()
-        self._registry.register(Collector(self.values))
+        self.descriptions = dict(DESCRIPTIONS)
+        self._registry.register(Collector(self.values, self.descriptions))
 
 
 class Scraped(PrometheusBackend):
@@ -58,13 +71,14 @@ class Scraped(PrometheusBackend):
     Args:
         host: The address to listen at.
         port: The port. 0 takes a free one.
+        most_series: Most series in memory.
 
     Attributes:
         port: The port that it listens at.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(f"{host}:{port}")
+    def __init__(self, host: str, port: int, most_series: int = MOST_SERIES) -> None:
+        super().__init__(f"{host}:{port}", most_series=most_series)
         self._server, _ = prometheus_client.start_http_server(
             check_port(port), host, self._registry
         )
@@ -93,10 +107,11 @@ class Textfile(PrometheusBackend):
     Args:
         path: The file.
         seconds: Interval between writes.
+        most_series: Most series in memory.
     """
 
-    def __init__(self, path: str, seconds: float) -> None:
-        super().__init__(repr(path), seconds)
+    def __init__(self, path: str, seconds: float, most_series: int = MOST_SERIES) -> None:
+        super().__init__(repr(path), seconds, most_series)
         self._path = path
         self._thread.start()
 
