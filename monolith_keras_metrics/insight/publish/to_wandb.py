@@ -1,0 +1,140 @@
+"""Items for wandb: rows of a run's history, at their windows' own times.
+
+The step of a row is the item's number, so wandb itself drops one that comes again in a process.
+
+Offline (`WANDB_MODE=offline`), an item is published once its row is in wandb's file on the disk,
+and after a crash the files are read to see whether it is. Each start of the process begins a new
+file; `wandb sync` uploads those of one run in their order. Online, the run is finished after each
+item, which waits for the upload; after a crash, the step at which wandb resumes the run tells
+whether the item is there.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import time
+from typing import Any
+
+from monolith_keras_metrics.insight.items import Alert, Item
+from monolith_keras_metrics.insight.publish.names import numbers_of, time_of
+from monolith_keras_metrics.insight.publish.publisher import Publisher, missing
+from monolith_keras_metrics.records.durable import make_durable
+
+try:
+    import wandb
+
+    from monolith_keras_metrics.insight.publish.wandb_files import steps_in
+except ImportError as error:
+    raise missing("wandb 0.31 or newer", "wandb", error) from error
+
+END = "window_end"
+"""The column with the time of an item, Unix seconds; what charts have as their x axis."""
+
+_PROJECT = "deep-insight"
+_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
+_FLUSH_SECONDS = 0.1
+_WAIT_SECONDS = 60.0
+_LOOK_SECONDS = 0.02
+
+
+class Wandb(Publisher):
+    """A run in wandb.
+
+    Args:
+        name: The run's id and name: letters, digits, `_`, `-` and `.`. Each watched run needs one
+            of its own.
+        project: The project. By default as in `WANDB_PROJECT`, else `deep-insight`.
+        entity: The user or team. By default as in `WANDB_ENTITY`, else the user's own.
+
+    Raises:
+        ValueError: If the name cannot be an id.
+    """
+
+    def __init__(self, name: str, project: str | None = None, entity: str | None = None) -> None:
+        if not _ID.fullmatch(name):
+            raise ValueError(
+                "The name of a run in wandb must be 1 to 128 of letters, digits, '_', '-' and '.'. "
+                f"Received: {name!r}"
+            )
+        self._name = name
+        self._project = project or os.environ.get("WANDB_PROJECT") or _PROJECT
+        self._entity = entity or os.environ.get("WANDB_ENTITY")
+        self._folder = os.path.abspath(os.environ.get("WANDB_DIR") or ".")
+        self._active: Any = None
+        self.identity = f"wandb:{self._entity or ''}/{self._project}/{name}"
+
+    def publish(self, item: Item, maybe_there: bool) -> None:
+        """Log a row, and wait until it is uploaded, or on the disk."""
+        run = self._active = self._active or self._start()
+        if maybe_there and self._is_there(run, item.number):
+            return
+        row: dict[str, object] = dict(numbers_of(item, _part))
+        if isinstance(item, Alert):
+            row |= {f"{name}/text": f"{item.state}: {item.text}" for name in list(row)}
+        row |= {END: time_of(item), "_timestamp": float(time_of(item))}
+        run.log(row, step=item.number, commit=True)
+        if run.offline:
+            self._wait_for(pathlib.Path(run.settings.sync_file), item.number)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the run. It is resumed by the next item."""
+        if self._active is not None:
+            run, self._active = self._active, None
+            run.finish()
+
+    def _start(self) -> Any:
+        run = wandb.init(
+            entity=self._entity,
+            project=self._project,
+            id=self._name,
+            name=self._name,
+            resume="allow",
+            dir=self._folder,
+            job_type="deep-insight watch",
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,
+                save_code=False,
+                silent=True,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_transaction_log_flush_interval=_FLUSH_SECONDS,
+            ),
+        )
+        if run.disabled:
+            raise RuntimeError("wandb is disabled; set WANDB_MODE to online or offline")
+        run.define_metric(END)
+        run.define_metric("*", step_metric=END)
+        return run
+
+    def _is_there(self, run: Any, number: int) -> bool:
+        if not run.offline:
+            return bool(run.step > number)  # that of the next row
+        files = pathlib.Path(self._folder, "wandb").glob(f"*run-*/run-{self._name}.wandb")
+        return any(number in steps_in(path) for path in files)
+
+    def _wait_for(self, path: pathlib.Path, number: int) -> None:
+        """Wait until a row is in a file, and sync it.
+
+        Raises:
+            TimeoutError: If it is not there in time.
+        """
+        deadline = time.monotonic() + _WAIT_SECONDS
+        size = -1
+        while time.monotonic() < deadline:
+            grown = path.stat().st_size
+            if grown != size and number in steps_in(path):
+                make_durable(path)
+                return
+            size = grown
+            time.sleep(_LOOK_SECONDS)
+        raise TimeoutError(f"wandb does not write {str(path)!r}")
+
+
+def _part(text: str) -> str:
+    """Return a part of a name, which must not have the character between parts."""
+    return text.replace("/", "∕")  # noqa: RUF001 (a division slash, which looks like it)
