@@ -51,10 +51,13 @@ def _tensorboard(rest: str, run: str) -> Publisher:
     return TensorBoard(rest, run)
 
 
-def _prometheus(rest: str, _: str) -> Publisher:
+def _prometheus(rest: str, _: str) -> Publisher | None:
     from monolith_keras_metrics.insight.publish.to_prometheus import Prometheus
 
-    return Prometheus(f"prometheus:{rest}")
+    try:
+        return Prometheus(f"prometheus:{rest}")
+    except ValueError:
+        return None
 
 
 def _wandb(rest: str, _: str) -> Publisher | None:
