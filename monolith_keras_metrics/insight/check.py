@@ -25,12 +25,12 @@ from monolith_keras_metrics.insight.state import State
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 from monolith_keras_metrics.insight.verdicts import COLUMNS, verdicts
 
-_COUNTS = ("examples", "unlabelled", "invalid", "revisits", "users")
+COUNTED = ("examples", "unlabelled", "invalid", "revisits", "users")
 _COUNTS_OF_PAIRS = ("examples", "only_a", "only_b", "ambiguous")
 # Properties of the records themselves: they have no error.
 _EXACT = ("effective_examples", "auc_error")
 _ENDS = ("_a", "_b", "_diff")
-RULED = (*_COUNTS, *_EXACT, *WITH_ERRORS)
+RULED = (*COUNTED, *_EXACT, *WITH_ERRORS)
 RULED_PAIRS = (
     *_COUNTS_OF_PAIRS,
     *(f"{name}{end}" for name in WITH_ERRORS if MEASURES[name].needs != "delays" for end in _ENDS),
@@ -105,7 +105,7 @@ def check(
     _check_share(false_alarms)
     (recent,), moves = _lately([lazy(records)], last)
     plan = plan_of(recent, by, None, "req_time", weighted, visits, COLUMNS)
-    form = Form(plan.groups, weighted, False, PARTS, needed(_measured(parsed), PARTS))
+    form = Form(plan.groups, weighted, False, PARTS, needed(measured(parsed), PARTS))
     return _decided(of_plan(plan, form), parsed, targets, moves, false_alarms)
 
 
@@ -114,7 +114,7 @@ def check_of(state: State, rules: str | Sequence[str], false_alarms: float = 0.0
     return _decided(state, rules_of(rules, RULED), None, None, false_alarms)
 
 
-def _measured(rules: Sequence[Rule]) -> list[Measure]:
+def measured(rules: Sequence[Rule]) -> list[Measure]:
     """Return the measures that rules need."""
     return _measures(one for rule in rules if rule.name in MEASURES for one in measures_of(rule))
 
@@ -126,9 +126,9 @@ def _decided(
     moves: int | None,
     false_alarms: float,
 ) -> pl.DataFrame:
-    layers = _of_targets(layers_of(state, _measured(rules)), targets)
+    layers = _of_targets(layers_of(state, measured(rules)), targets)
     questions = [
-        about_count(rule, layers) if rule.name in _COUNTS else about_measure(rule, layers)
+        about_count(rule, layers) if rule.name in COUNTED else about_measure(rule, layers)
         for rule in rules
     ]
     names = dict(zip(state.keys, state.form.groups, strict=True))

@@ -86,7 +86,7 @@ def verdicts(
     asked = max(number, 1) / false_alarms
     frames = [
         groups.with_columns(
-            pl.lit(question.rule.text).alias("rule"), *_answer(question, layers, asked, moves)
+            pl.lit(question.rule.text).alias("rule"), *answer(question, layers, asked, moves)
         )
         for question in questions
     ]
@@ -99,8 +99,18 @@ def verdicts(
     )
 
 
-def _answer(question: Question, layers: Layers, asked: float, moves: int | None) -> list[pl.Series]:
-    """Return the columns of the result that are about the rule."""
+def answer(
+    question: Question, layers: Layers, asked: float, moves: int | None, ends: bool = True
+) -> list[pl.Series]:
+    """Return the columns of the result that are about the rule.
+
+    Args:
+        question: The question.
+        layers: The groups, as for `verdicts`.
+        asked: The evidence from which the rule is broken.
+        moves: As for `log_evidence`.
+        ends: Whether to have `low` and `high`, which cost more than all else.
+    """
     examples = layers.groups.get_column("examples").to_numpy().astype(np.float64)
     value = question.value
     nothing = np.full(value.shape, np.nan)
@@ -111,8 +121,9 @@ def _answer(question: Question, layers: Layers, asked: float, moves: int | None)
         against, in_favour = weighed(question.bounds, examples, moves)
         broken = enough & (against >= math.log(asked))
         holds = enough & (in_favour >= math.log(asked))
-        against = np.where(enough, np.exp(against), np.nan)
-        if question.scale is not None:
+        with np.errstate(over="ignore"):
+            against = np.where(enough, np.exp(against), np.nan)
+        if question.scale is not None and ends:
             estimates, back = question.bounds[0].estimates, SCALES[question.scale][1]
             with np.errstate(over="ignore", invalid="ignore"):
                 ends = estimates.interval(errors_needed(asked, examples, moves))

@@ -1,0 +1,1 @@
+"""Alerts about a run that is watched: rules in a file, judged whenever a window closes."""
