@@ -100,7 +100,7 @@ def verdicts(
 
 
 def answer(
-    question: Question, layers: Layers, asked: float, moves: int | None, ends: bool = True
+    question: Question, layers: Layers, asked: float, moves: int | None, with_ends: bool = True
 ) -> list[pl.Series]:
     """Return the columns of the result that are about the rule.
 
@@ -109,7 +109,7 @@ def answer(
         layers: The groups, as for `verdicts`.
         asked: The evidence from which the rule is broken.
         moves: As for `log_evidence`.
-        ends: Whether to have `low` and `high`, which cost more than all else.
+        with_ends: Whether to have `low` and `high`, which cost more than all else.
     """
     examples = layers.groups.get_column("examples").to_numpy().astype(np.float64)
     value = question.value
@@ -123,7 +123,7 @@ def answer(
         holds = enough & (in_favour >= math.log(asked))
         with np.errstate(over="ignore"):
             against = np.where(enough, np.exp(against), np.nan)
-        if question.scale is not None and ends:
+        if question.scale is not None and with_ends:
             estimates, back = question.bounds[0].estimates, SCALES[question.scale][1]
             with np.errstate(over="ignore", invalid="ignore"):
                 ends = estimates.interval(errors_needed(asked, examples, moves))

@@ -83,6 +83,8 @@ class Look:
                 for position, row in enumerate(self.rows)
                 if row in moves and moves[row] == moved
             ]
+            if not at:
+                continue
             of_these = self._of(rule, asked, at, moved, False)
             # Few are ever shown with their intervals, which cost more than all else.
             told = [
@@ -112,7 +114,9 @@ class Look:
             findings.append(
                 Finding(
                     layers.groups.item(number, "examples"),
-                    *map(_number, (value, low, high)),
+                    _number(value),
+                    _number(low),
+                    _number(high),
                     None if evidence is None else min(evidence, _LARGEST),
                     verdict,
                     evidence is None and bool(question.bounds),
