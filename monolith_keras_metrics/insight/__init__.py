@@ -1,6 +1,8 @@
 """Reading and measuring the records of a training, without TensorFlow."""
 
 from monolith_keras_metrics.insight import figures, spark
+from monolith_keras_metrics.insight.alerts.replay import Replay, replay_alerts
+from monolith_keras_metrics.insight.alerts.rule_file import RuleFile
 from monolith_keras_metrics.insight.check import check, check_pairs
 from monolith_keras_metrics.insight.compare import compare
 from monolith_keras_metrics.insight.coverage import coverage
@@ -24,6 +26,8 @@ from monolith_keras_metrics.insight.watch.run import watch, watched
 __all__ = [
     "MEASURES",
     "RULES",
+    "Replay",
+    "RuleFile",
     "State",
     "auc",
     "check",
@@ -38,6 +42,7 @@ __all__ = [
     "open_run",
     "relabel",
     "reliability",
+    "replay_alerts",
     "report",
     "show",
     "slices",

@@ -115,7 +115,7 @@ class Alarms:
             if state is not None:
                 part.blocks.add(start, end, state)
                 book.see(part.name, rows_of(state.groups, state.keys), start, end)
-            book.forget(part.name, end - part.blocks.longest)
+            book.forget(part.name, end - part.remembered)
         alerts = self._without_rule(book, end)
         book.asked = max(book.asked, sum(part.verdicts(book) for part in self._parts))
         asked = book.asked / self.rules.false_alarms

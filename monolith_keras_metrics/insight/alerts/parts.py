@@ -18,6 +18,7 @@ from monolith_keras_metrics.insight.asks import Ask
 from monolith_keras_metrics.insight.check import COUNTED
 
 _LEAST_WINDOWS = 3  # of the span that resolves an alert
+_REMEMBERED = 7 * 86_400  # seconds for which a target or group without records has a count of 0
 
 
 class Watched(NamedTuple):
@@ -89,6 +90,7 @@ class Part:
         rules: The rules.
         name: What tells it from other questions.
         blocks: The states of closed windows.
+        remembered: Seconds without records after which a target or group is forgotten.
     """
 
     def __init__(
@@ -104,6 +106,8 @@ class Part:
         self.name = hashlib.sha256(question.encode()).hexdigest()[:16]
         spans = [span for rule in self.rules for span in (*rule.spans, rule.recovery)]
         self.blocks = Blocks(self.name, spans, memory)
+        counts = any(rule.is_exact for rule in rules)
+        self.remembered = max(self.blocks.longest, _REMEMBERED if counts else 0)
 
     def verdicts(self, book: Book) -> int:
         """Return the number of verdicts that share the permitted false alarms."""

@@ -103,7 +103,7 @@ def replay_alerts(
     Example:
     Half of 8,000 users click, in each of two hours, and the model promises 0.6 in the second.
 
-    >>> from monolith_keras_metrics.insight.alerts.rule_file import RuleFile
+    >>> from monolith_keras_metrics.insight import RuleFile
     >>> records = pl.DataFrame({
     ...     "uid": [*range(8_000)] * 2, "req_time": [60] * 8_000 + [3_660] * 8_000,
     ...     "label": [{"ctr": user % 2.0} for user in range(8_000)] * 2,

@@ -47,7 +47,7 @@ def resolved(part: Part, rule: Watched, findings: Findings, book: Book, end: int
         if alert is None:
             continue
         if row not in book.seen.get(part.name, {}):
-            length = text_of_seconds(part.blocks.longest)
+            length = text_of_seconds(part.remembered)
             alerts.append(ended(alert, end, f"it has had no records for {length}"))
             entry.alert = None
             continue
