@@ -17,7 +17,7 @@ from monolith_keras_metrics.insight.alerts.durations import text_of_seconds
 from monolith_keras_metrics.insight.items import moment
 from monolith_keras_metrics.insight.texts import text_of, with_interval
 
-_SENTENCES = 20  # more would hide the tables
+_ROWS, _SENTENCES = 50, 20  # of alerts; more would hide the rules
 
 
 def add_to(commands: Any) -> None:
@@ -76,12 +76,13 @@ def _print_to_read(found: insight.Replay, form: str) -> None:
     if found.alerts.is_empty():
         print("Nothing would have fired.")
         return
-    print(render(_alerts(found.alerts), ["name", "target", "group", "fired"], form, width))
+    shown = _alerts(found.alerts.head(_ROWS))
+    print(render(shown, ["name", "target", "group", "fired"], form, width))
     texts = found.alerts.get_column("text").to_list()
     for fired, text in zip(found.alerts.get_column("fired"), texts[:_SENTENCES], strict=False):
         print(f"{text_of(fired)}: {text_of(text)}")
     if len(texts) > _SENTENCES:
-        print(f"and {len(texts) - _SENTENCES:,} more")
+        print(f"and {len(texts) - _SENTENCES:,} more: --format csv has all of them")
 
 
 def _rules(rules: pl.DataFrame) -> pl.DataFrame:

@@ -51,7 +51,7 @@ def test_everything_that_a_file_can_say(tmp_path: pathlib.Path) -> None:
     )  # fmt: skip
     assert (first.rule.low, first.rule.high) == (0.95, 1.05)
     assert (second.name, second.by, second.targets) == ("auc >= 70%", (), None)
-    assert (second.last, second.cooldown) == ((21_600, 86_400, 604_800), 7_200)
+    assert (second.last, second.cooldown) == ((21_600, 86_400, 259_200, 604_800), 7_200)
     assert (second.resolve, second.severity, second.is_exact) == (None, "page", False)
     assert (third.last, third.is_exact) == ((5_400,), True)
 
@@ -117,4 +117,4 @@ def test_an_older_python_without_tomli_is_told_what_to_install(
     monkeypatch.setitem(sys.modules, "tomli", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'monolith-keras-metrics\[watch\]'"):
         read(tmp_path, _WHOLE)
-    assert rule_file.LAST == ("6h", "1d", "7d")
+    assert rule_file.LAST == ("6h", "1d", "3d", "7d")

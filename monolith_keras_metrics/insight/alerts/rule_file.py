@@ -8,7 +8,7 @@ name = "calibration"       # default: the rule
 rule = "0.95 <= calibration <= 1.05"
 by = "country"             # a column or extra field, or a list
 targets = ["ctr"]          # default: all
-last = ["6h", "1d", "7d"]  # the spans of time whose records are judged
+last = ["6h", "1d", "3d", "7d"]  # the spans of time whose records are judged
 cooldown = "12h"           # fires at most this often
 resolve = "3h"             # resolved if this span is well
 severity = "page"          # passed on as it is
@@ -32,7 +32,7 @@ from monolith_keras_metrics.insight.measures import MEASURES
 from monolith_keras_metrics.insight.rules import WITH_ERRORS, Rule, rules_of
 
 # A new fault is found in the shortest of them, and one that is small but lasts in the longest.
-LAST = ("6h", "1d", "7d")
+LAST = ("6h", "1d", "3d", "7d")
 # A count that is low, or high, is so in a span of one length: which is up to whoever counts.
 LAST_OF_COUNTS = ("6h",)
 _SEVERITY = "page"
