@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from monolith_keras_metrics.capture.callback import DeepInsightCallback as DeepInsightCallback
     from monolith_keras_metrics.capture.layer import DeepInsightLayer as DeepInsightLayer
+    from monolith_keras_metrics.capture.metrics_callback import MetricsCallback as MetricsCallback
     from monolith_keras_metrics.deep_insight_ops import client_of as client_of
     from monolith_keras_metrics.deep_insight_ops import deep_insight_client as deep_insight_client
     from monolith_keras_metrics.deep_insight_ops import write_deep_insight as write_deep_insight
@@ -33,6 +34,7 @@ _HOMES = {
     "DeepInsightClient": "pipeline.client",
     "DeepInsightLayer": "capture.layer",
     "Layout": "records.batch",
+    "MetricsCallback": "capture.metrics_callback",
     "Options": "pipeline.options",
     "client_of": "deep_insight_ops",
     "deep_insight_client": "deep_insight_ops",

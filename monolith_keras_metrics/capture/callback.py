@@ -29,6 +29,8 @@ from monolith_keras_metrics.sinks import Sinks, parse_all
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from monolith_keras_metrics.capture.epoch_logs import EpochLogs
+
 _MODES = ("train", "test")
 
 
@@ -67,6 +69,10 @@ class DeepInsightCallback(keras.callbacks.Callback):
             outputs (in a dict or list). None: no value is special.
         sample_ratio: Share of users to record, from 0 to 1; always the same users.
         modes: `"train"` records `fit`, `"test"` records `evaluate` and validation.
+        log_measures: If True, `logs` get `deep_insight_auc` and `deep_insight_calibration` of each
+            epoch's records at its end, for all callbacks, wherever they stand: `History`,
+            `CSVLogger`, `EarlyStopping`, …. With several targets: `deep_insight_TARGET_auc`. A list
+            names other measures of `insight.MEASURES`. See the documentation (Ways to train).
         **options: Fields of `Options` that control how records are written: `overflow`,
             `flush_seconds`, `on_error`, `exit_timeout`, `spool`, `uid_hash_key`, ….
 
@@ -102,6 +108,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
         missing_label: float | None = None,
         sample_ratio: float = 0.01,
         modes: Sequence[str] = ("train",),
+        log_measures: bool | Sequence[str] = False,
         **options: Unpack[OptionValues],
     ) -> None:
         super().__init__()
@@ -129,6 +136,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
             mode: Recorder(self._recording, mode, recorded=mode in modes, on_exception=self._abort)
             for mode in _MODES
         }
+        self._measured = _measure_names(log_measures)
+        self._epoch_logs: EpochLogs | None = None
         self._session: Session | None = None
         self._last_stats: Stats | None = None
 
@@ -189,6 +198,7 @@ class DeepInsightCallback(keras.callbacks.Callback):
             self._open("train")
             self._recorders["test"].install_early(self.model)
             self._begin("train")
+            self._log_epochs()
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Write pending records, and restore the model's functions."""
@@ -198,6 +208,11 @@ class DeepInsightCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Set the epoch of the records that follow, validation included."""
         self._epoch = epoch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add the measures of the epoch's records to `logs`, unless they are there already."""
+        if self._epoch_logs is not None:
+            self._epoch_logs.on_epoch_end(epoch, logs)
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Start removing columns, and start recording if `modes` has `"test"`."""
@@ -231,12 +246,23 @@ class DeepInsightCallback(keras.callbacks.Callback):
         session = self._session
         self._recorders[mode].begin(self.model, None if session is None else session.client)
 
+    def _log_epochs(self) -> None:
+        """Start adding up records, if their measures are to be in `logs`."""
+        if self._measured and self._session is not None:
+            from monolith_keras_metrics.capture.epoch_logs import EpochLogs
+
+            self._epoch_logs = EpochLogs(self._measured, self._session.client, self._recorders)
+            self._epoch_logs.go_first()
+
     def _abort(self) -> None:
         """Stop recording and restore the model, after training raised an exception."""
         self._end(raising=False)
 
     def _end(self, *, raising: bool = True) -> None:
         self._epoch = None
+        if self._epoch_logs is not None:
+            self._epoch_logs.leave()
+            self._epoch_logs = None
         for recorder in self._recorders.values():
             recorder.end()
         self._close(raising=raising)
@@ -251,6 +277,15 @@ class DeepInsightCallback(keras.callbacks.Callback):
             self._last_stats = session.client.stats()
             if (getattr(self, "params", None) or {}).get("verbose", 1):
                 print(session.summary())
+
+
+def _measure_names(log_measures: bool | Sequence[str]) -> Sequence[str]:
+    """Return the names of the measures for `logs`, after a check."""
+    if log_measures is False:
+        return ()  # without importing what measures
+    from monolith_keras_metrics.capture.epoch_measures import measure_names
+
+    return measure_names(log_measures)
 
 
 DeepInsightCallback.__signature__ = signature_with_options(DeepInsightCallback)

@@ -38,11 +38,11 @@ if hasattr(keras, "__version__"):  # legacy Keras follows TensorFlow's version, 
     check_version("Keras", keras.__version__)
 
 
-def check_backend() -> None:
-    """Raise a RuntimeError if Keras does not use TensorFlow."""
+def check_backend(name: str = "DeepInsightCallback") -> None:
+    """Raise a RuntimeError that names a callback if Keras does not use TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            "DeepInsightCallback needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow). "
+            f"{name} needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow). "
             f"Received: {keras.backend.backend()!r}"
         )
 

@@ -39,6 +39,7 @@ class Recorder:
         recorded: Whether to record this mode. If not, bookkeeping columns are only removed.
         on_exception: Called when training ends with an exception.
         client: The client for the columns of the current call; None to only remove them.
+        layout: The layout of the current call's last batch; None before the first.
     """
 
     recording: Recording
@@ -46,6 +47,7 @@ class Recorder:
     recorded: bool
     on_exception: Callable[[], None]
     client: DeepInsightClient | None = dataclasses.field(default=None, init=False)
+    layout: Layout | None = dataclasses.field(default=None, init=False)
     _scope: FitScope | None = dataclasses.field(default=None, init=False)
     # Kept, since it has the traced steps.
     _function: RecordingFunction | None = dataclasses.field(default=None, init=False)
@@ -60,6 +62,7 @@ class Recorder:
         check_strategy(model.distribute_strategy)
         function = self._install(model)
         self.client = client if self.recorded else None
+        self.layout = None
         self._scope = FitScope(model)
         function.attach(self)
 
@@ -219,6 +222,7 @@ class _Steps:
                 self._recorders, self._layouts, columns.blocks, strict=False
             ):
                 if recorder.client is not None:
+                    recorder.layout = layout
                     batch = recorder.recording.batch(layout, columns.bookkeeping, block)
                     recorder.client.write(batch)
         return logs

@@ -32,4 +32,11 @@ DESCRIPTIONS: dict[str, tuple[str, str]] = {
         "Unix time at which the newest closed window ends.",
         "s",
     ),
+    "training.steps_per_second": ("Steps a second, lately, without validation.", "{step}/s"),
+    "training.examples_per_second": (
+        "Examples a second, lately, without validation.",
+        "{example}/s",
+    ),
+    "training.step_loss": ("Mean loss of the examples since the last look.", "1"),
+    "training.loss": ("Loss of the epoch so far, as Keras reports it.", "1"),
 }

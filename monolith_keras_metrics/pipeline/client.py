@@ -52,6 +52,7 @@ from monolith_keras_metrics.threads import BackgroundThread, bounded
 if TYPE_CHECKING:
     from inspect import Signature
 
+    import polars as pl
     from typing_extensions import Unpack
 
 _MOST_LAYOUTS = 1_000  # bounds the memory for checked layouts
@@ -201,6 +202,26 @@ class DeepInsightClient:
         delivered = self._pipeline.flush(timeout, on_any_error=raising)
         self._raise_error()
         return delivered
+
+    def observe(self, observer: Callable[[pl.DataFrame], None]) -> None:
+        """Call a function with the sampled records of all further batches.
+
+        Args:
+            observer: Called with frames of records, in order, in the thread that makes them, before
+                they are written. Must not raise, and must not wait.
+        """
+        self._pipeline.encoder.observe(observer)
+
+    def wait_until_observed(self, timeout: float) -> bool:
+        """Wait until the observer has seen what was accepted so far. Does not wait for the disk.
+
+        Args:
+            timeout: Longest wait in seconds.
+
+        Returns:
+            True if that happened before the timeout.
+        """
+        return self._pipeline.encoder.wait_until_observed(timeout)
 
     def close_when(self, is_over: Callable[[], bool]) -> None:
         """Close the client in the background as soon as `is_over` returns True.

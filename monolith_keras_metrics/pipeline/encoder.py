@@ -83,7 +83,9 @@ class Encoder(BackgroundThread):
         self._seen_at = clock()
         self._absorbed = 0  # total rows taken from the queue
         self._absorbing_since: float | None = None
-        self._changed = threading.Condition()  # of the next three
+        self._observer: Callable[[pl.DataFrame], None] | None = None
+        self._changed = threading.Condition()  # of the next four
+        self._converted = 0  # total rows
         self._asked = self._flushed = 0  # total rows
         self._has_ended = False
 
@@ -118,6 +120,33 @@ class Encoder(BackgroundThread):
                 None if timeout is None else bounded(timeout),
             )
             return self._flushed >= target
+
+    def observe(self, observer: Callable[[pl.DataFrame], None]) -> None:
+        """Call a function with each frame of records, in this thread.
+
+        Args:
+            observer: The function. Must not raise, and must not wait.
+        """
+        self._observer = observer
+
+    def wait_until_observed(self, timeout: float) -> bool:
+        """Wait until the observer has seen everything that is now in the queue.
+
+        Does not wait for the journal.
+
+        Args:
+            timeout: Longest wait in seconds.
+
+        Returns:
+            True if that happened before the timeout.
+        """
+        target = self._queue.entered()
+        self._queue.hurry()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._converted >= target or self._has_ended, bounded(timeout)
+            )
+            return self._converted >= target
 
     def stop(self) -> None:
         """Request that the thread empty the queue and end. Does not wait."""
@@ -172,13 +201,27 @@ class Encoder(BackgroundThread):
     def _absorb(self, taken: Sequence[Accepted]) -> None:
         """Turn batches into frames and put these into the journal."""
         rows = sum(one.batch.rows for one in taken)
-        for frame, first in self._converter.convert(taken):
+        frames = self._converted_frames(taken)
+        with self._changed:
+            self._converted += rows
+            self._changed.notify_all()
+        for frame, first in frames:
             self._seen_at = self._clock()
             self._learn_text(frame, first.batch.layout)
             self._append(frame, first.accepted_at)
         self._absorbed += rows
         self.steps += len(taken)
         self._queue.done(rows)
+
+    def _converted_frames(self, taken: Sequence[Accepted]) -> list[tuple[pl.DataFrame, Accepted]]:
+        """Return the frames of batches, each with its first batch, after the observer saw them."""
+        frames = []
+        for frame, first in self._converter.convert(taken):
+            self._seen_at = self._clock()
+            if self._observer is not None:
+                self._observer(frame)
+            frames.append((frame, first))
+        return frames
 
     def _append(self, frame: pl.DataFrame, accepted_at: float) -> None:
         """Put a frame into the journal, in pieces of bounded size."""
