@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -48,22 +49,24 @@ class EpochLogs(keras.callbacks.Callback):
         self._keys: dict[str, dict[str, tuple[str, str]]] = {}  # of each mode
         self._filled: dict[str, Any] | None = None
         self._wait_seconds = _LONGEST_WAIT_SECONDS
-        self._list: Any = None
+        self._list: weakref.ref[Any] | None = None  # which keeps the arguments of `fit` alive
         self._warn_once = WarnOnce()
         client.observe(self._measures.add)
 
     def go_first(self) -> None:
         """Become the first of the callbacks that Keras is calling, if it is calling any."""
-        self._list = _callback_list()
-        if self._list is not None:
+        calling = _callback_list()
+        if calling is not None:
             # A new list, since Keras is iterating over the other one.
-            self._list.callbacks = [self, *self._list.callbacks]
+            calling.callbacks = [self, *calling.callbacks]
+            self._list = weakref.ref(calling)
 
     def leave(self) -> None:
         """Undo `go_first`."""
-        if self._list is not None:
-            self._list.callbacks = [one for one in self._list.callbacks if one is not self]
-            self._list = None
+        calling = None if self._list is None else self._list()
+        if calling is not None:
+            calling.callbacks = [one for one in calling.callbacks if one is not self]
+        self._list = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the measures to `logs`, unless that was done."""

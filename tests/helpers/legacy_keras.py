@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from monolith_keras_metrics import DeepInsightCallback, DeepInsightLayer
+from monolith_keras_metrics import DeepInsightCallback, DeepInsightLayer, MetricsCallback, cli
 
 keras = tf.keras
 assert keras.Model.__module__.startswith("tf_keras")
@@ -42,8 +42,14 @@ def main() -> None:
             sample_ratio=1.0,
             extra_fields=["carrier"],
             modes=("train", "test"),
+            log_measures=True,
         )
-        model.fit(data, validation_data=data.take(1), callbacks=[recorder], verbose=0)
+        history = model.fit(
+            data, validation_data=data.take(1), callbacks=[recorder], verbose=0
+        ).history
+        assert [
+            f"{of}deep_insight_{name}" for of in ("", "val_") for name in ("auc", "calibration")
+        ] == [name for name in history if "deep_insight" in name], history
         np.save(f"{folder}/{name}.npy", model.predict(x["features"], verbose=0).ravel())
         assert not type(model.train_function).__module__.startswith("monolith_keras_metrics")
 
@@ -81,6 +87,36 @@ def main() -> None:
     np.save(f"{folder}/layer.npy", loaded.predict(inputs, verbose=0).ravel())
     check_steps(folder, {name: x[name] for name in ("features", "uid", "req_time")}, y)
     check_model_inputs(folder, {**x, "a": x["features"] + 1}, y)
+    check_metrics(x["features"], y)
+
+
+def check_metrics(x: np.ndarray, y: np.ndarray) -> None:
+    """Emits what is trained; the clock advances by 1 s a step."""
+
+    class Stores(cli.Client):
+        def emit_store(self, name: str, value: float, tags: dict[str, str]) -> None:
+            stores.setdefault(name, []).append(value)
+
+    def advance(*_: Any) -> None:
+        now[0] += 1.0
+
+    stores: dict[str, list[float]] = {}
+    now = [0.0]
+    model = keras.Sequential([keras.layers.Dense(1, "sigmoid")])
+    model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy")
+    emitting = MetricsCallback("m", seconds=2.0, clock=lambda: now[0])
+    with cli.use_backend(lambda prefix="": Stores()):
+        history = model.fit(
+            x,
+            y,
+            batch_size=64,
+            validation_data=(x, y),
+            callbacks=[keras.callbacks.LambdaCallback(on_batch_begin=advance), emitting],
+            verbose=0,
+        ).history
+    assert stores["training.examples_per_second"] == [64.0, 64.0, 0.0], stores
+    assert stores["training.loss"][-1] == history["loss"][0], stores
+    assert stores["training.val_loss"] == history["val_loss"], stores
 
 
 class OwnStep(keras.Model):
