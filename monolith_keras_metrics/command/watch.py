@@ -156,13 +156,13 @@ def _summary(counts: dict[str, int], arguments: argparse.Namespace) -> Iterator[
 def _until_signalled() -> Iterator[threading.Event]:
     """Set an event at SIGTERM or SIGINT; a second signal ends the process."""
     stop = threading.Event()
-    before = {}
+    before: dict[int, Any] = {}
 
     def handle(number: int, _: object) -> None:
         stop.set()
         signal.signal(number, before[number])
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (int(signal.SIGTERM), int(signal.SIGINT)):
         before[number] = signal.signal(number, handle)
     try:
         yield stop

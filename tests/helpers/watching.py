@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pathlib
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from monolith_keras_metrics.insight.items import Item, Window
+from monolith_keras_metrics.insight.publish.publisher import Publisher
 from monolith_keras_metrics.insight.watch.folder import Folder
 from monolith_keras_metrics.insight.watch.store import Store
 from monolith_keras_metrics.insight.watch.sums import MEASURES
@@ -61,7 +63,7 @@ def write(
     return path
 
 
-class Kept:
+class Kept(Publisher):
     """A publisher that keeps what it is given, and fails when it is told to."""
 
     def __init__(self, identity: str = "kept") -> None:
@@ -71,6 +73,7 @@ class Kept:
         self.failures = 0
         self.gate: threading.Event | None = None
         self.closed = False
+        self.restored: list[int] = []
 
     def publish(self, item: Item, maybe_there: bool) -> None:
         if self.gate is not None:
@@ -82,8 +85,8 @@ class Kept:
             raise ConnectionError("away")
         self.items.append(item)
 
-    def restore(self, newest: Any) -> None:
-        pass
+    def restore(self, items: Sequence[Item]) -> None:
+        self.restored = [one.number for one in items]
 
     def close(self) -> None:
         self.closed = True

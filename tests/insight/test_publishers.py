@@ -99,7 +99,11 @@ def test_webhooks() -> None:
     ],
 )
 def test_a_uri_that_is_wrong_is_not_repeated(uri: str) -> None:
-    for kind, module in {"prometheus": "prometheus_client", "wandb": "wandb", "mlflow": "mlflow"}.items():
+    for kind, module in {
+        "prometheus": "prometheus_client",
+        "wandb": "wandb",
+        "mlflow": "mlflow",
+    }.items():
         if uri.startswith(kind):
             pytest.importorskip(module)
     with pytest.raises(ValueError, match="must be tensorboard:DIR, ") as failed:

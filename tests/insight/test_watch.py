@@ -21,7 +21,9 @@ from watching import HOUR, NOW, START, Kept, records, table, watcher, windows, w
 from monolith_keras_metrics import insight
 from monolith_keras_metrics.insight.items import Window
 from monolith_keras_metrics.insight.watch.delivery import Delivery
+from monolith_keras_metrics.insight.watch.folder import Folder
 from monolith_keras_metrics.insight.watch.store import FILE, Store
+from monolith_keras_metrics.insight.watch.watcher import Watcher
 
 BY_COUNTRY = HOUR._replace(fields=("country",))
 MEASURED = ["examples", "calibration", "log_loss", "delay_p50"]
@@ -264,9 +266,10 @@ def test_a_field_that_only_some_records_have(tmp_path: pathlib.Path) -> None:
 def test_the_time_that_decides(tmp_path: pathlib.Path, time: str) -> None:
     shuffled = records(START, 100_000, 1).sample(fraction=1, shuffle=True, seed=1)
     shuffled = shuffled.with_columns(train_time=pl.Series(START + np.arange(200)))
+    kept = Kept()
     for number, part in enumerate(shuffled.iter_slices(50)):
         write(tmp_path, part, number)
-    kept = Kept()
+        insight.watch(tmp_path, kept, time=time, once=True)  # type: ignore[arg-type]
     counts = insight.watch(tmp_path, kept, time=time, once=True, final=True)  # type: ignore[arg-type]
     assert len(kept.starts) == len({*kept.starts})
     if time == "train_time":
@@ -310,7 +313,7 @@ def test_a_publisher_that_stays_away_is_told_and_gets_it_later(tmp_path: pathlib
     away.failures = 10**9
     delivery = Delivery(away, store)
     store.commit([Window(1, "m", START, START + 3600, ())])
-    delivery.start([])
+    delivery.start()
     assert not delivery.drain(None, tries=1)
     assert store.backlog("kept") == 1
     away.failures = 0
@@ -343,9 +346,10 @@ def test_a_publisher_that_hangs_delays_nobody(tmp_path: pathlib.Path) -> None:
 def test_a_new_publisher_gets_what_was_published_before(tmp_path: pathlib.Path) -> None:
     six_hours(tmp_path)
     insight.watch(tmp_path, Kept("one"), once=True, final=True)
-    another = Kept("two")
-    insight.watch(tmp_path, another, once=True, final=True)
-    assert len(another.starts) == 6
+    again, another = Kept("one"), Kept("two")
+    insight.watch(tmp_path, [again, another], once=True, final=True)
+    assert (again.starts, again.restored) == ([], [6])
+    assert (len(another.starts), another.restored) == (6, [])
 
 
 @pytest.mark.slow
@@ -354,9 +358,6 @@ def test_a_full_disk_loses_nothing(tmp_path: pathlib.Path, small_disk: pathlib.P
     ballast = small_disk / "ballast"
     state = small_disk / "state"
     store = Store(state)
-    from monolith_keras_metrics.insight.watch.folder import Folder
-    from monolith_keras_metrics.insight.watch.watcher import Watcher
-
     following = Watcher(Folder(tmp_path, "req_time"), store, HOUR, idle=1e12, clock=lambda: NOW)
     with pytest.raises(OSError, match="No space left"), open(ballast, "wb", 0) as file:
         while True:
@@ -449,3 +450,19 @@ def test_invalid_arguments(tmp_path: pathlib.Path, arguments: dict[str, Any], me
 def test_a_run_that_was_never_watched(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match="must be watched"):
         insight.watched(tmp_path)
+
+
+def test_recent_records_are_of_the_time_that_is_judged(tmp_path: pathlib.Path) -> None:
+    """Also while the watcher catches up: newer files were read already."""
+    all_ = six_hours(tmp_path, workers=1)
+    folder = Folder(tmp_path, "req_time")
+    folder.look()
+    assert sum(portion.records.height for portion in folder.read()) == all_.height
+    since, until = START + 3600, START + 7200
+    found = folder.recent(since, until, 10**6)
+    assert found is not None
+    of_the_hour = pl.col("req_time").is_between(since, until, closed="left")
+    assert found.collect().height == all_.filter(of_the_hour).height > 0
+    newest = folder.recent(since, until, 10)
+    assert newest is not None
+    assert newest.collect().height == 10

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 from absl import logging
 
-from monolith_keras_metrics.insight.items import Item
 from monolith_keras_metrics.insight.publish.publisher import Publisher
 from monolith_keras_metrics.insight.watch.store import Store
 from monolith_keras_metrics.threads import BackgroundThread, WarnOnce
@@ -33,17 +31,13 @@ class Delivery:
         self._changed = threading.Condition()
         self._woken = 0
         self._idle_since = -1  # which waking found nothing left
+        self._restored = False
         self._failures = 0  # since it last had everything
         self._stopping = False
         self._thread = BackgroundThread(self._run, f"deep-insight publish {publisher.identity:.40}")
 
-    def start(self, newest: Sequence[Item]) -> None:
-        """Start to deliver what is there.
-
-        Args:
-            newest: The newest window and the alerts that fire, for a publisher that shows how
-                things are at present, and has lost this with its last process.
-        """
+    def start(self) -> None:
+        """Start to deliver what is there."""
         self._store.register(self.publisher.identity)
         self.wake()
         self._thread.start()
@@ -106,6 +100,10 @@ class Delivery:
         """Return True if the publisher has everything now."""
         identity = self.publisher.identity
         try:
+            if not self._restored:
+                if shown := self._store.shown(identity):
+                    self.publisher.restore(shown)
+                self._restored = True
             while True:
                 items, attempted = self._store.waiting(identity, _AT_ONCE)
                 done = 0

@@ -23,24 +23,39 @@ from monolith_keras_metrics.records import run_folder
 _AT_ONCE = 250_000  # labels of a portion
 _LABELS_AT_ONCE = 4_000_000  # labels that are read before what came of them is committed
 _TRIES = 5  # of a file that cannot be read
+_RECENT_FILES = 1_000  # that are searched for the culprits of an alert
 _TICK_SECONDS = 2.0
 _READ = "read/"
 
 
+class _Facts(NamedTuple):
+    """What is known of a file without reading it.
+
+    Attributes:
+        first: The time of its first record; None if it is not known.
+        rows: Number of its records; 0 if it is not known.
+        labels: Number of its records times targets.
+    """
+
+    first: float | None
+    rows: int
+    labels: int
+
+
 class _File(NamedTuple):
-    """A file that was not read yet.
+    """A file that was not read yet, in the order of reading.
 
     Attributes:
         first: The time of its first record; that of the file if it is not known.
         name: Its name.
         part: Which worker wrote it.
-        labels: Number of its records times targets; of the file's bytes if it is not known.
+        facts: What is known of it.
     """
 
     first: float
     name: str
     part: str
-    labels: int
+    facts: _Facts
 
 
 class Folder:
@@ -62,7 +77,7 @@ class Folder:
         self.identity = f"folder:{self._folder}"
         self._column = column
         self._modified = -1
-        self._read: dict[str, None] = {}
+        self._read: dict[str, _Facts | None] = {}
         self._saved = 0  # of the files read
         self._new: list[_File] = []
         self._tries: dict[str, int] = {}
@@ -114,7 +129,7 @@ class Folder:
         labels = 0
         while self._new and labels < _LABELS_AT_ONCE:
             file = self._new[0]
-            labels += max(1, file.labels)
+            labels += max(1, file.facts.labels)
             yield from self._portions(file)
 
     def _portions(self, file: _File) -> Iterator[Portion]:
@@ -141,7 +156,7 @@ class Folder:
         for problem in problems.values():
             logging.warning("deep-insight watch: %r: %s", str(path), problem)
         del self._new[0]
-        self._read[file.name] = None
+        self._read[file.name] = file.facts
         for batch in batches:
             yield Portion(file.part, batch, heard)
 
@@ -159,12 +174,14 @@ class Folder:
         rows = 0
         for name in reversed(self._read):
             path = self._folder / name
-            if rows >= most or len(files) >= 1_000 or not path.exists():
+            if rows >= most or len(files) >= _RECENT_FILES or not path.exists():
                 break
+            facts = self._read[name] = self._read[name] or self._facts_of(path)
+            if facts.first is not None and facts.first >= until:
+                continue
             files.append(path)
-            first, number = self._first_of(path)
-            rows += number
-            if first is not None and first < since:
+            rows += facts.rows
+            if facts.first is not None and facts.first < since:
                 break
         if not files:
             return None
@@ -180,13 +197,12 @@ class Folder:
     def _described(self, name: str, written: float) -> _File:
         stem = run_folder.stem_in(name)
         part = str(run_folder.worker_of(stem)) if stem else ""
-        first, labels = self._first_of(self._folder / name)
-        return _File(written if first is None else first, name, part, labels)
+        facts = self._facts_of(self._folder / name)
+        return _File(written if facts.first is None else facts.first, name, part, facts)
 
-    def _first_of(self, path: pathlib.Path) -> tuple[float | None, int]:
-        """Return the time of a file's first record, and the number of its labels."""
+    def _facts_of(self, path: pathlib.Path) -> _Facts:
         if not path.name.endswith(".parquet"):
-            return None, 0
+            return _Facts(None, 0, 0)
         try:
             records = pl.scan_parquet(path, glob=False, hive_partitioning=False)
             first, rows = (
@@ -194,9 +210,9 @@ class Folder:
                 .collect()
                 .row(0)
             )
-            return first, rows * max(1, len(_targets(records)))
+            return _Facts(first, rows, rows * max(1, len(_targets(records))))
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            return None, 0  # reading it tells why
+            return _Facts(None, 0, 0)  # reading it tells why
 
 
 def _targets(records: pl.LazyFrame) -> list[str]:

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 import polars as pl
 
 from monolith_keras_metrics.insight import dataset
+from monolith_keras_metrics.insight.alerts.alarms import Alarms
+from monolith_keras_metrics.insight.alerts.rule_file import RuleFile
 from monolith_keras_metrics.insight.check import seconds_of
 from monolith_keras_metrics.insight.items import Alert, Item, Window, moment
+from monolith_keras_metrics.insight.publish import publisher_of
 from monolith_keras_metrics.insight.publish.publisher import Publisher
 from monolith_keras_metrics.insight.rows import Time
 from monolith_keras_metrics.insight.state import named_measures
@@ -121,13 +124,11 @@ def watch(
     try:
         judge = None
         if rules is not None:
-            from monolith_keras_metrics.insight.alerts import Alarms, RuleFile
-
-            judge = Alarms(RuleFile.read(rules), seconds, Prefixed(store.blobs, "alerts/"))
+            judge = Alarms(RuleFile.read(rules), seconds, Prefixed(store.blobs, "rules/"))
         watcher = Watcher(source, store, settings, judge, late, silent)
-        publishers = _publishers(to)
+        publishers = _publishers(to, store.id)
         loop = _Loop(watcher, source, store, publishers, told, stop or threading.Event())
-        loop.start([] if judge is None else judge.firing)
+        loop.start()
         try:
             loop.run(once, final)
         finally:
@@ -194,17 +195,9 @@ def state_folder(run: str | os.PathLike[str], state: str | os.PathLike[str] | No
     return dataset.locate(run)[1] / run_folder.WATCH
 
 
-def _publishers(to: str | Publisher | Sequence[str | Publisher]) -> list[Publisher]:
-    given = [*to] if isinstance(to, Sequence) and not isinstance(to, str) else [to]
-    found: list[Publisher] = []
-    for one in given:
-        if isinstance(one, str):
-            from monolith_keras_metrics.insight.publish.places import publisher_of
-
-            found.append(publisher_of(one))
-        else:
-            found.append(one)
-    return found
+def _publishers(to: str | Publisher | Sequence[str | Publisher], run: str) -> list[Publisher]:
+    given = [to] if isinstance(to, (str, Publisher)) else [*to]
+    return [publisher_of(one, run) if isinstance(one, str) else one for one in given]
 
 
 def _source(run: str | os.PathLike[str], time: Time) -> Source:
@@ -233,11 +226,10 @@ class _Loop:
         self._warn_once = WarnOnce()
         self._windows = 0
 
-    def start(self, firing: Sequence[Alert]) -> None:
+    def start(self) -> None:
         """Start the publishers."""
-        newest = self._store.newest_window()
         for delivery in self._deliveries:
-            delivery.start([*([newest] if newest else []), *firing])
+            delivery.start()
 
     def run(self, once: bool, final: bool) -> None:
         """Read until stopped, or if once until everything is read."""

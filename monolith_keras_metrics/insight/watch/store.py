@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
 import sqlite3
 import threading
 import zlib
@@ -52,6 +53,9 @@ class Store:
     Args:
         folder: Its folder, which is made if it is missing.
 
+    Attributes:
+        id: What tells it from others: letters and digits.
+
     Raises:
         OSError: If it cannot be opened.
         ValueError: If another process has it open, or it is no such file.
@@ -75,6 +79,7 @@ class Store:
         except BaseException:
             os.close(self._lock_file)
             raise
+        self.id = str(self._one("SELECT value FROM values_ WHERE name = 'id'"))
         self._last = self._one("SELECT coalesce(max(number), 0) FROM items")
         self._last = max(self._last, int(self.value("last") or 0))
 
@@ -86,6 +91,7 @@ class Store:
             with self._transaction():
                 for statement in _TABLES.split(";\n"):
                     execute(statement)
+                execute("INSERT INTO values_ VALUES ('id', ?)", (secrets.token_hex(8),))
                 execute(f"PRAGMA user_version = {_VERSION}")
 
     def _take_lock(self) -> None:
@@ -174,14 +180,26 @@ class Store:
                     assert isinstance(item, Window)
                     yield item
 
-    def newest_window(self) -> Window | None:
-        """Return the committed window that begins last, as it was published."""
-        row = self._execute(
-            "SELECT item FROM items WHERE starts IS NOT NULL ORDER BY starts DESC LIMIT 1"
+    def shown(self, identity: str) -> list[Item]:
+        """Return what a publisher has shown last: its newest window, and what fires, in order."""
+        window, alerts = self._window_and_alerts(identity)
+        firing = {(one.name, one.target, *sorted(one.group.items())): one for one in alerts}
+        found = [window, *(one for one in firing.values() if one.state == "firing")]
+        return sorted((one for one in found if one is not None), key=lambda one: one.number)
+
+    def _window_and_alerts(self, identity: str) -> tuple[Item | None, list[Alert]]:
+        known = "number <= (SELECT delivered FROM publishers WHERE identity = ?)"
+        newest = self._execute(
+            f"SELECT item FROM items WHERE starts IS NOT NULL AND {known} "  # noqa: S608
+            "ORDER BY number DESC LIMIT 1",
+            identity,
         ).fetchone()
-        item = _unpacked(row[0]) if row else None
-        assert not isinstance(item, Alert)
-        return item
+        alerts = self._execute(
+            f"SELECT item FROM items WHERE starts IS NULL AND {known} ORDER BY number",  # noqa: S608
+            identity,
+        ).fetchall()
+        items = [item for (blob,) in alerts if isinstance(item := _unpacked(blob), Alert)]
+        return (_unpacked(newest[0]) if newest else None), items
 
     def register(self, identity: str) -> None:
         """Note a publisher; a new one is to be given all items that are kept."""

@@ -54,7 +54,6 @@ class Judge(Protocol):
     """Rules, and what they come to: see `alerts.Alarms`."""
 
     asks: list[Ask]
-    firing: list[Alert]
 
     def close(
         self,
@@ -158,7 +157,8 @@ class Watcher:
             self.has_read = self._changed = True
             self._add(part, records, heard)
         self._close(final and not self.has_read and not self._source.behind())
-        if self._judge is not None:
+        is_read = not self.has_read and not self._source.behind()
+        if self._judge is not None and is_read and not final:
             newest = self._source.newest()
             alerts = self._judge.look(int(self._clock()), None if newest is None else int(newest))
             self._raise(alerts)
