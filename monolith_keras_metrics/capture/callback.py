@@ -208,6 +208,8 @@ class DeepInsightCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Set the epoch of the records that follow, validation included."""
         self._epoch = epoch
+        if self._epoch_logs is not None:
+            self._epoch_logs.begin_epoch()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the measures of the epoch's records to `logs`, unless they are there already."""

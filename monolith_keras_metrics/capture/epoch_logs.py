@@ -68,6 +68,11 @@ class EpochLogs(keras.callbacks.Callback):
             calling.callbacks = [one for one in calling.callbacks if one is not self]
         self._list = None
 
+    def begin_epoch(self) -> None:
+        """Forget which modes the epoch before had: not every epoch has validation."""
+        for recorder in self._recorders.values():
+            recorder.layout = None
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the measures to `logs`, unless that was done."""
         if logs is None or logs is self._filled:
@@ -91,7 +96,6 @@ class EpochLogs(keras.callbacks.Callback):
         for mode, names in targets.items():
             values = self._measures.take(mode, epoch) if is_known else None
             self._add(logs, self._of_mode(mode, names, values))
-            self._recorders[mode].layout = None  # until the next epoch, which may lack this mode
         self._measures.forget(epoch)
 
     def _of_mode(self, mode: str, targets: Sequence[str], values: Values | None) -> dict[str, Any]:

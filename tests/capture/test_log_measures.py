@@ -14,10 +14,11 @@ import polars as pl
 import pytest
 from training import ROWS, callback, columns, dataset, frozen, labels, model
 
-from monolith_keras_metrics import DeepInsightCallback
+from monolith_keras_metrics import DeepInsightCallback, Layout
 from monolith_keras_metrics.capture import epoch_logs, epoch_measures
 from monolith_keras_metrics.insight import open_run, summary
-from monolith_keras_metrics.testing import CollectingSink, FailingSink
+from monolith_keras_metrics.records.frame import to_frame
+from monolith_keras_metrics.testing import CollectingSink, FailingSink, example_batch
 
 AUC, CALIBRATION = "deep_insight_auc", "deep_insight_calibration"
 
@@ -149,19 +150,23 @@ def test_an_epoch_that_is_late_is_nan(
     gate: threading.Event,
     warnings_logged: list[str],
 ) -> None:
-    """The first epoch's records are made only when the second has begun, and are all written."""
+    """Some of its records are made only when the next has begun. All are written."""
     monkeypatch.setattr(epoch_logs, "_LONGEST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(epoch_logs, "_NEXT_WAIT_SECONDS", 600.0)
-    add = epoch_measures.EpochMeasures.add
+    monkeypatch.setattr(epoch_measures, "_ROWS_AT_ONCE", 1)
+    add, seen = epoch_measures.EpochMeasures.add, []
 
     def slowly(self: epoch_measures.EpochMeasures, frame: pl.DataFrame) -> None:
-        gate.wait()
+        if seen:
+            gate.wait()
+        seen.append(frame.height)
         add(self, frame)
 
     monkeypatch.setattr(epoch_measures.EpochMeasures, "add", slowly)
     go_on = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: epoch and gate.set())
-    recorder = callback(tmp_path, log_measures=True)
+    recorder = callback(tmp_path, log_measures=True, queue_rows=250)  # the first frame has fewer
     history = fit(learning(), dataset(columns(), labels()), recorder, go_on, epochs=2)
+    assert 0 < seen[0] <= 250
     records = open_run(tmp_path).collect()
     assert records.height == 2 * ROWS
     auc, calibration = measured(records, ["auc", "calibration"])["train", 1, "ctr"]
@@ -171,21 +176,39 @@ def test_an_epoch_that_is_late_is_nan(
     assert "epoch 0" in warning
 
 
-@pytest.mark.parametrize("method", ["of_rows", "finish"])
+def test_what_comes_too_late_is_not_kept() -> None:
+    layout = Layout("m", ("ctr",), sample_ratio=1.0, mode="train", epochs=True)
+    measures = epoch_measures.EpochMeasures(["auc"])
+    frames = [to_frame([example_batch(layout=layout, epoch=epoch)]) for epoch in (0, 1)]
+    measures.forget(0)
+    for frame in frames:
+        measures.add(frame)
+    assert measures.take("train", 0) is None
+    assert measures.take("train", 1) is not None
+
+
+@pytest.mark.parametrize(("method", "lost"), [("of_rows", [True, True]), ("finish", [True, False])])
 def test_a_failure_costs_the_values_only(
     method: str,
+    lost: list[bool],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     warnings_logged: list[str],
 ) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise MemoryError("as told")
+    """One failure to add records up leaves later epochs without values, too."""
+    real, failures = getattr(epoch_measures.State, method), []
 
-    monkeypatch.setattr(epoch_measures.State, method, fails)
+    def fails_once(*arguments: Any, **options: Any) -> Any:
+        if not failures:
+            failures.append(method)
+            raise MemoryError("as told")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(epoch_measures.State, method, fails_once)
     monkeypatch.setattr(epoch_measures, "_ROWS_AT_ONCE", 1)
     recorder = callback(tmp_path, log_measures=True)
     history = fit(frozen(model()), dataset(columns(), labels()), recorder, epochs=2)
-    assert [math.isnan(value) for value in history[AUC]] == [True, True]
+    assert [math.isnan(value) for value in history[AUC]] == lost
     assert open_run(tmp_path).collect().height == 2 * ROWS
     assert len([line for line in warnings_logged if "as told" in line]) == 1
 

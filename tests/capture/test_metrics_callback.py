@@ -68,6 +68,9 @@ def ticking(clock: Clock, validation: float = 0.0) -> keras.callbacks.Callback:
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             clock.advance(1.0)
 
+        def on_test_begin(self, logs: Any = None) -> None:
+            clock.advance(validation)
+
         def on_test_end(self, logs: Any = None) -> None:
             clock.advance(validation)
 
@@ -129,14 +132,23 @@ def test_examples_are_counted(kind: str, stores: Stores) -> None:
 
 
 class OwnStep(keras.Model):
-    """A model whose loss counts steps."""
+    """A model with a loss of its own, whose weights are no numbers of examples."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.mean_loss = keras.metrics.Mean("loss")
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self.mean_loss]
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y = data
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x, y, self(x, training=True))
         self.optimizer.apply(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
-        return {"loss": loss, "by_class": tf.stack([loss, loss])}
+        self.mean_loss.update_state(loss, sample_weight=1000.0)
+        return {"loss": self.mean_loss.result(), "by_class": tf.stack([loss, loss])}
 
 
 @pytest.mark.parametrize("batch_size", [None, BATCH])

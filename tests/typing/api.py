@@ -13,6 +13,7 @@ from monolith_keras_metrics import (
     DeepInsightClient,
     DeepInsightLayer,
     Layout,
+    MetricsCallback,
     Options,
     client_of,
     deep_insight_client,
@@ -27,11 +28,13 @@ recorder = DeepInsightCallback(
     model_name="ctr",
     extra_fields=["country"],
     targets={"out": ["click", "buy"]},
+    log_measures=["auc", "log_loss"],
     overflow="drop",
     flush_seconds=5,
     uid_hash_key=b"key",
 )
 stats: Stats | None = recorder.stats
+MetricsCallback("ctr", seconds=30)
 DeepInsightCallback("runs/ctr")  # type: ignore[call-arg]
 DeepInsightCallback("runs/ctr", model_name="ctr", overflow="wait")  # type: ignore[arg-type]
 DeepInsightCallback("runs/ctr", model_name="ctr", flush_second=5)  # type: ignore[call-arg]
