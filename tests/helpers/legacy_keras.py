@@ -97,7 +97,7 @@ def check_metrics(x: np.ndarray, y: np.ndarray) -> None:
         def emit_store(self, name: str, value: float, tags: dict[str, str]) -> None:
             stores.setdefault(name, []).append(value)
 
-    def advance(*_: Any) -> None:
+    def advance(*_: Any, **__: Any) -> None:
         now[0] += 1.0
 
     stores: dict[str, list[float]] = {}
