@@ -125,9 +125,13 @@ def test_examples_are_counted(kind: str, stores: Stores) -> None:
     }[kind]
     clock = Clock()
     emitting = MetricsCallback("ctr", seconds=1.0, clock=clock)
-    given = data().filter(lambda x, y: True) if kind == "unknown size" else data()
+    given = data()
+    if kind == "unknown size":
+        given = given.filter(lambda x, y: True)
+    if "steps_per_execution" in options:  # Keras 3.3 ends no batch whose execution is cut short
+        given = given.take(4)
     fit(frozen(model(), **options), given, ticking(clock), emitting, epochs=2)
-    each = [2 * BATCH, 2 * BATCH, REST] if kind.startswith("several") else [*[BATCH] * 4, REST]
+    each = [2 * BATCH] * 2 if "steps_per_execution" in options else [*[BATCH] * 4, REST]
     assert stores.values["examples_per_second"] == [*each, *each, 0.0]
 
 
