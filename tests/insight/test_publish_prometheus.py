@@ -131,6 +131,8 @@ def test_a_restart_shows_the_newest_window_and_counts_from_nothing(publisher: An
     assert found["alert_firing"] == {ALERT: 1}
     assert found["windows_total"] == found["late_total"] == {tags_of(model="ctr"): 0}
     assert found["alerts_total"] == {ALERT: 0}
+    publisher.publish(window(3, late=7), True)
+    assert scrape(publisher) == found
     publisher.publish(window(4), False)
     found = scrape(publisher)
     assert found["window_auc"][ALL] == 0.5 + 4 / 1024

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -179,6 +180,29 @@ def test_rows_of_many_blocks(tmp_path: pathlib.Path, publisher: Wandb) -> None:
     found = rows(tmp_path)
     assert [step for step, _ in found] == [1, 2, 3, 4, 5]
     assert found[4][1]["auc by item/click/2499"] == 2_499 / 4096
+
+
+@pytest.mark.parametrize("rest", range(10))
+def test_a_block_that_ends_with_little_room(tmp_path: pathlib.Path, rest: int) -> None:
+    """Written by hand, as LevelDB's documentation has it: kinds 1 full, 2 first, 4 last."""
+    row = Record()
+    row.history.step.num = 7
+    filler = Record()
+    filler.output_raw.line = "x" * (32_768 - 7 - 7 - rest - 8)
+    assert filler.ByteSize() == 32_768 - 7 - 7 - rest
+    data = b":W&B...."[:7] + _piece(filler.SerializeToString(), 1)
+    message = row.SerializeToString()
+    if rest < 7:
+        data += bytes(rest) + _piece(message, 1)
+    else:
+        data += _piece(message[: rest - 7], 2) + _piece(message[rest - 7 :], 4)
+    path = tmp_path / "run.wandb"
+    path.write_bytes(data)
+    assert [*wandb_files.steps_in(path)] == [7]
+
+
+def _piece(data: bytes, kind: int) -> bytes:
+    return struct.pack("<IHB", 0, len(data), kind) + data
 
 
 def test_a_disabled_wandb_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
