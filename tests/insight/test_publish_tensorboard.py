@@ -90,9 +90,10 @@ def test_a_record_that_was_cut_at_any_byte_is_there_once(tmp_path: pathlib.Path)
         publish(tmp_path / "two", window(2), maybe_there=True)
         assert two.read_bytes() == whole, size
     assert scalars(tmp_path / "one") == scalars(tmp_path / "two") == FIRST
-    publish(tmp_path / "alert", window(1), alert(2))
+    short = alert(2, name="n", text="")
+    publish(tmp_path / "alert", window(1), short)
     two.write_bytes(whole[:-1])
-    publish(tmp_path / "two", alert(2), maybe_there=True)  # shorter than what was cut
+    publish(tmp_path / "two", short, maybe_there=True)  # shorter than what was cut
     assert two.read_bytes() == (tmp_path / "alert" / FOLDER / FILE).read_bytes()
 
 
