@@ -29,7 +29,7 @@ LAST = "deep_insight_item"
 """The metric that an item ends with: its number."""
 
 _MOST = 1_000  # metrics of a call, MLflow's limit
-_LONGEST_PART = 60  # of a name, whose limit is 250
+_LONGEST_PART = 40  # of a name, whose limit is 250
 _LONGEST_TEXT = 5_000  # of a tag, in MLflow before 2.11
 _WATCHED = "deep_insight.run"  # the tag by which the run is found again
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -134,7 +134,7 @@ def part_of(text: str) -> str:
 
     Example:
     >>> part_of("US"), part_of("a/b"), part_of("a+b")
-    ('US', 'a_b-c14cddc0', 'a_b-18d5e16b')
+    ('US', 'a_b-c14cddc0', 'a_b-300273da')
     """
     plain = re.sub(r"[^\w. -]", "_", text)[:_LONGEST_PART]
     if plain == text and plain.strip(". "):
