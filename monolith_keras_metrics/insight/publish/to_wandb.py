@@ -25,7 +25,7 @@ from monolith_keras_metrics.records.durable import make_durable
 try:
     import wandb
 
-    from monolith_keras_metrics.insight.publish.wandb_files import steps_in
+    from monolith_keras_metrics.insight.publish.wandb_files import History
 except ImportError as error:
     raise missing("wandb 0.31 or newer", "wandb", error) from error
 
@@ -63,6 +63,7 @@ class Wandb(Publisher):
         self._entity = entity or os.environ.get("WANDB_ENTITY")
         self._folder = os.path.abspath(os.environ.get("WANDB_DIR") or ".")
         self._active: Any = None
+        self._history: History | None = None  # of the active run's file
         self.identity = f"wandb:{self._entity or ''}/{self._project}/{name}"
 
     def publish(self, item: Item, maybe_there: bool) -> None:
@@ -76,7 +77,7 @@ class Wandb(Publisher):
         row |= {END: time_of(item), "_timestamp": float(time_of(item))}
         run.log(row, step=item.number, commit=True)
         if run.offline:
-            self._wait_for(pathlib.Path(run.settings.sync_file), item.number)
+            self._wait_for(item.number, run)
         else:
             self.close()
 
@@ -115,24 +116,23 @@ class Wandb(Publisher):
         if not run.offline:
             return bool(run.step > number)  # that of the next row
         files = pathlib.Path(self._folder, "wandb").glob(f"*run-*/run-{self._name}.wandb")
-        return any(number in steps_in(path) for path in files)
+        return any(number in History(path) for path in files)
 
-    def _wait_for(self, path: pathlib.Path, number: int) -> None:
-        """Wait until a row is in a file, and sync it.
+    def _wait_for(self, number: int, run: Any) -> None:
+        """Wait until a row is in the run's file, and sync it.
 
         Raises:
             TimeoutError: If it is not there in time.
         """
+        path = pathlib.Path(run.settings.sync_file)
+        if self._history is None or self._history.path != path:
+            self._history = History(path)
         deadline = time.monotonic() + _WAIT_SECONDS
-        size = -1
-        while time.monotonic() < deadline:
-            grown = path.stat().st_size
-            if grown != size and number in steps_in(path):
-                make_durable(path)
-                return
-            size = grown
+        while number not in self._history:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"wandb does not write {str(path)!r}")
             time.sleep(_LOOK_SECONDS)
-        raise TimeoutError(f"wandb does not write {str(path)!r}")
+        make_durable(path)
 
 
 def _part(text: str) -> str:

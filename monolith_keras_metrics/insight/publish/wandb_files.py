@@ -18,31 +18,47 @@ _PIECE = struct.Struct("<IHB")  # checksum, length, kind
 _FULL, _LAST = 1, 4  # kinds that end a record
 
 
-def steps_in(path: pathlib.Path) -> Iterator[int]:
-    """Yield the step of each row of a run's history, as far as the file is complete.
+class History:
+    """The steps of a run's history in a file `run-ID.wandb`, as far as the file is complete.
+
+    A file that grows is read on from where it was.
 
     Args:
-        path: A file `run-ID.wandb`.
+        path: The file.
     """
-    for record in _records(path.read_bytes()):
-        message = Record.FromString(record)
-        if message.WhichOneof("record_type") == "history":
-            yield message.history.step.num
 
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self._position = _IDENT  # where the first record begins that was not read yet
+        self._steps: set[int] = set()
 
-def _records(data: bytes) -> Iterator[bytes]:
-    position, record = _IDENT, b""
-    while position + _PIECE.size <= len(data):
-        left = _BLOCK - position % _BLOCK
-        if left < _PIECE.size:  # too little for a piece: the rest of the block is empty
-            position += left
-            continue
-        _, length, kind = _PIECE.unpack_from(data, position)
-        position += _PIECE.size
-        if position + length > len(data):
-            return
-        record += data[position : position + length]
-        position += length
-        if kind in (_FULL, _LAST):
-            yield record
-            record = b""
+    def __contains__(self, step: int) -> bool:
+        if step not in self._steps:
+            for record in self._records():
+                message = Record.FromString(record)
+                if message.WhichOneof("record_type") == "history":
+                    self._steps.add(message.history.step.num)
+        return step in self._steps
+
+    def _records(self) -> Iterator[bytes]:
+        """Yield the records that are new since the last call."""
+        with open(self.path, "rb") as file:
+            file.seek(self._position)
+            data = file.read()
+        start = position = self._position
+        record = b""
+        while position + _PIECE.size <= start + len(data):
+            left = _BLOCK - position % _BLOCK
+            if left < _PIECE.size:  # too little for a piece: the rest of the block is empty
+                position += left
+                continue
+            _, length, kind = _PIECE.unpack_from(data, position - start)
+            position += _PIECE.size
+            if position + length > start + len(data):
+                return
+            record += data[position - start : position - start + length]
+            position += length
+            if kind in (_FULL, _LAST):
+                self._position = position
+                yield record
+                record = b""
