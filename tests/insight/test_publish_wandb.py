@@ -85,6 +85,10 @@ def run(
     code = CHILD.format(
         helpers=str(HELPERS), numbers=numbers, maybe_there=maybe_there, killed=killed
     )
+    return run_code(code, status)
+
+
+def run_code(code: str, status: int = 0) -> str:
     # A service of its own, not that which this process has started.
     own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     done = subprocess.run(
@@ -169,6 +173,41 @@ def _cut(path: pathlib.Path, size: int, folder: pathlib.Path) -> pathlib.Path:
     cut = folder / "cut"
     cut.write_bytes(path.read_bytes()[:size])
     return cut
+
+
+FULL = """
+import os, pathlib, sys
+sys.path.append({helpers!r})
+from told import Series, window
+from monolith_keras_metrics.insight.publish import publisher_of, to_wandb
+to_wandb._WAIT_SECONDS = 2.0
+publisher = publisher_of("wandb:ctr", "r")
+publisher.publish(window(1), False)
+filler = pathlib.Path({filler!r})
+with open(filler, "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(1_000))
+    except OSError:
+        pass
+big = window(2, *(Series("click", "n", str(n), dict(auc=0.5)) for n in range(3_000)))
+for attempt in range(2):
+    try:
+        publisher.publish(big, attempt > 0)
+    except OSError:  # a TimeoutError is one
+        print("full")
+filler.unlink()
+publisher.publish(big, True)
+publisher.publish(window(3), False)
+publisher.close()
+"""
+
+
+def test_a_full_disk(small_disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DIR", str(small_disk))
+    code = FULL.format(helpers=str(HELPERS), filler=str(small_disk / "filler"))
+    assert run_code(code).split().count("full") == 2
+    assert [step for step, _ in rows(small_disk)] == [1, 2, 3]
 
 
 def test_rows_of_many_blocks(tmp_path: pathlib.Path, publisher: Wandb) -> None:

@@ -95,16 +95,16 @@ class TensorBoard(Publisher):
             text = "another process writes this file; give each watched run a folder of its own"
             raise OSError(error.errno, text, str(self._path)) from error
         first, last, end = _scan(file, self._path)
+        if first is not None and first.source_metadata.writer != _writer(self._run):
+            raise ValueError(
+                f"{str(self._path)!r} has the items of another run; "
+                "give each watched run a folder of its own"
+            )
         file.truncate(end)
         file.seek(end)
         if first is None:
             self._add(file, _header(self._run, wall_time))
             make_durable(self._path.parent)
-        elif first.source_metadata.writer != _writer(self._run):
-            raise ValueError(
-                f"{str(self._path)!r} has the items of another run; "
-                "give each watched run a folder of its own"
-            )
         # What was added by a process that was killed may not have been synced.
         os.fsync(descriptor)
         self._last = 0 if last is None else last.step

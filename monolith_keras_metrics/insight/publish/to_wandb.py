@@ -11,6 +11,7 @@ whether the item is there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -68,17 +69,16 @@ class Wandb(Publisher):
 
     def publish(self, item: Item, maybe_there: bool) -> None:
         """Log a row, and wait until it is uploaded, or on the disk."""
-        run = self._active = self._active or self._start()
-        if maybe_there and self._is_there(run, item.number):
-            return
-        row: dict[str, object] = dict(numbers_of(item, _part))
-        if isinstance(item, Alert):
-            row |= {f"{name}/text": f"{item.state}: {item.text}" for name in list(row)}
-        row |= {END: time_of(item), "_timestamp": float(time_of(item))}
-        run.log(row, step=item.number, commit=True)
-        if run.offline:
-            self._wait_for(item.number, run)
-        else:
+        try:
+            run = self._active = self._active or self._start()
+            if not (maybe_there and self._is_there(run, item.number)):
+                run.log(_row(item), step=item.number, commit=True)
+                if run.offline:
+                    self._wait_for(item.number, run)
+        except BaseException:
+            self._begin_anew()
+            raise
+        if not run.offline:
             self.close()
 
     def close(self) -> None:
@@ -86,6 +86,12 @@ class Wandb(Publisher):
         if self._active is not None:
             run, self._active = self._active, None
             run.finish()
+
+    def _begin_anew(self) -> None:
+        """End the run, and wandb's service: after a failure it may take the id to be in use."""
+        for end in (self.close, wandb.teardown):
+            with contextlib.suppress(Exception):
+                end()
 
     def _start(self) -> Any:
         run = wandb.init(
@@ -133,6 +139,14 @@ class Wandb(Publisher):
                 raise TimeoutError(f"wandb does not write {str(path)!r}")
             time.sleep(_LOOK_SECONDS)
         make_durable(path)
+
+
+def _row(item: Item) -> dict[str, object]:
+    """Return the columns of an item's row."""
+    row: dict[str, object] = dict(numbers_of(item, _part))
+    if isinstance(item, Alert):
+        row |= {f"{name}/text": f"{item.state}: {item.text}" for name in list(row)}
+    return row | {END: time_of(item), "_timestamp": float(time_of(item))}
 
 
 def _part(text: str) -> str:
