@@ -157,6 +157,19 @@ class TestFault:
         assert alert.text.startswith("auc of ctr is 0.6")
         assert "slice" not in alert.text
 
+    @pytest.mark.parametrize(
+        ("text", "factor"),
+        [("odds_factor >= 0.95", 2.0), ("odds_factor <= 1.05", 0.2), ("calibration >= 0.95", 0.2)],
+    )
+    def test_slices_are_wrong_in_the_direction_of_the_rule(self, text: str, factor: float) -> None:
+        def fault(_: int, country: str) -> float:
+            return {"US": factor, "DE": 1.3 if factor < 1 else 0.7}.get(country, 1.0)
+
+        (_, alert), *_ = watched.watch(rules(text), watched.records(range(16), fault), range(16))
+        found = {one.where for one in alert.culprits}
+        assert "country=US" in found
+        assert "country=DE" not in found
+
     def test_a_search_that_fails_is_logged_and_the_alert_fires(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -327,6 +340,12 @@ class TestNoData:
         assert (alert.since, alert.at) == (START, START + 600)
         assert "No record has come since 2026-11-23 00:00 UTC" in alert.text
 
+    def test_it_can_be_the_only_rule(self) -> None:
+        alarms = Alarms(RuleFile((), NoData(600, "page")), HOUR, {})
+        assert alarms.asks == []
+        assert watched.close(alarms, watched.records(range(1), lambda *_: 1.0), 0) == []
+        assert [one.name for one in alarms.look(START + 700, START)] == ["no data"]
+
     def test_it_is_no_alert_unless_the_file_says_so(self) -> None:
         memory: dict[str, bytes] = {}
         assert Alarms(rules(), HOUR, memory).look(START, None) == []
@@ -448,4 +467,4 @@ def test_windows_that_are_longer_than_a_span() -> None:
     records = watched.records(range(24), lambda *_: 1.4)
     states = [of_records(records.lazy(), ask) for ask in alarms.asks]
     (alert,) = alarms.close(START, START + 24 * HOUR, states, lambda _: None)
-    assert (alert.span, alert.asked) == ("1d", 200)  # spans of a day, which are one, and of 7 days
+    assert (alert.span, alert.asked) == ("1d", 300)  # two spans of a day are one

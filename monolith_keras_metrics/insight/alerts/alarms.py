@@ -23,7 +23,7 @@ from monolith_keras_metrics.insight.alerts import wording
 from monolith_keras_metrics.insight.alerts.book import Book
 from monolith_keras_metrics.insight.alerts.change import Changes
 from monolith_keras_metrics.insight.alerts.durations import text_of_seconds
-from monolith_keras_metrics.insight.alerts.evidence_blocks import forget
+from monolith_keras_metrics.insight.alerts.evidence_blocks import forget_others
 from monolith_keras_metrics.insight.alerts.judging import rows_of
 from monolith_keras_metrics.insight.alerts.parts import parts_of
 from monolith_keras_metrics.insight.alerts.rule_file import RuleFile
@@ -33,6 +33,7 @@ from monolith_keras_metrics.insight.alerts.transitions import (
     alert_of,
     ended,
     fires,
+    forget,
     resolved,
 )
 from monolith_keras_metrics.insight.asks import Ask
@@ -117,6 +118,9 @@ class Alarms:
                 book.see(part.name, rows_of(state.groups, state.keys), start, end)
             book.forget(part.name, end - part.remembered)
         alerts = self._without_rule(book, end)
+        identities = [rule.identity for part in self._parts for rule in part.rules]
+        if book.rules != identities:
+            book.rules, book.asked = identities, 1
         book.asked = max(book.asked, sum(part.verdicts(book) for part in self._parts))
         asked = book.asked / self.rules.false_alarms
         new: list[Fire] = []
@@ -124,6 +128,7 @@ class Alarms:
             for rule, findings in zip(part.rules, part.judge(book, end, asked), strict=True):
                 alerts += resolved(part, rule, findings, book, end)
                 new += fires(part, rule, findings, book, end)
+                forget(part, rule, book, end)
         new.sort(key=lambda fire: -(fire.finding.evidence or 0.0))
         changes = {
             part.name: Changes(part.blocks, [rule.of.rule for rule in part.rules], end)
@@ -185,6 +190,6 @@ class Alarms:
             book.silence = None
         names = [part.name for part in self._parts]
         if {*book.seen} - {*names}:
-            forget(self._memory, names)
+            forget_others(self._memory, names)
             book.seen = {name: seen for name, seen in book.seen.items() if name in names}
         return alerts

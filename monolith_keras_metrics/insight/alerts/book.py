@@ -47,13 +47,16 @@ class Book:
     """What alerts remember.
 
     Attributes:
-        asked: The largest number of verdicts that have ever shared the permitted false alarms.
+        rules: The identities of all rules.
+        asked: The largest number of verdicts of these rules that have ever shared the permitted
+            false alarms.
         seen: The targets and groups of each question that have records in its longest span.
         fired: The rows of each rule that have fired, by the rule's identity, as JSON.
         looked: When it was first asked whether there are data.
         silence: The alert about no data, if it fires.
     """
 
+    rules: list[str] = dataclasses.field(default_factory=list)
     asked: int = 1
     seen: dict[str, dict[Row, Seen]] = dataclasses.field(default_factory=dict)
     fired: dict[str, dict[Row, Entry]] = dataclasses.field(default_factory=dict)
@@ -67,6 +70,7 @@ class Book:
         if kept.get("version") != _VERSION:
             return cls()
         return cls(
+            kept["rules"],
             kept["asked"],
             {name: {_row(key): Seen(*one) for key, one in rows} for name, rows in kept["seen"]},
             {
@@ -81,6 +85,7 @@ class Book:
         """Remember it."""
         kept = {
             "version": _VERSION,
+            "rules": self.rules,
             "asked": self.asked,
             "seen": [
                 [name, [[row, [one.first, one.last]] for row, one in rows.items()]]

@@ -13,15 +13,16 @@ from monolith_keras_metrics.insight.items import Culprit
 from monolith_keras_metrics.insight.slice_fields import chosen_fields
 from monolith_keras_metrics.insight.slices import slices
 
-# Slices are of predictions that are too high, or too low, on average: what these measures tell.
-EXPLAINED = ("calibration", "odds_factor", "bias")
+# Slices are of predictions that are too high, or too low, on average, which these measures tell: 1
+# if they rise with the predictions, -1 if they fall.
+EXPLAINED = {"calibration": 1, "odds_factor": -1, "bias": 1}
 EVERYTHING = "everything"
 _RECORDS = 300_000  # of the newest: a search takes seconds
 _MOST = 3  # slices; each takes as long to find as the first
 
 
 def culprits_of(
-    records: pl.LazyFrame | None, row: Row, by: Sequence[str], is_high: bool | None
+    records: pl.LazyFrame | None, row: Row, by: Sequence[str], is_high: bool
 ) -> tuple[Culprit, ...] | None:
     """Return the slices that explain why predictions are too high, or too low, worst first.
 
@@ -29,7 +30,7 @@ def culprits_of(
         records: The newest records, of all targets and groups.
         row: The target and group.
         by: The fields whose values the group has.
-        is_high: True if predictions are too high, False if too low, None if either.
+        is_high: True if predictions are too high, False if too low.
 
     Returns:
         The slices; none if no slice is wrong by more than chance; None if that is not known, since
@@ -40,12 +41,15 @@ def culprits_of(
     try:
         return _found(records, row, by, is_high)
     except Exception as error:
-        logging.warning("watch: no slices for an alert: %s: %s", type(error).__name__, error)
+        # An error of Polars may quote records.
+        is_plain = isinstance(error, (ImportError, MemoryError)) or type(error) is ValueError
+        what = f": {error}" if is_plain else ""
+        logging.warning("watch: no slices for an alert: %s%s", type(error).__name__, what)
         return None
 
 
 def _found(
-    records: pl.LazyFrame, row: Row, by: Sequence[str], is_high: bool | None
+    records: pl.LazyFrame, row: Row, by: Sequence[str], is_high: bool
 ) -> tuple[Culprit, ...] | None:
     target, values = row
     rows = records if long.is_long(records.collect_schema()) else long.long_form(records)
@@ -65,9 +69,7 @@ def _found(
     newest = mine.filter(pl.col("req_time") >= oldest).collect()
     found = slices(newest, fields, most=_MOST)
     too_high = pl.col("mean_prediction") > pl.col("mean_label")
-    if is_high is not None:
-        found = found.filter(too_high == is_high)
     return tuple(
         Culprit(one["slice"], one["share"], one["examples"], one["calibration"])
-        for one in found.iter_rows(named=True)
+        for one in found.filter(too_high == is_high).iter_rows(named=True)
     )

@@ -128,7 +128,7 @@ class Blocks:
         return f"alerts/{self._name}/{size}/{'' if start is None else start}"
 
 
-def forget(memory: MutableMapping[str, bytes], names: Sequence[str]) -> None:
+def forget_others(memory: MutableMapping[str, bytes], names: Sequence[str]) -> None:
     """Delete all blocks but those of some names."""
     for key in [*memory]:
         parts = key.split("/")

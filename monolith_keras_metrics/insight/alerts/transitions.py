@@ -66,6 +66,14 @@ def resolved(part: Part, rule: Watched, findings: Findings, book: Book, end: int
     return alerts
 
 
+def forget(part: Part, rule: Watched, book: Book, end: int) -> None:
+    """Forget what fired once, of targets and groups that are gone."""
+    fired, seen = book.fired.get(rule.identity, {}), book.seen.get(part.name, {})
+    for row, entry in [*fired.items()]:
+        if entry.alert is None and row not in seen and end >= entry.fired + rule.of.cooldown:
+            del fired[row]
+
+
 def fires(part: Part, rule: Watched, findings: Findings, book: Book, end: int) -> list[Fire]:
     """Note rows that fire, and return them."""
     found = []
@@ -119,10 +127,10 @@ def alert_of(
     culprits = None
     if recent is not None and rule.of.rule.name in EXPLAINED:
         high = rule.of.rule.high
+        is_above = high is not None and finding.value >= high
+        is_high = is_above == (EXPLAINED[rule.of.rule.name] > 0)
         start = end - span.seconds if since is None else since
-        culprits = culprits_of(
-            recent(start), row, rule.of.by, high is not None and finding.value >= high
-        )
+        culprits = culprits_of(recent(start), row, rule.of.by, is_high)
     text = wording.fired(
         _what(rule, alert), alert, is_earlier and since is not None and since > first, culprits
     )
