@@ -13,15 +13,18 @@ import pytest
 import watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import benchmark
 from watched import HOUR, START
 
 from monolith_keras_metrics.insight import summary
 from monolith_keras_metrics.insight.alerts.alarms import Alarms
 from monolith_keras_metrics.insight.alerts.evidence_blocks import Span
+from monolith_keras_metrics.insight.alerts.judging import Look
 from monolith_keras_metrics.insight.alerts.rule_file import NoData, RuleFile
 from monolith_keras_metrics.insight.asks import of_records
-from monolith_keras_metrics.insight.check import check
+from monolith_keras_metrics.insight.check import RULED, check
 from monolith_keras_metrics.insight.items import Alert, from_json, to_json
+from monolith_keras_metrics.insight.rules import rules_of
 
 _RULE = "0.9 <= calibration <= 1.1"
 
@@ -205,6 +208,31 @@ class TestResolve:
         first = alerts_of_faulty()[0][0]
         found = watched.watch(rules(resolve=24 * HOUR), faulty(), range(first + 20))
         assert alerts(found) == [(first, "firing")]
+
+    def test_a_value_is_well_if_it_is_clearly_within_its_bounds(self) -> None:
+        """Its standard error is about 3 %, so a bound that is 1 % away may be kept by chance."""
+        records = watched.records(range(3), lambda *_: 1.0)
+        (ask,) = Alarms(rules(), HOUR, {}).asks
+        state = of_records(records.lazy(), ask)
+        value = state.finish("calibration")["calibration"].item()
+        for low, high, is_well in (
+            (0.0, 1.01, False), (0.0, 1.2, True), (0.99, 1.5, False), (0.9, 1.5, True),
+            (0.99, 1.01, True), (1.0, 1.0, True), (1.05, 1.06, False),
+        ):  # fmt: skip
+            (rule,) = rules_of(f"{value * low} <= calibration <= {value * high}", RULED)
+            well = Look(state, [rule]).recoveries(rule, 100.0, {("ctr", ()): 2.0})
+            assert (low, high, [*well]) == (low, high, [("ctr", ())] * is_well)
+
+    def test_a_value_is_well_if_it_is_clearly_not_that_which_fired(self) -> None:
+        """Its standard error is about 3 %."""
+        records = watched.records(range(3), lambda *_: 1.0)
+        (ask,) = Alarms(rules(), HOUR, {}).asks
+        state = of_records(records.lazy(), ask)
+        value = state.finish("calibration")["calibration"].item()
+        (rule,) = rules_of(f"calibration <= {value * 1.05}", RULED)
+        for fired, is_well in ((1.06, False), (1.2, True)):
+            well = Look(state, [rule]).recoveries(rule, 100.0, {("ctr", ()): value * fired})
+            assert len(well) == is_well
 
     @pytest.mark.slow
     def test_with_few_examples_longer_spans_tell(self) -> None:
@@ -468,3 +496,27 @@ def test_windows_that_are_longer_than_a_span() -> None:
     states = [of_records(records.lazy(), ask) for ask in alarms.asks]
     (alert,) = alarms.close(START, START + 24 * HOUR, states, lambda _: None)
     assert (alert.span, alert.asked) == ("1d", 300)  # two spans of a day are one
+
+
+FALSE_ALERTS = benchmark("false_alerts")
+
+
+@pytest.mark.slow
+class TestSimulation:
+    """The short form of `benchmarks/false_alerts.py`."""
+
+    def test_it_judges_as_alarms_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FALSE_ALERTS, "HOURS", 36)
+        monkeypatch.setattr(FALSE_ALERTS, "BEGIN", 20)
+        training = FALSE_ALERTS.Training.ill(FALSE_ALERTS.ILL[2], 0)
+        (hours, *others) = FALSE_ALERTS.broken_hours(training)
+        fired, *_ = FALSE_ALERTS.through_alarms(training)
+        assert not any(one.size for one in others)
+        assert fired.target == "target 0"
+        assert 20 < hours[0] + 1 == fired.at // HOUR < 36
+        assert abs(fired.since // HOUR - 20) <= 1
+
+    def test_false_alerts_are_rare(self) -> None:
+        trainings = (FALSE_ALERTS.Training.of(FALSE_ALERTS.HEALTHY[1], seed) for seed in range(8))
+        false = [any(one.size for one in FALSE_ALERTS.broken_hours(each)) for each in trainings]
+        assert sum(false) <= 1

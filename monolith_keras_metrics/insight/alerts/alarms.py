@@ -7,7 +7,8 @@ permitted false alarms: see `evidence`, and `_lately` of `check`.
 - A row (a rule, a target, a group) fires if the evidence in any of its spans is as much as is
   asked. While it fires, it does not fire again.
 - It is resolved if the records after it fired, of a short span, are well: their value is within
-  the bounds by a standard error. Then its spans begin anew, or the fault would fire again.
+  the bounds by a standard error, and three away from that which fired. If the span is too short to
+  tell, longer ones do. Then its spans begin anew, or the fault would fire again.
 - After it was resolved, it fires again if it is broken, but not within its cooldown.
 
 Everything is in `memory`, and nothing else is remembered. So whoever follows the run commits it

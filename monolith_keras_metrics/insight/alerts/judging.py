@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from monolith_keras_metrics.insight.check import COUNTED, measured
+from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.evidence import Estimates
+from monolith_keras_metrics.insight.finish import SCALES
 from monolith_keras_metrics.insight.layers import layers_of
 from monolith_keras_metrics.insight.questions import about_count, about_measure
 from monolith_keras_metrics.insight.rules import Rule
@@ -19,9 +23,9 @@ from monolith_keras_metrics.insight.verdicts import Question, answer
 # A target, and the values of a rule's fields, as text.
 Row: TypeAlias = "tuple[str, tuple[str | None, ...]]"
 _LARGEST = 1e300  # of what JSON can say of evidence
-# How many standard errors a value must be within a bound to be well. The value of a fault that
-# lasts is now and then within the bounds by chance.
-_CLEARLY = 1.0
+# By how many standard errors a value must be within a bound to be well, and away from that which
+# fired. A fault that lasts is now and then within the bounds by chance.
+_CLEARLY, _AWAY = 1.0, 3.0
 
 
 class Finding(NamedTuple):
@@ -36,7 +40,7 @@ class Finding(NamedTuple):
             the value has no error.
         verdict: `"broken"`, `"undecided"` or `"holds"`.
         lacks: True if there is too little to tell.
-        is_well: True if the value is within the bounds, and not just by chance.
+        is_well: True if it is well again: within the bounds, and not just by chance.
     """
 
     examples: int
@@ -64,10 +68,9 @@ class Look:
         asked = [*{rule.text: rule for rule in rules}.values()]
         self._layers = layers_of(state, measured(asked))
         self.rows = rows_of(self._layers.groups, state.keys)
+        self._positions = {row: position for position, row in enumerate(self.rows)}
 
-    def findings(
-        self, rule: Rule, asked: float, moves: Mapping[Row, int | None]
-    ) -> dict[Row, Finding]:
+    def findings(self, rule: Rule, asked: float, moves: Mapping[Row, int]) -> dict[Row, Finding]:
         """Return what the state says about a rule.
 
         Args:
@@ -78,52 +81,59 @@ class Look:
         """
         found: dict[Row, Finding] = {}
         for moved in {*moves.values()}:
-            at = [
-                position
-                for position, row in enumerate(self.rows)
-                if row in moves and moves[row] == moved
-            ]
-            if not at:
-                continue
-            of_these = self._of(rule, asked, at, moved, False)
+            rows = [row for row in self.rows if moves.get(row) == moved]
+            found |= self._of(rule, asked, rows, moved, False)
             # Few are ever shown with their intervals, which cost more than all else.
-            told = [
-                position
-                for position, one in zip(at, of_these, strict=True)
-                if one.verdict == "broken" or (one.is_well and moved is None)
-            ]
-            shown = self._of(rule, asked, told, moved, True) if told else []
-            for positions, findings in ((at, of_these), (told, shown)):
-                rows = [self.rows[position] for position in positions]
-                found |= zip(rows, findings, strict=True)
+            broken = [row for row in rows if found[row].verdict == "broken"]
+            found |= self._of(rule, asked, broken, moved, True)
         return found
 
+    def recoveries(
+        self, rule: Rule, asked: float, fired: Mapping[Row, float]
+    ) -> dict[Row, Finding]:
+        """Return the rows that are well again.
+
+        Args:
+            rule: The rule.
+            asked: The evidence from which it is broken.
+            fired: The rows that are asked about, and the value with which each of them fired.
+        """
+        rows = [row for row in self.rows if row in fired]
+        found = self._of(rule, asked, rows, None, True, [fired[row] for row in rows])
+        return {row: one for row, one in found.items() if one.is_well and not one.lacks}
+
     def _of(
-        self, rule: Rule, asked: float, at: Sequence[int], moved: int | None, ends: bool
-    ) -> list[Finding]:
-        """Return what the state says about a rule, of the rows at some positions."""
-        positions = np.array(at, np.int64)
+        self,
+        rule: Rule,
+        asked: float,
+        rows: Sequence[Row],
+        moved: int | None,
+        with_ends: bool,
+        fired: Sequence[float] | None = None,
+    ) -> dict[Row, Finding]:
+        """Return what the state says about a rule, of some rows."""
+        if not rows:
+            return {}
+        positions = np.array([self._positions[row] for row in rows], np.int64)
         layers = self._layers.at(positions, self._layers.groups[positions])
         about = about_count if rule.name in COUNTED else about_measure
         question = about(rule, layers)
-        columns = [one.to_list() for one in answer(question, layers, asked, moved, ends)]
-        well = _are_well(question)
-        findings = []
+        columns = [one.to_list() for one in answer(question, layers, asked, moved, with_ends)]
+        well = [False] * len(rows) if fired is None else _are_well(question, np.array(fired))
+        found = {}
         for number, of_row in enumerate(zip(*columns, strict=True)):
             value, low, high, evidence, _, verdict, _ = of_row
-            findings.append(
-                Finding(
-                    layers.groups.item(number, "examples"),
-                    _number(value),
-                    _number(low),
-                    _number(high),
-                    None if evidence is None else min(evidence, _LARGEST),
-                    verdict,
-                    evidence is None and bool(question.bounds),
-                    bool(well[number]) if question.bounds else verdict == "holds",
-                )
+            found[rows[number]] = Finding(
+                layers.groups.item(number, "examples"),
+                _number(value),
+                _number(low),
+                _number(high),
+                None if evidence is None else min(evidence, _LARGEST),
+                verdict,
+                evidence is None and bool(question.bounds),
+                bool(well[number]) if question.bounds else verdict == "holds",
             )
-        return findings
+        return found
 
 
 def rows_of(groups: pl.DataFrame, keys: Sequence[str]) -> list[Row]:
@@ -132,17 +142,24 @@ def rows_of(groups: pl.DataFrame, keys: Sequence[str]) -> list[Row]:
     return [(target, tuple(values)) for target, *values in texts.rows()]
 
 
-def _are_well(question: Question) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return for each group whether the value is clearly within the bounds."""
-    if not question.bounds:
-        return np.zeros(question.value.shape, np.bool_)
-    inside = np.stack([one.side * one.estimates.distance(one.at) for one in question.bounds])
-    margin = np.full(question.value.shape, _CLEARLY)
-    if len(inside) == 2:  # bounds may be so close that no value is clearly within both
+def _are_well(question: Question, fired: Array) -> npt.NDArray[np.bool_]:
+    """Return for each group whether the value is clearly within the bounds, and not what it was."""
+    bounds = question.bounds
+    inside = np.stack([one.side * one.estimates.distance(one.at) for one in bounds])
+    margin = np.full(fired.shape, _CLEARLY)
+    if len(bounds) == 2:  # they may be so close that no value is clearly within both
         margin = np.minimum(margin, inside.sum(axis=0) / 2 - 1)
-    with np.errstate(invalid="ignore"):
-        result: np.ndarray[Any, np.dtype[np.bool_]] = inside.min(axis=0) >= margin
-    return result
+    with np.errstate(divide="ignore", invalid="ignore"):
+        well: npt.NDArray[np.bool_] = inside.min(axis=0) >= margin
+        if question.scale is not None:
+            to, _ = SCALES[question.scale]
+            estimates = bounds[0].estimates
+            away = [
+                Estimates(*(one[at : at + 1] for one in estimates)).distance(float(to(value)))[0]
+                for at, value in enumerate(fired)
+            ]
+            well &= np.abs(away) >= _AWAY
+    return well
 
 
 def _number(value: float | None) -> float | None:

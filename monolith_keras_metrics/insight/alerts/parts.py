@@ -7,7 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import MutableMapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from monolith_keras_metrics.insight import stored
 from monolith_keras_metrics.insight.alerts.book import Book
@@ -69,8 +69,8 @@ class Findings(NamedTuple):
 
     Attributes:
         of_spans: For each span, in order, what it says of each row.
-        recoveries: The first span that is long enough to tell whether a row that fires is well
-            again, and what it says.
+        recoveries: The rows that fire and are well again, the shortest span that says so, and what
+            it says.
     """
 
     of_spans: dict[Span, dict[Row, Finding]]
@@ -125,7 +125,7 @@ class Part:
             end: The end of the window that was closed last.
             asked: The evidence from which a rule is broken.
         """
-        wanted: dict[int, dict[int, dict[_Query, dict[Row, int | None]]]] = defaultdict(
+        wanted: dict[int, dict[int, dict[_Query, dict[Row, Any]]]] = defaultdict(
             lambda: defaultdict(lambda: defaultdict(dict))
         )
         for number, rule in enumerate(self.rules):
@@ -141,10 +141,10 @@ class Part:
                 if rule.of.is_exact or entry is None or entry.alert is None:
                     continue
                 for span in (rule.recovery, *rule.spans):
-                    # A shorter span tells no more, and one with records of before may not tell.
+                    # Shorter ones tell too little, and none may have records of before.
                     if rule.recovery.seconds <= span.seconds <= end - entry.fired:
                         query = _Query(number, span, True)
-                        wanted[span.size][end - span.seconds][query][row] = None
+                        wanted[span.size][end - span.seconds][query][row] = entry.alert.value
         found: dict[_Query, dict[Row, Finding]] = defaultdict(dict)
         for size, cuts in wanted.items():
             for cut, state in self.blocks.since(size, cuts):
@@ -152,9 +152,9 @@ class Part:
                     continue
                 queries = cuts[cut]
                 look = Look(state, [self.rules[query.rule].of.rule for query in queries])
-                for query, moves_of in queries.items():
-                    rule = self.rules[query.rule]
-                    found[query] |= look.findings(rule.of.rule, asked, moves_of)
+                for query, of_rows in queries.items():
+                    told = look.recoveries if query.is_recovery else look.findings
+                    found[query] |= told(self.rules[query.rule].of.rule, asked, of_rows)
         return [self._of_rule(number, found, book, end) for number in range(len(self.rules))]
 
     def _of_rule(
@@ -170,8 +170,7 @@ class Part:
         recoveries: dict[Row, tuple[Span, Finding]] = {}
         for span in sorted({rule.recovery, *rule.spans}):
             for row, finding in found.get(_Query(number, span, True), {}).items():
-                if not finding.lacks:
-                    recoveries.setdefault(row, (span, finding))
+                recoveries.setdefault(row, (span, finding))
         return Findings(of_spans, recoveries)
 
 

@@ -57,7 +57,7 @@ def resolved(part: Part, rule: Watched, findings: Findings, book: Book, end: int
             is_well = all(one.is_well for one in of_spans)
         else:
             found_at = findings.recoveries.get(row, (rule.recovery, Finding(0, None)))
-            is_well = found_at[1].is_well and found_at[1].verdict != "broken"
+            is_well = found_at[1].is_well
         if is_well:
             alerts.append(_well(rule, alert, *found_at, end))
             entry.alert = None
