@@ -160,6 +160,7 @@ class TestFault:
         assert alert.text.startswith("auc of ctr is 0.6")
         assert "slice" not in alert.text
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "factor"),
         [("odds_factor >= 0.95", 2.0), ("odds_factor <= 1.05", 0.2), ("calibration >= 0.95", 0.2)],
@@ -287,9 +288,13 @@ class TestGroups:
         assert found[0][1].text.startswith("calibration of ctr, country=")
         assert found[0][1].asked == 16 * 2 / 0.01
 
-    def test_only_named_targets_are_judged(self) -> None:
+    def test_only_named_targets_are_judged(self, caplog: pytest.LogCaptureFixture) -> None:
         records = watched.records(range(8), lambda *_: 1.4)
-        assert watched.watch(rules(targets=("cvr",)), records, range(8)) == []
+        with caplog.at_level(logging.WARNING, "absl"):
+            assert watched.watch(rules(targets=("cvr",)), records, range(8)) == []
+        assert (
+            caplog.text.count("is about ('cvr',), but the targets of the records are ['ctr']") == 1
+        )
         assert watched.watch(rules(targets=("ctr", "cvr")), records, range(8)) != []
 
     def test_null_is_a_group(self) -> None:

@@ -20,6 +20,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import MutableMapping, Sequence
 
+from absl import logging
+
 from monolith_keras_metrics.insight.alerts import wording
 from monolith_keras_metrics.insight.alerts.book import Book
 from monolith_keras_metrics.insight.alerts.change import Changes
@@ -87,6 +89,7 @@ class Alarms:
         self._memory = memory
         self._parts = parts_of(rules.rules, window_seconds, memory)
         self.asks: list[Ask] = [part.ask for part in self._parts]
+        self._told: set[str] = set()  # rules of which it was logged that they are about nothing
 
     @property
     def firing(self) -> list[Alert]:
@@ -118,6 +121,7 @@ class Alarms:
                 part.blocks.add(start, end, state)
                 book.see(part.name, rows_of(state.groups, state.keys), start, end)
             book.forget(part.name, end - part.remembered)
+        self._log_idle(book)
         alerts = self._without_rule(book, end)
         identities = [rule.identity for part in self._parts for rule in part.rules]
         if book.rules != identities:
@@ -176,6 +180,16 @@ class Alarms:
             book.looked = first
             book.write(self._memory)
         return alerts
+
+    def _log_idle(self, book: Book) -> None:
+        """Log once which rules are about targets that no record has: a name may be misspelt."""
+        for part in self._parts:
+            known = sorted({target for target, _ in book.seen[part.name]})
+            for rule in part.rules:
+                if known and rule.identity not in self._told and not rule.rows(book, part.name):
+                    self._told.add(rule.identity)
+                    logging.warning("watch: rule %r is about %s, but the targets of the records "
+                                    "are %s", rule.of.name, rule.of.targets, known)  # fmt: skip
 
     def _without_rule(self, book: Book, end: int) -> list[Alert]:
         """Forget rules that are not in the file any more; return their alerts, resolved."""
