@@ -264,6 +264,28 @@ class TestResolve:
         ]  # fmt: skip
         assert found[1][1].text.endswith("; it has had no records for 1d.")
 
+    def test_another_rule_leaves_an_alert_as_it_is(self) -> None:
+        """What is kept begins anew, since the question about the records is another one."""
+        memory: dict[str, bytes] = {}
+        records = watched.records(range(9), lambda *_: 1.4)
+        assert alerts(watched.watch(rules(), records, range(8), memory))[0][1] == "firing"
+        more = RuleFile((*rules().rules, *rules("auc >= 0.1").rules))
+        assert watched.watch(more, records, range(8, 9), memory) == []
+        alarms = Alarms(more, HOUR, memory)
+        assert [one.name for one in alarms.firing] == [_RULE]
+        start = START + 9 * HOUR
+        only_other = watched.hour_of(records, 8).select(
+            pl.exclude("label", "predict"),
+            label=pl.struct(cvr=pl.lit(1.0)),
+            predict=pl.struct(cvr=pl.lit(0.5)),
+        )
+        found = watched.watch(
+            RuleFile((*more.rules, *rules("log_loss <= 9").rules)),
+            only_other.with_columns(pl.col("req_time") + HOUR), range(9, 10), memory,
+        )  # fmt: skip
+        assert found == []
+        assert [one.at for one in Alarms(more, HOUR, memory).firing] < [start]
+
     def test_a_rule_that_is_gone_is_resolved_and_what_it_kept_is_deleted(self) -> None:
         memory: dict[str, bytes] = {}
         records = watched.records(range(9), lambda *_: 1.4)

@@ -57,7 +57,7 @@ class Alarms:
         rules: The rules.
         window_seconds: The length of a window, in seconds.
         memory: What is remembered between two calls, and between two starts: names and bytes. It
-            has at most about 60 states for each question, and one small text. Commit it together
+            has at most about 80 states for each question, and one small text. Commit it together
             with how far the run was read.
 
     Attributes:

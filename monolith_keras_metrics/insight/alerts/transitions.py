@@ -47,6 +47,8 @@ def resolved(part: Part, rule: Watched, findings: Findings, book: Book, end: int
         if alert is None:
             continue
         if row not in book.seen.get(part.name, {}):
+            if end - alert.at < part.remembered:
+                continue  # another rule has changed the question, and the row may still come
             length = text_of_seconds(part.remembered)
             alerts.append(ended(alert, end, f"it has had no records for {length}"))
             entry.alert = None
