@@ -63,6 +63,11 @@ class Topic:
         finally:
             consumer.close()
 
+    @property
+    def name(self) -> str:
+        """Return the name of the topic."""
+        return self._address.topic
+
     def check(self) -> None:
         """Raise unless the topic exists, as `portions` does."""
         self._clients.check_topic(_CONNECT_SECONDS)

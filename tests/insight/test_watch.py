@@ -435,6 +435,7 @@ def test_windows_that_everybody_has_are_deleted_in_time(tmp_path: pathlib.Path) 
     ("arguments", "message"),
     [
         ({"window": "1x"}, "`window` must be a length of time"),
+        ({"window": "1mo"}, "`window` must be a fixed number of seconds"),
         ({"lateness": "-1h"}, "`lateness` must be"),
         ({"time": "when"}, "`time` must be"),
         ({"most": 0}, "`most` must be at least 1"),

@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from training import read
 
 from monolith_keras_metrics import insight
+from monolith_keras_metrics.insight.items import Alert
 
 pytestmark = pytest.mark.slow
 
@@ -266,3 +267,38 @@ def test_committed_notebook_reads_well_without_running(name: str) -> None:
             assert not re.search(r"(^|[\s'\"(])(/\w+|[A-Z]:\\)[/\w]", text), "a path"
     shown = [out for out in outputs(notebook) if f"{FLIGHTS:,}" in out.get("text", "")]
     assert len(shown) == len(NOTEBOOKS[name])
+
+
+@pytest.mark.system
+def test_a_planted_incident_is_found(tmp_path: pathlib.Path) -> None:
+    """The alerts that the page "On call" tells of: when, why, and when they are over."""
+    run("incident.py", "--out", "runs/incident", cwd=tmp_path)
+    rules = EXAMPLES / "incident.toml"
+    items: list[Any] = []
+    counts = insight.watch(
+        tmp_path / "runs/incident",
+        rules=rules,
+        window="6h",
+        once=True,
+        final=True,
+        told=items.append,
+    )
+    assert (counts["late"], counts["open"]) == (0, 0)
+    alerts = [item for item in items if isinstance(item, Alert)]
+    begin = dt.datetime(2013, 6, 10, tzinfo=dt.timezone.utc).timestamp()
+    hours = 3600
+    fired = [alert for alert in alerts if alert.state == "firing"]
+    assert {alert.name for alert in fired} == {"calibration", "calibration by airport"}
+    for alert in fired:
+        assert alert.value is not None
+        assert alert.value > 1.1
+        assert alert.since is not None
+        assert begin <= alert.since <= begin + 12 * hours
+        assert begin + 6 * hours < alert.at <= begin + 24 * hours
+    everywhere = [alert for alert in fired if not alert.group]
+    assert everywhere
+    assert all("hour=21" in alert.culprits[0].where for alert in everywhere)
+    assert {alert.group["origin"] for alert in fired if alert.group} == {"EWR"}
+    resolved = [alert for alert in alerts if alert.state == "resolved"]
+    assert len(resolved) == len(fired)
+    assert all(begin + 48 * hours < alert.at <= begin + 84 * hours for alert in resolved)

@@ -43,7 +43,7 @@ class Following:
     def __init__(self, rest: str, column: str) -> None:
         self._topic = Topic(rest)
         self._column = column
-        self.identity = f"topic:{self._topic}"
+        self.identity = f"topic:{self._topic.name}"  # brokers may be replaced
         self._next: dict[int, int] = {}
         self._known: dict[int, int] = {}
         self._consumer: Any = None
@@ -58,11 +58,14 @@ class Following:
     def load(self, blobs: MutableMapping[str, bytes]) -> None:
         """Take up the offsets."""
         if (blob := blobs.get(_OFFSETS)) is not None:
-            self._next = {int(id_): offset for id_, offset in json.loads(blob).items()}
+            known = json.loads(blob)
+            self._next = {int(id_): offset for id_, offset in known["next"].items()}
+            self._newest = known["newest"]
 
     def save(self, blobs: MutableMapping[str, bytes]) -> None:
         """Write the offsets."""
-        blobs[_OFFSETS] = json.dumps(self._next).encode()
+        known = {"next": self._next, "newest": self._newest}
+        blobs[_OFFSETS] = json.dumps(known).encode()
 
     def look(self) -> None:
         """Wait for messages, for half a second at most.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -31,6 +32,7 @@ from monolith_keras_metrics.threads import WarnOnce
 LOOK_SECONDS = 1.0
 """Interval between looks for something new, if nothing was there."""
 
+_CALENDAR = re.compile("mo|q|y")  # lengths that differ
 _KEEP_SECONDS = 90 * 86_400  # of windows that all publishers have
 _EVERY = 100  # windows, after which old ones are deleted
 _LAST_SECONDS = 10.0  # for publishers at the end
@@ -112,6 +114,11 @@ def watch(
     fields = (by,) if isinstance(by, str) else tuple(by)
     names = MEASURES if measures is None else [one.name for one in named_measures(measures)]
     seconds = seconds_of("window", window)
+    if _CALENDAR.search(window):
+        raise ValueError(
+            f"`window` must be a fixed number of seconds, such as '1h' or '7d'. Received: "
+            f"window={window!r}"
+        )
     settings = Settings(window, seconds, time, fields, tuple(names), most, mode, model)
     if time not in ("req_time", "train_time"):
         raise ValueError(f"`time` must be 'req_time' or 'train_time'. Received: time={time!r}")
