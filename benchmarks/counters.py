@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from overhead import FEATURES, batches, make_model, measure
 
-from monolith_keras_metrics import DeepInsightCallback, cli, counters
+from monolith_keras_metrics import DeepInsightCallback, MetricsCallback, cli, counters
 
 
 def hanging_port() -> int:
@@ -48,13 +48,21 @@ def make_runs(rows: int, folder: str) -> dict[str, Callable[[], Any]]:
     }
     data = batches((columns, (rng.random(rows) < 0.3).astype(np.float32)))
 
-    def fit(name: str, backend: cli.Backend | None) -> Callable[[], Any]:
+    def fit(
+        name: str,
+        backend: cli.Backend | None,
+        *others: Any,
+        ratio: float = 0.01,
+        logs: bool = False,
+    ) -> Callable[[], Any]:
         model = make_model(jit_compile=False)
-        recorder = DeepInsightCallback(f"{folder}/{name}", model_name="ctr", sample_ratio=0.01)
+        recorder = DeepInsightCallback(
+            f"{folder}/{name}", model_name="ctr", sample_ratio=ratio, log_measures=logs
+        )
 
         def run() -> None:
             with cli.use_backend(backend):
-                model.fit(data, callbacks=[recorder], verbose=0)
+                model.fit(data, callbacks=[recorder, *others], verbose=0)
 
         return run
 
@@ -66,7 +74,13 @@ def make_runs(rows: int, folder: str) -> dict[str, Callable[[], Any]]:
         "statsd": counters.statsd(seconds=1),
         "opentelemetry, hanging": counters.opentelemetry(hanging, seconds=1),
     }
-    return {name: fit(name, backend) for name, backend in backends.items()}
+    scraped = backends["prometheus, scraped"]
+    return {
+        **{name: fit(name, backend) for name, backend in backends.items()},
+        "prometheus, MetricsCallback": fit("metrics", scraped, MetricsCallback("ctr", seconds=1)),
+        "no back end, every user": fit("every", None, ratio=1.0),
+        "log_measures, every user": fit("logs", None, ratio=1.0, logs=True),
+    }
 
 
 def main() -> None:
