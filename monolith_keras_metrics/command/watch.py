@@ -22,6 +22,7 @@ _NOT_MEASURED = {
     "revisits": "of later epochs",
     "replays": "recorded again by a restored training",
     "untimed": "without a time",
+    "future": "from the future (is their time in seconds?)",
     "others": "of other models",
 }
 

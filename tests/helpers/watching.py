@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,14 +53,31 @@ def records(start: int, seconds: int, seed: int, rows: int = 200, **columns: Any
 
 
 def write(
-    run: pathlib.Path, frame: pl.DataFrame, number: int, worker: int = 0, attempt: int = 1
+    run: pathlib.Path,
+    frame: pl.DataFrame,
+    number: int,
+    worker: int = 0,
+    attempt: int = 1,
+    *,
+    age: float = 0.0,
 ) -> pathlib.Path:
-    """Write a file of a worker, as training does: aside, then under its name."""
+    """Write a file of a worker, as training does: aside, then under its name.
+
+    Args:
+        run: The run's folder.
+        frame: The records.
+        number: The number of the file.
+        worker: The worker.
+        attempt: The attempt.
+        age: How many seconds ago it was written.
+    """
     stem = f"worker-{worker:05}.attempt-{1_790_000_000_000_000 + attempt:016}"
     path = run / f"{stem}.part-{number:012}.parquet"
     frame = frame.with_columns(worker=pl.lit(worker), attempt=pl.lit(attempt))
     aside = path.with_name(f".{path.name}.inprogress")
     frame.write_parquet(aside)
+    written = time.time() - age
+    os.utime(aside, (written, written))
     aside.rename(path)
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import sqlite3
@@ -19,11 +20,20 @@ from waiting import wait_until
 from watching import HOUR, NOW, START, Kept, records, table, watcher, windows, write
 
 from monolith_keras_metrics import insight
-from monolith_keras_metrics.insight.items import Window
+from monolith_keras_metrics.insight.asks import Ask
+from monolith_keras_metrics.insight.items import Alert, Window
+from monolith_keras_metrics.insight.watch import intake
 from monolith_keras_metrics.insight.watch.delivery import Delivery
 from monolith_keras_metrics.insight.watch.folder import Folder
 from monolith_keras_metrics.insight.watch.store import FILE, Store
 from monolith_keras_metrics.insight.watch.watcher import Watcher
+
+
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of these tests are new, but nobody waits for further workers."""
+    monkeypatch.setattr(intake, "GRACE_SECONDS", 0.0)
+
 
 BY_COUNTRY = HOUR._replace(fields=("country",))
 MEASURED = ["examples", "calibration", "log_loss", "delay_p50"]
@@ -467,3 +477,183 @@ def test_recent_records_are_of_the_time_that_is_judged(tmp_path: pathlib.Path) -
     newest = folder.recent(since, until, 10)
     assert newest is not None
     assert newest.collect().height == 10
+
+
+def test_records_from_the_future_close_no_window(tmp_path: pathlib.Path) -> None:
+    """One wrong clock, or times in milliseconds, would make all others late."""
+    write(tmp_path, records(START, 3600, 1), 0)
+    wrong = records(START, 1800, 2).with_columns(req_time=pl.col("req_time") * 1000)
+    write(tmp_path, wrong, 1)
+    kept = Kept()
+    insight.watch(tmp_path, kept, once=True)
+    write(tmp_path, records(START + 3600, 7200, 3), 2)
+    counts = insight.watch(tmp_path, kept, once=True, final=True)
+    assert (counts["future"], counts["late"], counts["records"]) == (200, 0, 400)
+    assert kept.starts == [START, START + 3600, START + 7200]
+
+
+def test_replays_are_known_when_a_run_is_caught_up_with(tmp_path: pathlib.Path) -> None:
+    """The second attempt begins at a checkpoint in the middle of the first one's files."""
+    hour = records(START, 3600, 1, rows=400)
+    parts = [*hour.iter_slices(100)]
+    for number, part in enumerate(parts[:3]):
+        write(tmp_path, part, number, attempt=1)
+    write(tmp_path, pl.concat([parts[1], parts[2]]), 0, attempt=2)
+    write(tmp_path, parts[3], 1, attempt=2)
+    counts = insight.watch(tmp_path, once=True, final=True)
+    assert (counts["records"], counts["replays"], counts["late"]) == (400, 200, 0)
+
+
+def test_the_format_of_a_run_stays(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, records(START, 1800, 1), 0)
+    insight.watch(tmp_path, once=True)
+    records(START, 60, 2).write_ndjson(tmp_path / "export.jsonl")
+    insight.watch(tmp_path, once=True)
+    write(tmp_path, records(START + 1800, 1800, 3), 1)
+    assert insight.watch(tmp_path, once=True, final=True)["records"] == 400
+
+
+def test_a_damaged_file_does_not_hold_up_the_others(
+    tmp_path: pathlib.Path, warnings_logged: list[str]
+) -> None:
+    damaged = write(tmp_path, records(START, 600, 1), 0)
+    contents = bytearray(damaged.read_bytes())
+    contents[20:2000] = bytes(1980)
+    damaged.write_bytes(contents)
+    write(tmp_path, records(START + 600, 600, 2), 1)
+    kept = Kept()
+    assert insight.watch(tmp_path, kept, once=True, final=True)["records"] == 200
+    assert any("it is skipped" in line for line in warnings_logged)
+
+
+class Asking:
+    """A judge that reads the newest records at each window, and counts what it is given."""
+
+    def __init__(self, *asks: Ask) -> None:
+        self.asks = [*asks]
+        self.given: list[list[int | None]] = []
+
+    def close(self, start: int, end: int, states: Any, recent: Any) -> list[Alert]:
+        recent(start)
+        self.given.append([one and int(one.finish("calibration")["examples"][0]) for one in states])
+        return []
+
+    def look(self, now: int, newest: int | None) -> list[Alert]:
+        return []
+
+
+CALIBRATION = Ask((), None, "req_time", ["calibration"], True, True, "first", False)
+
+
+def test_an_alert_does_without_records_that_cannot_be_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    six_hours(tmp_path, workers=1)
+
+    def away(*_: object) -> None:
+        raise OSError("stale")
+
+    monkeypatch.setattr(Folder, "recent", away)
+    judge = Asking(CALIBRATION)
+    following, store = watcher(tmp_path, judge=judge)
+    assert [one.start for one in windows(_all(following))] == [START + 3600 * at for at in range(6)]
+    assert judge.given == [[400]] * 6
+    store.close()
+
+
+def test_a_new_rule_does_not_judge_the_window_that_is_open(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, records(START, 5400, 1), 0)
+    following, store = watcher(tmp_path)
+    following.step()
+    following.step()
+    store.close()
+    write(tmp_path, records(START + 5400, 5400, 2), 1)
+    judge = Asking(CALIBRATION)
+    following, store = watcher(tmp_path, judge=judge)
+    assert len(windows(_all(following))) == 2
+    (old,), (new,) = judge.given
+    assert old is None
+    assert new is not None
+    store.close()
+
+
+def test_a_window_is_not_closed_before_it_is_over(tmp_path: pathlib.Path) -> None:
+    """All workers pause, for an evaluation, and go on within the same hour."""
+    now = [START + 1800.0]
+    path = write(tmp_path, records(START, 1700, 1), 0)
+    os.utime(path, (START + 1700, START + 1700))
+    following, store = watcher(tmp_path, idle=60.0, clock=lambda: now[0])
+    assert following.step() == []
+    assert following.step() == []
+    now[0] = START + 3601
+    assert len(windows(following.step())) == 1
+    store.close()
+
+
+def test_a_run_that_has_just_begun_waits_for_other_workers(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "GRACE_SECONDS", 60.0)
+    path = write(tmp_path, records(START, 9000, 1), 0)
+    now = [path.stat().st_mtime]
+    following, store = watcher(tmp_path, clock=lambda: now[0])
+    assert following.step() == []
+    write(tmp_path, records(START, 9000, 2), 0, worker=1)
+    now[0] += 61
+    found = windows([*following.step(), *following.step()])
+    assert [one.series[0].measures["examples"] for one in found] != []
+    assert following.totals["late"] == 0
+    store.close()
+
+
+def test_a_full_disk_behind_the_standard_output_ends_nothing(
+    tmp_path: pathlib.Path, warnings_logged: list[str]
+) -> None:
+    six_hours(tmp_path, workers=1)
+    told = []
+
+    def tell(item: Any) -> None:
+        told.append(item)
+        raise OSError(28, "No space left on device")
+
+    kept = Kept()
+    insight.watch(tmp_path, kept, once=True, final=True, told=tell)
+    assert len(told) == len(kept.items) == 6
+    assert sum("cannot be printed" in line for line in warnings_logged) == 1
+
+
+def test_a_new_place_is_not_called_for_what_is_over(tmp_path: pathlib.Path) -> None:
+    def alert(number: int, name: str, state: Any) -> Alert:
+        rest: Any = (START, None, "6h", *(None,) * 5, (), "text")
+        return Alert(number, name, state, "auc >= 0.7", "ctr", {}, "page", *rest)
+
+    store = Store(tmp_path)
+    store.commit([alert(1, "a", "firing"), alert(2, "b", "firing"), alert(3, "b", "resolved")])
+    kept = Kept()
+    delivery = Delivery(kept, store)
+    delivery.start()
+    assert delivery.drain(60, tries=1)
+    store.commit([alert(4, "a", "resolved")])
+    delivery.wake()
+    assert delivery.drain(60, tries=1)
+    delivery.stop(10)
+    assert [item.number for item in kept.items] == [1, 4]
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["uid", "req_time", "label", "target", "window", "epoch", ""])
+def test_names_that_are_no_fields(tmp_path: pathlib.Path, name: str) -> None:
+    write(tmp_path, records(START, 60, 1), 0)
+    with pytest.raises(ValueError, match="`by` must be extra fields"):
+        insight.watch(tmp_path, by=name, once=True)
+    rules = tmp_path / "rules.toml"
+    rules.write_text(f'[[rule]]\nname = "r"\nrule = "auc >= 0.5"\nby = "{name}"\n')
+    with pytest.raises(ValueError, match="by"):
+        insight.watch(tmp_path, rules=rules, once=True)
+
+
+def test_records_without_the_time_that_decides(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, records(START, 60, 1).drop("train_time"), 0)
+    counts = insight.watch(tmp_path, by=["country", "country"], time="train_time", once=True)
+    assert (counts["records"], counts["untimed"]) == (0, 200)
+    assert insight.watched(tmp_path).columns == ["window", "target", "field", "value"]

@@ -50,7 +50,7 @@ def test_random_kills(tmp_path: pathlib.Path) -> None:
         process = started(run, *places)
         until = time.monotonic() + random.uniform(0.5, 3.5)
         while time.monotonic() < until:  # training writes meanwhile
-            write(run, records(START + 60 * minutes, 60, minutes), minutes)
+            write(run, records(START + 60 * minutes, 60, minutes), minutes, age=200)
             minutes += 1
             time.sleep(random.uniform(0.0, 0.4))
         process.kill()
@@ -85,7 +85,7 @@ def test_a_signal_ends_it_and_it_goes_on(tmp_path: pathlib.Path) -> None:
     run.mkdir()
     board = tmp_path / "board"
     for minute in range(5):
-        write(run, records(START + 60 * minute, 60, minute), minute)
+        write(run, records(START + 60 * minute, 60, minute), minute, age=200)
     process = started(run, "--to", f"tensorboard:{board}")
     file = board / "deep_insight"
     wait_until(lambda: file.exists() and any(file.iterdir()))

@@ -62,6 +62,11 @@ class Delivery:
             self._changed.wait_for(lambda: not self._is_woken or self._failures >= tries, timeout)
             return not self._is_woken
 
+    def has_failed(self, tries: int) -> bool:
+        """Return True if it has failed so often, one time after the other."""
+        with self._changed:
+            return self._failures >= tries
+
     def stop(self, timeout: float) -> None:
         """End the thread. Does not wait longer for a publisher that hangs."""
         with self._changed:
@@ -106,16 +111,11 @@ class Delivery:
                 self._restored = True
             while True:
                 items, attempted = self._store.waiting(identity, _AT_ONCE)
-                done = 0
-                try:
-                    for item in items:
-                        if self._stopping:
-                            return False
-                        self.publisher.publish(item, maybe_there=item.number <= attempted)
-                        done = item.number
-                finally:
-                    if done:
-                        self._store.delivered(identity, done)
+                for item in items:
+                    if self._stopping:
+                        return False
+                    self.publisher.publish(item, maybe_there=item.number <= attempted)
+                    self._store.delivered(identity, item.number)
                 if not items:
                     self._warn_once.forget("failed")
                     return True

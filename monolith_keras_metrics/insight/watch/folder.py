@@ -1,15 +1,17 @@
 """A run's folder, of whose files each is read once.
 
 A file never changes once it has its name, so the names of the files that were read tell where to
-read on. Files are read in the order of their first records, so that workers stay side by side.
+read on. Files are read in the order of their first records, so that workers stay side by side; but
+those of a later attempt after those of earlier ones, so that replays are known.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import time
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -18,6 +20,7 @@ from absl import logging
 from monolith_keras_metrics.insight import dataset
 from monolith_keras_metrics.insight.rows import Time
 from monolith_keras_metrics.insight.watch.source import Portion
+from monolith_keras_metrics.insight.watch.store import Store
 from monolith_keras_metrics.records import run_folder
 
 _AT_ONCE = 250_000  # labels of a portion
@@ -25,7 +28,6 @@ _LABELS_AT_ONCE = 4_000_000  # labels that are read before what came of them is 
 _TRIES = 5  # of a file that cannot be read
 _RECENT_FILES = 1_000  # that are searched for the culprits of an alert
 _TICK_SECONDS = 2.0
-_READ = "read/"
 
 
 class _Facts(NamedTuple):
@@ -49,12 +51,14 @@ class _File(NamedTuple):
         first: The time of its first record; that of the file if it is not known.
         name: Its name.
         part: Which worker wrote it.
+        attempt: In which attempt.
         facts: What is known of it.
     """
 
     first: float
     name: str
     part: str
+    attempt: int
     facts: _Facts
 
 
@@ -74,7 +78,7 @@ class Folder:
         if not folder.is_dir():
             raise ValueError(f"`run` must be a folder or a topic. Received: {os.fspath(place)!r}")
         self._folder = folder.resolve()
-        self.identity = f"folder:{self._folder}"
+        self.identity = f"folder:{self._folder.name}"  # it may be moved, or mounted elsewhere
         self._column = column
         self._modified = -1
         self._read: dict[str, _Facts | None] = {}
@@ -83,19 +87,18 @@ class Folder:
         self._tries: dict[str, int] = {}
         self._newest: float | None = None
 
-    def load(self, blobs: MutableMapping[str, bytes]) -> None:
+    def load(self, store: Store) -> None:
         """Take up which files were read."""
-        for name in blobs:
-            if name.startswith(_READ):
-                self._read |= dict.fromkeys(blobs[name].decode().split("\n"))
+        self._read = dict.fromkeys(store.names())
         self._saved = len(self._read)
+        self._format = self._format or store.value("format")
 
-    def save(self, blobs: MutableMapping[str, bytes]) -> None:
+    def save(self, store: Store) -> None:
         """Write which files were read since it was last written."""
         names = [*self._read][self._saved :]
-        if names:
-            blobs[f"{_READ}{self._saved:012}"] = "\n".join(names).encode()
-            self._saved = len(self._read)
+        store.add_names(names)
+        store.set("format", self._format)
+        self._saved = len(self._read)
 
     def look(self) -> None:
         """Look for new files: one call of the file system if the folder has not changed."""
@@ -108,8 +111,8 @@ class Folder:
         with os.scandir(self._folder) as entries:
             for one in entries:
                 form = run_folder.format_of(one.name)
-                if form and self._format in (None, form) and one.is_file():
-                    written = one.stat().st_mtime
+                if form and self._format in (None, form) and _is_text(one.name) and one.is_file():
+                    written = min(one.stat().st_mtime, time.time())
                     self._newest = max(self._newest or written, written)
                     if one.name not in known and one.name not in self._read:
                         found.append((one.name, form, written))
@@ -121,7 +124,7 @@ class Folder:
                     f"'{min(forms)}:{self._folder}'"
                 )
             self._format = forms.pop()
-        self._new = sorted([*self._new, *(self._described(name, at) for name, _, at in found)])
+        self._new = _in_order([*self._new, *(self._described(name, at) for name, _, at in found)])
         self._modified = modified
 
     def read(self) -> Iterator[Portion]:
@@ -129,8 +132,9 @@ class Folder:
         labels = 0
         while self._new and labels < _LABELS_AT_ONCE:
             file = self._new[0]
-            labels += max(1, file.facts.labels)
-            yield from self._portions(file)
+            for portion in self._portions(file):
+                labels += portion.records.height * max(1, len(_targets(portion.records.lazy())))
+                yield portion
 
     def _portions(self, file: _File) -> Iterator[Portion]:
         """Yield the records of the first of the new files, which is read then."""
@@ -197,8 +201,9 @@ class Folder:
     def _described(self, name: str, written: float) -> _File:
         stem = run_folder.stem_in(name)
         part = str(run_folder.worker_of(stem)) if stem else ""
+        attempt = run_folder.attempt_of(stem) if stem else 0
         facts = self._facts_of(self._folder / name)
-        return _File(written if facts.first is None else facts.first, name, part, facts)
+        return _File(written if facts.first is None else facts.first, name, part, attempt, facts)
 
     def _facts_of(self, path: pathlib.Path) -> _Facts:
         if not path.name.endswith(".parquet"):
@@ -213,6 +218,28 @@ class Folder:
             return _Facts(first, rows, rows * max(1, len(_targets(records))))
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
             return _Facts(None, 0, 0)  # reading it tells why
+
+
+def _in_order(files: Sequence[_File]) -> list[_File]:
+    """Return files in the order of reading, with the times that decide it."""
+    found = []
+    newest: dict[str, tuple[int, float, float]] = {}  # attempt, its newest, and that before it
+    for file in sorted(files, key=lambda file: (file.part, file.attempt, file.first, file.name)):
+        attempt, here, before = newest.get(file.part, (file.attempt, -math.inf, -math.inf))
+        if file.attempt > attempt:
+            here, before = -math.inf, max(before, here)
+        newest[file.part] = file.attempt, max(here, file.first), before
+        found.append(file._replace(first=max(file.first, before)))
+    return sorted(found, key=lambda file: (file.first, file.attempt, file.name))
+
+
+def _is_text(name: str) -> bool:
+    """Return True if a file's name is text, and not any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _targets(records: pl.LazyFrame) -> list[str]:

@@ -7,9 +7,8 @@ so both are committed at once. Only committed messages are read.
 from __future__ import annotations
 
 import collections
-import json
 import time
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import polars as pl
@@ -18,6 +17,7 @@ from absl import logging
 from monolith_keras_metrics.insight.formats import of_lines
 from monolith_keras_metrics.insight.topic import Topic, as_line
 from monolith_keras_metrics.insight.watch.source import Portion
+from monolith_keras_metrics.insight.watch.store import Store
 from monolith_keras_metrics.threads import WarnOnce
 
 _AT_ONCE = 10_000  # messages
@@ -55,17 +55,15 @@ class Following:
         self._newest: float | None = None
         self._warn_once = WarnOnce()
 
-    def load(self, blobs: MutableMapping[str, bytes]) -> None:
+    def load(self, store: Store) -> None:
         """Take up the offsets."""
-        if (blob := blobs.get(_OFFSETS)) is not None:
-            known = json.loads(blob)
+        if (known := store.value(_OFFSETS)) is not None:
             self._next = {int(id_): offset for id_, offset in known["next"].items()}
             self._newest = known["newest"]
 
-    def save(self, blobs: MutableMapping[str, bytes]) -> None:
+    def save(self, store: Store) -> None:
         """Write the offsets."""
-        known = {"next": self._next, "newest": self._newest}
-        blobs[_OFFSETS] = json.dumps(known).encode()
+        store.set(_OFFSETS, {"next": self._next, "newest": self._newest})
 
     def look(self) -> None:
         """Wait for messages, for half a second at most.

@@ -6,6 +6,8 @@ farthest behind. A worker that was silent for `idle` seconds does not hold it ba
 something of it that was not read yet. If no worker holds it back, everything there is has been
 read, and all windows may be closed.
 
+Records from the future, by a wrong clock or unit, would close all windows. They are left out.
+
 **Visits.** As in `summary`, only the first visit of an example is measured, but what is published
 cannot be taken back: the first record counts, and not that of the last attempt. A restored training
 visits again what it had recorded since its checkpoint. These are the records of a later attempt
@@ -15,11 +17,10 @@ records need not be in the order of `req_time`, and no attempt is compared with 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import polars as pl
-from absl import logging
 
 from monolith_keras_metrics.insight import long
 from monolith_keras_metrics.insight.rows import Time
@@ -27,6 +28,9 @@ from monolith_keras_metrics.threads import WarnOnce
 
 _PLAIN = ("uid", "req_time", "train_time", "label", "predict", "sample_rate", "from_logits")
 _ORIGIN = ("run", "worker", "attempt")
+_AHEAD_SECONDS = 3600.0  # that a clock may be ahead
+GRACE_SECONDS = 60.0
+"""How long after the first file of a run other workers may come with theirs."""
 
 
 class Intake:
@@ -38,6 +42,7 @@ class Intake:
         mode: The mode whose records are measured; "" for all.
         model: The model whose records are measured; "" for that of the first record.
         idle: After how many seconds a silent worker does not hold back the watermark.
+        clock: Returns the time, Unix seconds.
 
     Attributes:
         model: The model; "" while it is not known.
@@ -45,14 +50,22 @@ class Intake:
     """
 
     def __init__(
-        self, fields: Collection[str], time: Time, mode: str, model: str, idle: float
+        self,
+        fields: Collection[str],
+        time: Time,
+        mode: str,
+        model: str,
+        idle: float,
+        clock: Callable[[], float],
     ) -> None:
         self.model = model
-        self.counts = dict.fromkeys(("revisits", "replays", "untimed", "others"), 0)
+        self.counts = dict.fromkeys(("revisits", "replays", "untimed", "future", "others"), 0)
         self._fields = [*fields]
         self._time = time
         self._mode = mode
         self._idle = idle
+        self._clock = clock
+        self._first_heard: float | None = None
         self._newest: dict[str, list[float]] = {}  # of each worker: its time, and when it was heard
         self._attempts: dict[str, list[int | None]] = {}  # attempt, its newest time, that before it
         self._warn_once = WarnOnce()
@@ -62,6 +75,7 @@ class Intake:
         return {
             "model": self.model,
             "counts": self.counts,
+            "first_heard": self._first_heard,
             "newest": self._newest,
             "attempts": self._attempts,
         }
@@ -70,6 +84,7 @@ class Intake:
         """Take up what `memory` returned."""
         self.model = self.model or memory["model"]
         self.counts = memory["counts"]
+        self._first_heard = memory["first_heard"]
         self._newest, self._attempts = memory["newest"], memory["attempts"]
 
     def take(self, part: str, records: pl.DataFrame, heard: float) -> pl.DataFrame:
@@ -80,6 +95,8 @@ class Intake:
             records: Records, as `open_run` gives them.
             heard: When they came, Unix seconds.
         """
+        heard = min(heard, self._clock())
+        self._first_heard = heard if self._first_heard is None else self._first_heard
         records = self._of_the_model(records)
         origin = [name for name in _ORIGIN if name in records.columns]
         by = records.partition_by(origin, maintain_order=True) if origin else [records]
@@ -87,17 +104,19 @@ class Intake:
         taken = pl.concat(kept) if kept else records.clear()
         return self._columns(taken)
 
-    def watermark(self, now: float, behind: Collection[str]) -> float | None:
+    def watermark(self, behind: Collection[str]) -> float | None:
         """Return the time up to which no more records are expected.
 
         Args:
-            now: The time, Unix seconds.
             behind: The parts of the source with something that was not read yet.
 
         Returns:
-            Unix seconds; infinity if everything was read, and all workers are silent; None if
-            nothing is known of a part.
+            Unix seconds; the present if everything was read, and all workers are silent; None if
+            nothing is known of a part, or other workers may only be beginning.
         """
+        now = self._clock()
+        if self._first_heard is not None and now < self._first_heard + GRACE_SECONDS:
+            return None
         known = {key.split("/", 1)[0] for key in self._newest}
         if not known.issuperset(behind):
             return None
@@ -106,7 +125,7 @@ class Intake:
             for key, (newest, heard) in self._newest.items()
             if heard + self._idle > now or key.split("/", 1)[0] in behind
         ]
-        return min(expected, default=float("inf"))
+        return min(expected, default=now)
 
     def _of_the_model(self, records: pl.DataFrame) -> pl.DataFrame:
         """Return the records of the mode and the model, that have a time and are first visits."""
@@ -127,7 +146,12 @@ class Intake:
                 records = records.filter(mine)
         if "epoch" in columns:
             records = self._without(records, pl.col("epoch").fill_null(0) > 0, "revisits")
-        return self._without(records, pl.col(self._time).is_null(), "untimed")
+        if self._time not in columns:
+            self.counts["untimed"] += records.height
+            return records.clear()
+        time = pl.col(self._time)
+        records = self._without(records, time.is_null() | (time < 0), "untimed")
+        return self._without(records, time > self._clock() + _AHEAD_SECONDS, "future")
 
     def _of_worker(self, part: str, records: pl.DataFrame, heard: float) -> pl.DataFrame:
         """Return the records of one attempt of a worker without replays, and note its time."""
@@ -176,10 +200,3 @@ class Intake:
             pl.lit(None, pl.Int64 if name == "train_time" else pl.String).alias(name)
             for name in missing
         )
-
-
-def log_counts(counts: dict[str, int]) -> None:
-    """Log how many records were not measured, if there were any."""
-    if any(counts.values()):
-        told = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
-        logging.info("deep-insight watch: not measured: %s", told)

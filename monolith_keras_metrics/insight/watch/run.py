@@ -27,15 +27,19 @@ from monolith_keras_metrics.insight.watch.store import FILE, Store
 from monolith_keras_metrics.insight.watch.sums import MEASURES
 from monolith_keras_metrics.insight.watch.watcher import Prefixed, Settings, Watcher
 from monolith_keras_metrics.records import run_folder
+from monolith_keras_metrics.records.schema import SCHEMA
 from monolith_keras_metrics.threads import WarnOnce
 
 LOOK_SECONDS = 1.0
 """Interval between looks for something new, if nothing was there."""
 
+_NO_FIELDS = {*SCHEMA, "target", "window"} - {"model_name", "mode", "run", "worker", "attempt"}
 _CALENDAR = re.compile("mo|q|y")  # lengths that differ
 _KEEP_SECONDS = 90 * 86_400  # of windows that all publishers have
 _EVERY = 100  # windows, after which old ones are deleted
 _LAST_SECONDS = 10.0  # for publishers at the end
+_DRAIN_SECONDS = 0.2
+_TRIES_ONCE = 5  # of a source that cannot be read; a file that stays so is skipped before
 _TRIES = 4  # of a publisher, after which it is not waited for at the end
 _LONGEST_REST = 30.0  # after failures
 
@@ -111,7 +115,8 @@ def watch(
     >>> watched(folder).select("target", "examples", "mean_prediction").rows()
     [('ctr', 1.0, 0.75)]
     """
-    fields = (by,) if isinstance(by, str) else tuple(by)
+    fields = tuple(dict.fromkeys([by] if isinstance(by, str) else by))
+    _check_fields("by", fields)
     names = MEASURES if measures is None else [one.name for one in named_measures(measures)]
     seconds = seconds_of("window", window)
     if _CALENDAR.search(window):
@@ -131,7 +136,10 @@ def watch(
     try:
         judge = None
         if rules is not None:
-            judge = Alarms(RuleFile.read(rules), seconds, Prefixed(store.blobs, "rules/"))
+            file = RuleFile.read(rules)
+            for rule in file.rules:
+                _check_fields(f"by` of the rule `{rule.name}", rule.by)
+            judge = Alarms(file, seconds, Prefixed(store.blobs, "rules/"))
         watcher = Watcher(source, store, settings, judge, late, silent)
         publishers = _publishers(to, store.id)
         loop = _Loop(watcher, source, store, publishers, told, stop or threading.Event())
@@ -139,7 +147,7 @@ def watch(
         try:
             loop.run(once, final)
         finally:
-            undelivered = loop.end(None if once else _LAST_SECONDS)
+            undelivered = loop.end(float("inf") if once else _LAST_SECONDS)
         return {**watcher.totals, "open": watcher.open_windows(), "undelivered": undelivered}
     finally:
         source.close()
@@ -183,6 +191,8 @@ def watched(
     known = {"window": pl.Datetime("us", "UTC"), **texts}
     names = {name for row in rows for name in row} - known.keys()
     overrides = {**known, **dict.fromkeys(names, pl.Float64())}
+    if not rows:
+        return pl.DataFrame(schema=known)
     return pl.DataFrame(rows, schema_overrides=overrides, infer_schema_length=None)
 
 
@@ -200,6 +210,15 @@ def state_folder(run: str | os.PathLike[str], state: str | os.PathLike[str] | No
             "'~/.local/state/watch-ctr'. Received: none"
         )
     return dataset.locate(run)[1] / run_folder.WATCH
+
+
+def _check_fields(name: str, fields: Sequence[str]) -> None:
+    for field in fields:
+        if not field or field in _NO_FIELDS:
+            raise ValueError(
+                f"`{name}` must be extra fields, or model_name, mode, run, worker or attempt. "
+                f"Received: {field!r}"
+            )
 
 
 def _publishers(to: str | Publisher | Sequence[str | Publisher], run: str) -> list[Publisher]:
@@ -229,9 +248,11 @@ class _Loop:
         self._store = store
         self._told = told
         self._stop = stop
-        self._deliveries = [Delivery(publisher, store) for publisher in publishers]
+        once_each = {publisher.identity: publisher for publisher in publishers}
+        self._deliveries = [Delivery(publisher, store) for publisher in once_each.values()]
         self._warn_once = WarnOnce()
         self._windows = 0
+        self._newest = 0
 
     def start(self) -> None:
         """Start the publishers."""
@@ -245,10 +266,12 @@ class _Loop:
             try:
                 items = self._watcher.step(final)
             except OSError as error:
-                if once:
+                failures += 1
+                if once and failures > _TRIES_ONCE:
                     raise
                 self._warn_once("away", "tried again, nothing is lost: %s", error)
-                failures += 1
+                if once:
+                    continue
                 self._stop.wait(min(LOOK_SECONDS * 2**failures, _LONGEST_REST))
                 continue
             failures = 0
@@ -260,14 +283,19 @@ class _Loop:
                 return
             self._stop.wait(LOOK_SECONDS)
 
-    def end(self, timeout: float | None) -> int:
+    def end(self, timeout: float) -> int:
         """Have the publishers take what they can, and return how many items are left.
 
         Args:
-            timeout: How long to wait; None to wait for each that makes progress.
+            timeout: How long to wait for all of them, unless they fail.
         """
+        waited = 0.0
         for delivery in self._deliveries:
-            delivery.drain(timeout, _TRIES)
+            while not delivery.drain(_DRAIN_SECONDS, _TRIES) and not delivery.has_failed(_TRIES):
+                waited += _DRAIN_SECONDS
+                if waited >= (_LAST_SECONDS if self._stop.is_set() else timeout):
+                    break
+        self._forget()
         for delivery in self._deliveries:
             delivery.stop(1.0)
         return sum(self._store.backlog(one.publisher.identity) for one in self._deliveries)
@@ -279,13 +307,28 @@ class _Loop:
             delivery.wake()
         if self._told is not None:
             for item in items:
-                self._told(item)
+                self._tell_one(item)
         starts = [item.start for item in items if isinstance(item, Window)]
         self._windows += len(starts)
-        if starts and self._windows >= _EVERY:
+        self._newest = max(starts, default=self._newest)
+        if self._windows >= _EVERY:
             self._windows = 0
+            self._forget()
+
+    def _tell_one(self, item: Item) -> None:
+        assert self._told is not None
+        try:
+            self._told(item)
+        except BrokenPipeError:  # nobody reads it any more
+            raise
+        except OSError as error:  # a full disk, say, behind the standard output
+            self._warn_once("told", "what is found cannot be printed: %s", error)
+
+    def _forget(self) -> None:
+        """Delete old windows that all publishers have."""
+        if self._newest:
             identities = [one.publisher.identity for one in self._deliveries]
-            self._store.forget_items(starts[-1] - _KEEP_SECONDS, identities)
+            self._store.forget_items(self._newest - _KEEP_SECONDS, identities)
 
 
 def lines_of(item: Item) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, Protocol
 
 import polars as pl
+
+from monolith_keras_metrics.insight.watch.store import Store
 
 
 class Portion(NamedTuple):
@@ -33,11 +35,11 @@ class Source(Protocol):
 
     identity: str
 
-    def load(self, blobs: MutableMapping[str, bytes]) -> None:
-        """Take up from blobs what was read already."""
+    def load(self, store: Store) -> None:
+        """Take up from a store what was read already."""
 
-    def save(self, blobs: MutableMapping[str, bytes]) -> None:
-        """Write to blobs what was read, which is committed together with what came of it."""
+    def save(self, store: Store) -> None:
+        """Write to a store what was read, which is committed together with what came of it."""
 
     def look(self) -> None:
         """Look for something new. May wait for it, for about a second.

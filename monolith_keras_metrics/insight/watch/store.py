@@ -36,11 +36,13 @@ FILE = "watch.sqlite"
 _TABLES = """
 CREATE TABLE values_ (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE blobs (name TEXT PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE names (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE items (
     number INTEGER PRIMARY KEY, starts INTEGER, item BLOB NOT NULL, amended BLOB);
 CREATE INDEX windows ON items (starts) WHERE starts IS NOT NULL;
 CREATE TABLE publishers (
-    identity TEXT PRIMARY KEY, attempted INTEGER NOT NULL, delivered INTEGER NOT NULL)
+    identity TEXT PRIMARY KEY, attempted INTEGER NOT NULL, delivered INTEGER NOT NULL,
+    registered INTEGER NOT NULL)
     WITHOUT ROWID;
 """
 
@@ -67,6 +69,7 @@ class Store:
         self._lock = threading.RLock()
         self._values: dict[str, str] = {}
         self._amended: dict[int, Window] = {}
+        self._names: list[str] = []
         self.blobs = Blobs(self)
         self._lock_file = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -122,6 +125,20 @@ class Store:
         with self._lock:
             self._values[name] = json.dumps(value)
 
+    def names(self) -> list[str]:
+        """Return the committed names."""
+        return [name for (name,) in self._execute("SELECT name FROM names").fetchall()]
+
+    def add_names(self, names: Sequence[str]) -> None:
+        """Add names, of which there may be many."""
+        with self._lock:
+            self._names += names
+
+    @property
+    def has_changes(self) -> bool:
+        """Return True if there is something to commit."""
+        return bool(self._values or self._amended or self._names or self.blobs.has_changes)
+
     @property
     def next_number(self) -> int:
         """Return the number of the next item."""
@@ -147,6 +164,7 @@ class Store:
             many = self._connection.executemany
             many("INSERT OR REPLACE INTO values_ VALUES (?, ?)", self._values.items())
             self.blobs.write(self._connection)
+            many("INSERT OR IGNORE INTO names VALUES (?)", ((name,) for name in self._names))
             rows = (
                 (one.number, one.start if isinstance(one, Window) else None, _packed(one))
                 for one in items
@@ -156,7 +174,7 @@ class Store:
             many("UPDATE items SET amended = ? WHERE starts = ?", amended)
         with self._lock:
             self._last = last
-            self._values, self._amended = {}, {}
+            self._values, self._amended, self._names = {}, {}, []
             self.blobs.forget()
 
     @staticmethod
@@ -182,28 +200,32 @@ class Store:
 
     def shown(self, identity: str) -> list[Item]:
         """Return what a publisher has shown last: its newest window, and what fires, in order."""
-        window, alerts = self._window_and_alerts(identity)
-        firing = {(one.name, one.target, *sorted(one.group.items())): one for one in alerts}
-        found = [window, *(one for one in firing.values() if one.state == "firing")]
-        return sorted((one for one in found if one is not None), key=lambda one: one.number)
-
-    def _window_and_alerts(self, identity: str) -> tuple[Item | None, list[Alert]]:
         known = "number <= (SELECT delivered FROM publishers WHERE identity = ?)"
         newest = self._execute(
             f"SELECT item FROM items WHERE starts IS NOT NULL AND {known} "  # noqa: S608
             "ORDER BY number DESC LIMIT 1",
             identity,
-        ).fetchone()
-        alerts = self._execute(
-            f"SELECT item FROM items WHERE starts IS NULL AND {known} ORDER BY number",  # noqa: S608
-            identity,
         ).fetchall()
-        items = [item for (blob,) in alerts if isinstance(item := _unpacked(blob), Alert)]
-        return (_unpacked(newest[0]) if newest else None), items
+        found = [*(_unpacked(blob) for (blob,) in newest), *self._firing(known, identity)]
+        return sorted(found, key=lambda one: one.number)
+
+    def _firing(self, known: str, *values: object) -> list[Alert]:
+        """Return the alerts of some items that have not been resolved by others of them."""
+        rows = self._execute(
+            f"SELECT item FROM items WHERE starts IS NULL AND {known} ORDER BY number",  # noqa: S608
+            *values,
+        ).fetchall()
+        alerts = [item for (blob,) in rows if isinstance(item := _unpacked(blob), Alert)]
+        last = {(one.name, one.target, *sorted(one.group.items())): one for one in alerts}
+        return [one for one in last.values() if one.state == "firing"]
 
     def register(self, identity: str) -> None:
-        """Note a publisher; a new one is to be given all items that are kept."""
-        self._execute("INSERT OR IGNORE INTO publishers VALUES (?, 0, 0)", identity)
+        """Note a publisher.
+
+        A new one is to be given all windows that are kept, and of the alerts before it those that
+        still fire.
+        """
+        self._execute("INSERT OR IGNORE INTO publishers VALUES (?, 0, 0, ?)", identity, self._last)
 
     def waiting(self, identity: str, most: int) -> tuple[list[Item], int]:
         """Note that a publisher is given the next items, and return them.
@@ -215,8 +237,9 @@ class Store:
             OSError: If it cannot be noted.
         """
         with self._lock, self._explained():
-            attempted, delivered = self._execute(
-                "SELECT attempted, delivered FROM publishers WHERE identity = ?", identity
+            attempted, delivered, registered = self._execute(
+                "SELECT attempted, delivered, registered FROM publishers WHERE identity = ?",
+                identity,
             ).fetchone()
             rows = self._execute(
                 "SELECT item FROM items WHERE number > ? ORDER BY number LIMIT ?", delivered, most
@@ -227,6 +250,13 @@ class Store:
                     "UPDATE publishers SET attempted = ? WHERE identity = ?",
                     *(items[-1].number, identity),
                 )
+            if delivered < registered and any(isinstance(one, Alert) for one in items):
+                firing = {one.number for one in self._firing("number <= ?", registered)}
+                items = [
+                    one
+                    for one in items
+                    if isinstance(one, Window) or one.number in firing or one.number > registered
+                ]
         return items, attempted
 
     def delivered(self, identity: str, number: int) -> None:
@@ -294,6 +324,11 @@ class Blobs(MutableMapping[str, bytes]):
     def __init__(self, store: Store) -> None:
         self._store = store
         self._changed: dict[str, bytes | None] = {}
+
+    @property
+    def has_changes(self) -> bool:
+        """Return True if there is something to write."""
+        return bool(self._changed)
 
     def __getitem__(self, name: str) -> bytes:
         if name in self._changed:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import polars as pl
+from absl import logging
 
 from monolith_keras_metrics.insight.asks import Ask
 from monolith_keras_metrics.insight.items import Alert, Item, Window
@@ -107,14 +108,14 @@ class Watcher:
         self._check_settings()
         rules = judge.asks if judge is not None else []
         fields = dict.fromkeys([*settings.fields, *(name for ask in rules for name in _names(ask))])
-        self._intake = Intake(fields, settings.time, settings.mode, settings.model, idle)
+        self._intake = Intake(fields, settings.time, settings.mode, settings.model, idle, clock)
         self._sums = Sums(
             *(settings.fields, settings.window, settings.time, settings.measures, settings.most),
             rules,
             store.value("known") or {},
         )
         self._sums.load(store.blobs)
-        source.load(store.blobs)
+        source.load(store)
         if (memory := store.value("intake")) is not None:
             self._intake.remember(memory)
         self._closed_until = int(store.value("closed_until") or 0)
@@ -126,6 +127,10 @@ class Watcher:
             if blob := store.blobs.get(name):
                 own.append(State.from_bytes(blob))
         self.has_read = False
+        begins = store.value("begins") or {}
+        open_until = max(self._sums.starts(), default=-settings.seconds) + settings.seconds
+        self._begins = [begins.get(name, open_until) for name in self._added_names]
+        store.set("begins", dict(zip(self._added_names, self._begins, strict=True)))
         self._changed = False  # since the last commit
         self._committed_at = clock()
         self._new: list[Item] = []
@@ -156,14 +161,17 @@ class Watcher:
         for part, records, heard in self._source.read():
             self.has_read = self._changed = True
             self._add(part, records, heard)
-        self._close(final and not self.has_read and not self._source.behind())
+        try:
+            self._close(final and not self.has_read and not self._source.behind())
+        except OSError as error:  # sums were taken out: only a new start has them again
+            raise RuntimeError(f"a window could not be closed: {error}") from error
         is_read = not self.has_read and not self._source.behind()
         if self._judge is not None and is_read and not final:
             newest = self._source.newest()
             alerts = self._judge.look(int(self._clock()), None if newest is None else int(newest))
             self._raise(alerts)
         due = self._clock() >= self._committed_at + COMMIT_SECONDS or not self.has_read
-        if self._new or (self._changed and due):
+        if self._new or ((self._changed or self._store.has_changes) and due):
             return self._commit()
         return []
 
@@ -195,7 +203,7 @@ class Watcher:
             )
 
     def _close(self, everything: bool) -> None:
-        mark = self._intake.watermark(self._clock(), self._source.behind())
+        mark = self._intake.watermark(self._source.behind())
         if everything:
             mark = float("inf")
         if mark is None:
@@ -206,8 +214,8 @@ class Watcher:
             if start < self._closed_until:
                 self._amend(start)
             elif end <= mark:
-                self._publish(start, end)
                 self._closed_until = end
+                self._publish(start, end)
             else:
                 break
             self._changed = True
@@ -223,15 +231,20 @@ class Watcher:
         if self._judge is None:
             return
         states: list[State | None] = []
-        for own, added in zip(evidence, self._added, strict=True):
+        for own, added, begin in zip(evidence, self._added, self._begins, strict=True):
             both = [*([own] if own is not None else []), *added]
-            states.append(State.merge(both) if both else None)
+            # A rule that is new has not seen all records of windows that were open.
+            states.append(State.merge(both) if both and start >= begin else None)
             added.clear()
-        self._raise(
-            self._judge.close(
-                start, end, states, lambda since: self._source.recent(since, end, _RECENT)
-            )
-        )
+        self._raise(self._judge.close(start, end, states, lambda since: self._recent(since, end)))
+
+    def _recent(self, since: int, until: int) -> pl.LazyFrame | None:
+        """Return the newest records; None if they cannot be read, for an alert does without."""
+        try:
+            return self._source.recent(since, until, _RECENT)
+        except Exception as error:
+            logging.warning("deep-insight watch: no slices for an alert: %s", error)
+            return None
 
     def _raise(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
@@ -274,7 +287,7 @@ class Watcher:
         store = self._store
         if self._changed:
             self._sums.save(store.blobs)
-            self._source.save(store.blobs)
+            self._source.save(store)
             for name, added in zip(self._added_names, self._added, strict=True):
                 if added:
                     store.blobs[name] = State.merge(added).to_bytes()
