@@ -1,7 +1,7 @@
 """Plant a fault in the training of the quickstart, for deep-insight watch to find.
 
     python examples/incident.py --out runs/incident
-    deep-insight watch runs/incident --rules examples/incident.toml --window 6h --once --final
+    deep-insight watch runs/incident --rules examples/incident.toml --window 6h --final
 
 On 10 and 11 June, the hour of the flights from Newark (EWR) does not arrive: a default, 21, comes
 instead. At 21 o'clock flights are late more often, so the model predicts too much, and only there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -43,7 +44,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--rules", metavar="FILE", help="a file of rules, which raise alerts")
     parser.add_argument(
-        "--window", default="1h", metavar="TIME", help="its length (default: %(default)s)"
+        "--window", default="1h", metavar="TIME", help="length, such as 15m (default: %(default)s)"
     )
     parser.add_argument(
         "--by",
@@ -83,7 +84,8 @@ def add_to(commands: Any) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="values of a field that are told apart; others are 'other' (default: %(default)s)",
+        help="values of a field with a series of their own; others are 'other' (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--mode",
@@ -99,7 +101,9 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--once", action="store_true", help="handle what there is, and end")
     parser.add_argument(
-        "--final", action="store_true", help="training has ended: close all windows (with --once)"
+        "--final",
+        action="store_true",
+        help="training has ended: handle what there is, close all windows, and end",
     )
     parser.set_defaults(command=_watch)
 
@@ -109,6 +113,8 @@ def _watch(arguments: argparse.Namespace) -> int:
         for line in lines_of(item):
             print(line, flush=True)
 
+    # Its client would try for minutes, while the watch tries again by itself.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     try:
         with _until_signalled() as stop:
             counts = insight.watch(
@@ -147,7 +153,7 @@ def _summary(counts: dict[str, int], arguments: argparse.Namespace) -> Iterator[
     if counts["open"]:
         yield (
             f"windows still open: {counts['open']}, until later records come, or none for "
-            f"{arguments.idle}; --once --final closes them"
+            f"{arguments.idle}; --final closes them"
         )
     if counts["undelivered"]:
         yield f"not delivered yet: {counts['undelivered']}; the next start tries again"
@@ -155,13 +161,16 @@ def _summary(counts: dict[str, int], arguments: argparse.Namespace) -> Iterator[
 
 @contextmanager
 def _until_signalled() -> Iterator[threading.Event]:
-    """Set an event at SIGTERM or SIGINT; a second signal ends the process."""
+    """Set an event at SIGTERM or SIGINT; a second signal ends the process at once."""
     stop = threading.Event()
     before: dict[int, Any] = {}
 
     def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # all that was committed is safe
         stop.set()
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            os.write(2, b"\nending; press Ctrl+C again to end at once\n")
 
     for number in (int(signal.SIGTERM), int(signal.SIGINT)):
         before[number] = signal.signal(number, handle)

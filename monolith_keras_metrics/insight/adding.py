@@ -80,6 +80,9 @@ def added(table_of: Callable[[str], pl.DataFrame], form: Form) -> dict[str, pl.D
             for cell in TABLES[name].own:
                 if name.startswith("part_") or not form.exact:
                     columns[cell] = codes_of(columns[cell])
+                if name == "cells" and form.most_cells:
+                    groups = columns["group"].astype(np.int64)
+                    columns[cell] = _bounded(columns[cell], groups, form.most_cells)
                 if name == "part_cells" and form.coarse:
                     columns[cell] = _coarser(columns[cell], columns["group"], found["cells"])
             values = {sum_: table.get_column(sum_).to_numpy() for sum_ in TABLES[name].sums}
@@ -105,6 +108,14 @@ def _coarser(codes: Codes, group: Column, whole: pl.DataFrame) -> Codes:
     groups, names = (whole.get_column(name).to_numpy() for name in whole.columns[:2])
     bits = bits_too_many(groups.astype(np.int64), codes_of(names), COARSE)
     return coarser(codes, bits[group]) if bits.any() else codes
+
+
+def _bounded(codes: Codes, groups: Codes, most: int) -> Codes:
+    """Return the codes of cells of which a group has at most so many."""
+    if not codes.size:
+        return codes
+    bits = bits_too_many(groups, codes, most)
+    return coarser(codes, bits[groups]) if bits.any() else codes
 
 
 def _sums(
@@ -174,8 +185,8 @@ def _of_cells(
     """
     (cell,), group = TABLES[name].own, keys["group"]
     codes = codes_of(values)
-    if name == "cells" and form.left_out:
-        codes = coarser(codes, np.int64(form.left_out))
+    if name == "cells" and form.most_cells:
+        codes = _bounded(codes, group.astype(np.int64), form.most_cells)
     if form.exact:
         whole = _added_in_order({"group": group, cell: values}, sums)
     else:

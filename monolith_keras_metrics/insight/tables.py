@@ -76,8 +76,8 @@ class Form(NamedTuple):
         parts: The number of parts of the users.
         tables: The names of the tables, of which the first is `"sums"`.
         coarse: Whether the cells of predictions are larger for parts than for all users.
-        left_out: How many of the lowest bits the cells of predictions do not tell apart, for states
-            of very many groups. Each halves the number of cells at most.
+        most_cells: The largest number of cells of predictions of a group, for states of very many
+            groups; 0 for any number. As for parts, bits are left out: only as many as are needed.
     """
 
     groups: tuple[str, ...]
@@ -86,7 +86,7 @@ class Form(NamedTuple):
     parts: int
     tables: tuple[str, ...]
     coarse: bool = True
-    left_out: int = 0
+    most_cells: int = 0
 
 
 class Tables:

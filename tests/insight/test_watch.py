@@ -76,7 +76,9 @@ def test_windows_are_those_of_summary(tmp_path: pathlib.Path) -> None:
     assert_frame_equal(by, expected(all_.with_columns(country=country), ["country"]), abs_tol=1e-12)
     auc = insight.summary(all_, window="1h", measures="auc").sort("window", "target")["auc"]
     measured = found.filter(pl.col("field").is_null())["auc"]
-    assert np.abs(measured.to_numpy() - auc.to_numpy()).max() < 0.002  # 400 examples in wide cells
+    assert (
+        np.abs(measured.to_numpy() - auc.to_numpy()).max() < 0.002
+    )  # of 400 examples, in 128 cells a country
     assert_frame_equal(insight.watched(tmp_path).select("target", "examples", "auc"),
                        table_in_order(kept).select("target", "examples", "auc"))  # fmt: skip
 
@@ -287,6 +289,40 @@ def test_the_time_that_decides(tmp_path: pathlib.Path, time: str) -> None:
         assert [one.series[0].measures["examples"] for one in windows(kept.items)] == [200]
     else:
         assert counts["late"] > 0
+
+
+def test_predictions_that_lie_close_together_are_told_apart(tmp_path: pathlib.Path) -> None:
+    """A feature that is stuck makes them so, and it is then that somebody looks at AUC."""
+    random = np.random.default_rng(1)
+    p = (0.2 + 0.01 * random.random(5000)).astype(np.float32)
+    y = (random.random(5000) < (p - 0.2) * 100).astype(np.float32)
+    frame = records(START, 3600, 1, rows=5000).with_columns(
+        predict=pl.DataFrame({"ctr": p}).to_struct(), label=pl.DataFrame({"ctr": y}).to_struct()
+    )
+    write(tmp_path, frame, 0)
+    kept = Kept()
+    insight.watch(tmp_path, kept, by="country", once=True, final=True)
+    auc = {one.value: one.measures["auc"] for one in windows(kept.items)[0].series}
+    exact = insight.summary(frame, by="country", measures="auc", exact=True)
+    for country, expected_auc in exact.select("country", "auc").rows():
+        assert (
+            abs((auc[country] or 0) - expected_auc) < 0.01
+        )  # float32 has 170 cells of summary's there
+
+
+def test_a_folder_that_does_not_exist_yet_is_waited_for(tmp_path: pathlib.Path) -> None:
+    kept, stop = Kept(), threading.Event()
+    run = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match="there is no such file or folder"):
+        insight.watch(run, once=True)
+    thread = threading.Thread(target=lambda: insight.watch(run, kept, stop=stop))
+    thread.start()
+    run.mkdir()
+    write(run, records(START, 9000, 1), 0)
+    wait_until(lambda: len(kept.starts) == 2)
+    stop.set()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_other_settings_need_another_state(tmp_path: pathlib.Path) -> None:

@@ -92,7 +92,7 @@ def test_a_signal_ends_it_and_it_goes_on(tmp_path: pathlib.Path) -> None:
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert "2023-11-15 00:00 ctr: 200 examples" in output
+    assert "2023-11-15 00:00 to 00:01 ctr: 200 examples" in output
     assert "windows still open: 1" in errors
     write(run, records(START + 300, 60, 5), 5)
     last = started(run, "--to", f"tensorboard:{board}", "--once", "--final")

@@ -37,11 +37,12 @@ def publisher_of(uri: str, run: str) -> Publisher:
     >>> publisher_of("webhook:https://hooks.example.com/T0/B0/secret", "7c1f").identity
     'webhook:https://hooks.example.com#4a7160c8690b'
     """
-    kind, _, rest = uri.partition(":")
+    kind, colon, rest = uri.partition(":")
     make = _KINDS.get(kind)
     publisher = make(rest, run) if make and rest.strip("/# ") else None
     if publisher is None:
-        raise ValueError(f"A place to publish at must be {FORMS}")
+        shown = f"one that begins with {kind!r}" if colon and kind.isalpha() else "another text"
+        raise ValueError(f"A place to publish at must be {FORMS}. Received: {shown}")
     return publisher
 
 
@@ -58,6 +59,8 @@ def _prometheus(rest: str, _: str) -> Publisher | None:
         return Prometheus(f"prometheus:{rest}")
     except ValueError:
         return None
+    except OSError as error:
+        raise OSError(error.errno, f"prometheus:{rest} cannot be used: {error.strerror}") from error
 
 
 def _wandb(rest: str, _: str) -> Publisher | None:

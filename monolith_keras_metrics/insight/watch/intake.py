@@ -24,6 +24,7 @@ import polars as pl
 
 from monolith_keras_metrics.insight import long
 from monolith_keras_metrics.insight.rows import Time
+from monolith_keras_metrics.records.schema import SCHEMA
 from monolith_keras_metrics.threads import WarnOnce
 
 _PLAIN = ("uid", "req_time", "train_time", "label", "predict", "sample_rate", "from_logits")
@@ -186,9 +187,8 @@ class Intake:
         extras = form.flat(fields).collect() if fields else pl.DataFrame()
         missing = [name for name in self._fields if name not in fields]
         for name in missing:
-            self._warn_once(
-                name, "no record has the field %r yet; there are %s", name, [*form.kept]
-            )
+            there = [one for one in form.kept if one not in SCHEMA]
+            self._warn_once(name, "no record has the field %r yet; there are %s", name, there)
         plain = [name for name in _PLAIN if name in records.columns]
         if "train_time" not in plain:
             missing = [*missing, "train_time"]

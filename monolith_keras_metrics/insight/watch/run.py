@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import polars as pl
+from absl import logging
 
 from monolith_keras_metrics.insight import dataset
 from monolith_keras_metrics.insight.alerts.alarms import Alarms
@@ -38,6 +40,7 @@ _CALENDAR = re.compile("mo|q|y")  # lengths that differ
 _KEEP_SECONDS = 90 * 86_400  # of windows that all publishers have
 _EVERY = 100  # windows, after which old ones are deleted
 _LAST_SECONDS = 10.0  # for publishers at the end
+_STALLED_SECONDS = 60.0  # the same for a watch that ends by itself
 _DRAIN_SECONDS = 0.2
 _TRIES_ONCE = 5  # of a source that cannot be read; a file that stays so is skipped before
 _TRIES = 4  # of a publisher, after which it is not waited for at the end
@@ -88,8 +91,10 @@ def watch(
         model: The model whose records are measured. Default: that of the first record.
         state: The folder for the file with the state. Default: `.watch` in the run's folder. A
             topic needs one.
-        once: Whether to end once everything there is has been read and published.
-        final: Whether training has ended, so that all windows are closed then.
+        once: Whether to end once everything there is has been read and published. Default: a
+            folder that does not exist yet is waited for, and so is all that comes.
+        final: Whether training has ended, so that all windows are closed at the end, as with
+            `once`.
         told: Called with each item, once it is committed.
         stop: Ends it, after what was begun is committed.
 
@@ -130,6 +135,10 @@ def watch(
     if most < 1:
         raise ValueError(f"`most` must be at least 1. Received: most={most!r}")
     late, silent = seconds_of("lateness", lateness, 0), seconds_of("idle", idle, 0)
+    once = once or final
+    stop = stop or threading.Event()
+    if not once:
+        _wait_for(run, stop)
     folder = state_folder(run, state)
     source = _source(run, time)
     store = Store(folder)
@@ -142,12 +151,12 @@ def watch(
             judge = Alarms(file, seconds, Prefixed(store.blobs, "rules/"))
         watcher = Watcher(source, store, settings, judge, late, silent)
         publishers = _publishers(to, store.id)
-        loop = _Loop(watcher, source, store, publishers, told, stop or threading.Event())
+        loop = _Loop(watcher, source, store, publishers, told, stop)
         loop.start()
         try:
             loop.run(once, final)
         finally:
-            undelivered = loop.end(float("inf") if once else _LAST_SECONDS)
+            undelivered = loop.end(_STALLED_SECONDS if once else _LAST_SECONDS)
         return {**watcher.totals, "open": watcher.open_windows(), "undelivered": undelivered}
     finally:
         source.close()
@@ -210,6 +219,21 @@ def state_folder(run: str | os.PathLike[str], state: str | os.PathLike[str] | No
             "'~/.local/state/watch-ctr'. Received: none"
         )
     return dataset.locate(run)[1] / run_folder.WATCH
+
+
+def _wait_for(run: str | os.PathLike[str], stop: threading.Event) -> None:
+    """Wait for a folder that training has not made yet."""
+    is_told = False
+    while not stop.is_set() and not dataset.TOPIC.fullmatch(os.fspath(run)):
+        try:
+            dataset.locate(run)
+        except FileNotFoundError:
+            if not is_told:
+                logging.warning("deep-insight watch: waiting for %s, which does not exist", run)
+            is_told = True
+            stop.wait(LOOK_SECONDS)
+        else:
+            return
 
 
 def _check_fields(name: str, fields: Sequence[str]) -> None:
@@ -277,7 +301,8 @@ class _Loop:
             failures = 0
             self._warn_once.forget("away")
             self._tell(items)
-            if self._watcher.has_read or self._watcher.is_behind() or items:
+            watcher = self._watcher
+            if watcher.has_read or watcher.has_more or watcher.is_behind() or items:
                 continue
             if once:
                 return
@@ -287,13 +312,16 @@ class _Loop:
         """Have the publishers take what they can, and return how many items are left.
 
         Args:
-            timeout: How long to wait for all of them, unless they fail.
+            timeout: How long to wait for a publisher that makes no progress.
         """
-        waited = 0.0
         for delivery in self._deliveries:
+            identity, waited = delivery.publisher.identity, 0.0
+            left = self._store.backlog(identity)
             while not delivery.drain(_DRAIN_SECONDS, _TRIES) and not delivery.has_failed(_TRIES):
-                waited += _DRAIN_SECONDS
-                if waited >= (_LAST_SECONDS if self._stop.is_set() else timeout):
+                before, left = left, self._store.backlog(identity)
+                is_moving = left < before and not self._stop.is_set()
+                waited = 0.0 if is_moving else waited + _DRAIN_SECONDS
+                if waited >= (min(timeout, _LAST_SECONDS) if self._stop.is_set() else timeout):
                     break
         self._forget()
         for delivery in self._deliveries:
@@ -344,6 +372,12 @@ def lines_of(item: Item) -> Iterator[str]:
                 for name in ("calibration", "auc", "rmse")
                 if one.measures.get(name) is not None
             ]
-            yield f"{moment(item.start):%Y-%m-%d %H:%M} {one.target}: {', '.join(told)}"
+            yield f"{_times(item)} {one.target}: {', '.join(told)}"
     if item.late:
-        yield f"{moment(item.start):%Y-%m-%d %H:%M} {item.late:,} late records came before it"
+        yield f"{_times(item)}: {item.late:,} records came too late for earlier windows"
+
+
+def _times(window: Window) -> str:
+    start, end = moment(window.start), moment(window.end)
+    until = f"{end:%H:%M}" if end - start < dt.timedelta(days=1) else f"{end:%Y-%m-%d %H:%M}"
+    return f"{start:%Y-%m-%d %H:%M} to {until}"

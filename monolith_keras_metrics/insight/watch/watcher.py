@@ -22,6 +22,8 @@ from monolith_keras_metrics.threads import WarnOnce
 COMMIT_SECONDS = 5.0
 """Interval between commits of what was read, if no window closes meanwhile."""
 
+_ARGUMENTS = {"fields": "`by`", "source": "the run"}
+_CLOSE_SECONDS = 1.0  # after which closed windows are committed
 _AMENDABLE = 48  # closed windows whose sums are kept, to add late records
 _RECENT = 300_000  # records that are searched for the culprits of an alert
 _LATE_SHARE = 0.2  # of all records; with more, windows are of little use
@@ -84,6 +86,7 @@ class Watcher:
 
     Attributes:
         has_read: Whether the last step has read something, so that the next one may, too.
+        has_more: Whether there are more windows to close than the last step had time for.
 
     Raises:
         ValueError: If the store was made with other settings.
@@ -126,7 +129,7 @@ class Watcher:
         for name, own in zip(self._added_names, self._added, strict=True):
             if blob := store.blobs.get(name):
                 own.append(State.from_bytes(blob))
-        self.has_read = False
+        self.has_read = self.has_more = False
         begins = store.value("begins") or {}
         open_until = max(self._sums.starts(), default=-settings.seconds) + settings.seconds
         self._begins = [begins.get(name, open_until) for name in self._added_names]
@@ -156,16 +159,17 @@ class Watcher:
         """
         if self._new:  # an earlier commit failed
             return self._commit()
-        self._source.look()
         self.has_read = False
-        for part, records, heard in self._source.read():
-            self.has_read = self._changed = True
-            self._add(part, records, heard)
+        if not self.has_more:
+            self._source.look()
+            for part, records, heard in self._source.read():
+                self.has_read = self._changed = True
+                self._add(part, records, heard)
         try:
-            self._close(final and not self.has_read and not self._source.behind())
+            self.has_more = self._close(final and not self.has_read and not self._source.behind())
         except OSError as error:  # sums were taken out: only a new start has them again
             raise RuntimeError(f"a window could not be closed: {error}") from error
-        is_read = not self.has_read and not self._source.behind()
+        is_read = not (self.has_read or self.has_more or self._source.behind())
         if self._judge is not None and is_read and not final:
             newest = self._source.newest()
             alerts = self._judge.look(int(self._clock()), None if newest is None else int(newest))
@@ -202,23 +206,28 @@ class Watcher:
                 self._settings.time,
             )
 
-    def _close(self, everything: bool) -> None:
+    def _close(self, everything: bool) -> bool:
+        """Close windows, for about a second. Return True if there are more."""
         mark = self._intake.watermark(self._source.behind())
         if everything:
             mark = float("inf")
         if mark is None:
-            return
+            return False
         mark -= self._lateness
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for start in self._sums.starts():
             end = start + self._settings.seconds
             if start < self._closed_until:
                 self._amend(start)
+            elif end <= mark and time.monotonic() > deadline:
+                return True
             elif end <= mark:
                 self._closed_until = end
                 self._publish(start, end)
             else:
                 break
             self._changed = True
+        return False
 
     def _publish(self, start: int, end: int) -> None:
         """Close a window."""
@@ -314,8 +323,10 @@ class Watcher:
         if differing:
             name = differing[0]
             raise ValueError(
-                f"{self._store.path} was begun with {name}={then.get(name)!r}. Received: "
-                f"{name}={now[name]!r}. Go on with the former, or name another folder for the state"
+                f"{self._store.path} was begun with {_ARGUMENTS.get(name, name)}="
+                f"{then.get(name)!r}. Received: {_ARGUMENTS.get(name, name)}={now[name]!r}. Go on "
+                "with the former, name another folder for the state, or delete it if nothing of it "
+                "is needed"
             )
 
 

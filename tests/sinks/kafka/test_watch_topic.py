@@ -14,6 +14,7 @@ from kafka_examples import batch
 from watching import HOUR, Kept, windows
 
 from monolith_keras_metrics import DeepInsightClient, insight
+from monolith_keras_metrics.insight.watch import intake
 from monolith_keras_metrics.insight.watch.following import Following
 from monolith_keras_metrics.insight.watch.store import Store
 from monolith_keras_metrics.insight.watch.watcher import Watcher
@@ -25,6 +26,7 @@ START = 1_700_006_400
 def _state(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Journals of topics are in the test's folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(intake, "GRACE_SECONDS", 0.0)
 
 
 class Training:
