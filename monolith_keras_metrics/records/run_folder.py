@@ -26,6 +26,8 @@ FORMATS = ("parquet", "jsonl", "tfrecord")
 JOURNAL = ".spool"
 STATES = ".insight"
 WATCH = ".watch"
+WATCH_STATE = "watch.sqlite"
+WATCH_LOCK = "watch.lock"
 LAST_ATTEMPT = "last-attempt"
 
 _STALE_SECONDS = 86_400

@@ -30,9 +30,10 @@ from absl import logging
 from monolith_keras_metrics.insight import stored
 from monolith_keras_metrics.insight.items import Alert, Item, Window, from_json, to_json
 from monolith_keras_metrics.journal import locks
+from monolith_keras_metrics.records import run_folder
 
 _VERSION = 1_000 + stored.VERSION  # of this file, and of the states in it
-FILE = "watch.sqlite"
+FILE = run_folder.WATCH_STATE
 _TABLES = """
 CREATE TABLE values_ (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE blobs (name TEXT PRIMARY KEY, blob BLOB NOT NULL) WITHOUT ROWID;
@@ -71,7 +72,9 @@ class Store:
         self._amended: dict[int, Window] = {}
         self._names: list[str] = []
         self.blobs = Blobs(self)
-        self._lock_file = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        self._lock_file = os.open(
+            self.path.with_name(run_folder.WATCH_LOCK), os.O_RDWR | os.O_CREAT, 0o666
+        )
         try:
             self._take_lock()
             with self._explained():
