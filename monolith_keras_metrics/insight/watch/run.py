@@ -21,13 +21,14 @@ from monolith_keras_metrics.insight.publish import publisher_of
 from monolith_keras_metrics.insight.publish.publisher import Publisher
 from monolith_keras_metrics.insight.rows import Time
 from monolith_keras_metrics.insight.state import named_measures
+from monolith_keras_metrics.insight.watch.blobs import Prefixed
 from monolith_keras_metrics.insight.watch.delivery import Delivery
 from monolith_keras_metrics.insight.watch.folder import Folder
 from monolith_keras_metrics.insight.watch.following import Following
 from monolith_keras_metrics.insight.watch.source import Source
 from monolith_keras_metrics.insight.watch.store import FILE, Store
 from monolith_keras_metrics.insight.watch.sums import MEASURES
-from monolith_keras_metrics.insight.watch.watcher import Prefixed, Settings, Watcher
+from monolith_keras_metrics.insight.watch.watcher import Settings, Watcher
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.schema import SCHEMA
 from monolith_keras_metrics.threads import WarnOnce

@@ -22,13 +22,14 @@ import secrets
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import logging
 
 from monolith_keras_metrics.insight import stored
 from monolith_keras_metrics.insight.items import Alert, Item, Window, from_json, to_json
+from monolith_keras_metrics.insight.watch.blobs import Blobs
 from monolith_keras_metrics.journal import locks
 from monolith_keras_metrics.records import run_folder
 
@@ -71,7 +72,7 @@ class Store:
         self._values: dict[str, str] = {}
         self._amended: dict[int, Window] = {}
         self._names: list[str] = []
-        self.blobs = Blobs(self)
+        self.blobs = Blobs(self._execute)
         self._lock_file = os.open(
             self.path.with_name(run_folder.WATCH_LOCK), os.O_RDWR | os.O_CREAT, 0o666
         )
@@ -319,61 +320,6 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             raise
-
-
-class Blobs(MutableMapping[str, bytes]):
-    """Bytes by name. Changes are kept in memory until the store commits."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._changed: dict[str, bytes | None] = {}
-
-    @property
-    def has_changes(self) -> bool:
-        """Return True if there is something to write."""
-        return bool(self._changed)
-
-    def __getitem__(self, name: str) -> bytes:
-        if name in self._changed:
-            blob = self._changed[name]
-        else:
-            row = self._store._execute("SELECT blob FROM blobs WHERE name = ?", name).fetchone()
-            blob = row[0] if row else None
-        if blob is None:
-            raise KeyError(name)
-        return blob
-
-    def __setitem__(self, name: str, blob: bytes) -> None:
-        self._changed[name] = blob
-
-    def __delitem__(self, name: str) -> None:
-        if name not in self:
-            raise KeyError(name)
-        self._changed[name] = None
-
-    def __contains__(self, name: object) -> bool:
-        if name in self._changed:
-            return self._changed[str(name)] is not None
-        return bool(self._store._execute("SELECT 1 FROM blobs WHERE name = ?", name).fetchone())
-
-    def __iter__(self) -> Iterator[str]:
-        known = {name for (name,) in self._store._execute("SELECT name FROM blobs").fetchall()}
-        known |= self._changed.keys()
-        return iter(sorted(name for name in known if self._changed.get(name, b"") is not None))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def write(self, connection: sqlite3.Connection) -> None:
-        """Write the changes within a transaction."""
-        put = ((name, blob) for name, blob in self._changed.items() if blob is not None)
-        connection.executemany("INSERT OR REPLACE INTO blobs VALUES (?, ?)", put)
-        gone = ((name,) for name, blob in self._changed.items() if blob is None)
-        connection.executemany("DELETE FROM blobs WHERE name = ?", gone)
-
-    def forget(self) -> None:
-        """Forget the changes, which are written."""
-        self._changed = {}
 
 
 def _packed(item: Item) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import polars as pl
@@ -328,35 +328,6 @@ class Watcher:
                 "with the former, name another folder for the state, or delete it if nothing of it "
                 "is needed"
             )
-
-
-class Prefixed(MutableMapping[str, bytes]):
-    """The blobs whose names begin with a prefix.
-
-    Args:
-        blobs: All blobs.
-        prefix: The prefix.
-    """
-
-    def __init__(self, blobs: MutableMapping[str, bytes], prefix: str) -> None:
-        self._blobs = blobs
-        self._prefix = prefix
-
-    def __getitem__(self, name: str) -> bytes:
-        return self._blobs[self._prefix + name]
-
-    def __setitem__(self, name: str, blob: bytes) -> None:
-        self._blobs[self._prefix + name] = blob
-
-    def __delitem__(self, name: str) -> None:
-        del self._blobs[self._prefix + name]
-
-    def __iter__(self) -> Iterator[str]:
-        size = len(self._prefix)
-        return (name[size:] for name in self._blobs if name.startswith(self._prefix))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def _names(ask: Ask) -> list[Any]:
