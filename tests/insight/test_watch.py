@@ -674,6 +674,12 @@ def test_a_new_place_is_not_called_for_what_is_over(tmp_path: pathlib.Path) -> N
     assert delivery.drain(60, tries=1)
     delivery.stop(10)
     assert [item.number for item in kept.items] == [1, 4]
+    # Nothing is left for a place that was added when everything was over.
+    later = Delivery(Kept("later"), store)
+    later.start()
+    assert later.drain(60, tries=1)
+    later.stop(10)
+    assert store.backlog("later") == 0
     store.close()
 
 

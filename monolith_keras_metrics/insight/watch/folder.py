@@ -22,6 +22,7 @@ from monolith_keras_metrics.insight.rows import Time
 from monolith_keras_metrics.insight.watch.source import Portion
 from monolith_keras_metrics.insight.watch.store import Store
 from monolith_keras_metrics.records import run_folder
+from monolith_keras_metrics.records.schema import fields_of
 
 _AT_ONCE = 250_000  # labels of a portion
 _LABELS_AT_ONCE = 2_000_000  # labels that are read before what came of them is committed
@@ -133,7 +134,7 @@ class Folder:
         while self._new and labels < _LABELS_AT_ONCE:
             file = self._new[0]
             for portion in self._portions(file):
-                labels += portion.records.height * max(1, len(_targets(portion.records.lazy())))
+                labels += portion.records.height * _number_of_targets(portion.records.schema)
                 yield portion
 
     def _portions(self, file: _File) -> Iterator[Portion]:
@@ -145,7 +146,7 @@ class Folder:
             if records is None:
                 batches: Iterator[pl.DataFrame] = iter(())
             else:
-                targets = max(1, len(_targets(records)))
+                targets = _number_of_targets(records.collect_schema())
                 frame = records.collect()
                 batches = frame.iter_slices(max(1_000, _AT_ONCE // targets))
         except FileNotFoundError:
@@ -215,7 +216,7 @@ class Folder:
                 .collect()
                 .row(0)
             )
-            return _Facts(first, rows, rows * max(1, len(_targets(records))))
+            return _Facts(first, rows, rows * _number_of_targets(records.collect_schema()))
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
             return _Facts(None, 0, 0)  # reading it tells why
 
@@ -242,6 +243,5 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _targets(records: pl.LazyFrame) -> list[str]:
-    dtype = records.collect_schema().get("predict")
-    return [field.name for field in dtype.fields] if isinstance(dtype, pl.Struct) else []
+def _number_of_targets(schema: pl.Schema) -> int:
+    return max(1, len(fields_of(schema).get("predict", [])))

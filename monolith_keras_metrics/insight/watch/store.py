@@ -241,27 +241,35 @@ class Store:
             OSError: If it cannot be noted.
         """
         with self._lock, self._explained():
-            attempted, delivered, registered = self._execute(
-                "SELECT attempted, delivered, registered FROM publishers WHERE identity = ?",
-                identity,
-            ).fetchone()
-            rows = self._execute(
-                "SELECT item FROM items WHERE number > ? ORDER BY number LIMIT ?", delivered, most
-            ).fetchall()
-            items = [_unpacked(blob) for (blob,) in rows]
+            while True:
+                attempted, delivered, registered = self._execute(
+                    "SELECT attempted, delivered, registered FROM publishers WHERE identity = ?",
+                    identity,
+                ).fetchone()
+                rows = self._execute(
+                    "SELECT item FROM items WHERE number > ? ORDER BY number LIMIT ?",
+                    *(delivered, most),
+                ).fetchall()
+                found = [_unpacked(blob) for (blob,) in rows]
+                items = self._without_past(found, registered) if delivered < registered else found
+                if items or not found:
+                    break
+                self.delivered(identity, found[-1].number)  # all of them are over
             if items and items[-1].number > attempted:
                 self._execute(
                     "UPDATE publishers SET attempted = ? WHERE identity = ?",
                     *(items[-1].number, identity),
                 )
-            if delivered < registered and any(isinstance(one, Alert) for one in items):
-                firing = {one.number for one in self._firing("number <= ?", registered)}
-                items = [
-                    one
-                    for one in items
-                    if isinstance(one, Window) or one.number in firing or one.number > registered
-                ]
         return items, attempted
+
+    def _without_past(self, items: Sequence[Item], registered: int) -> list[Item]:
+        """Return items without the alerts that were over when a publisher was registered."""
+        firing = {one.number for one in self._firing("number <= ?", registered)}
+        return [
+            one
+            for one in items
+            if isinstance(one, Window) or one.number in firing or one.number > registered
+        ]
 
     def delivered(self, identity: str, number: int) -> None:
         """Note that a publisher has all items up to a number.
