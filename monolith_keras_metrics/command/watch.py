@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import os
 import signal
 import sys
@@ -12,8 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from monolith_keras_metrics import insight
-from monolith_keras_metrics.insight.items import Item
-from monolith_keras_metrics.insight.watch.run import lines_of
+from monolith_keras_metrics.insight.items import Alert, Item, Window, moment
 
 _DESCRIPTION = """\
 Follow a run beside its training: measure each window of time once it is complete, publish it once,
@@ -110,7 +110,7 @@ def add_to(commands: Any) -> None:
 
 def _watch(arguments: argparse.Namespace) -> int:
     def tell(item: Item) -> None:
-        for line in lines_of(item):
+        for line in _lines_of(item):
             print(line, flush=True)
 
     # Its client would try for minutes, while the watch tries again by itself.
@@ -179,3 +179,27 @@ def _until_signalled() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _lines_of(item: Item) -> Iterator[str]:
+    """Yield an item as lines to read."""
+    if isinstance(item, Alert):
+        yield f"{moment(item.at):%Y-%m-%d %H:%M} {item.state.upper()} {item.name}: {item.text}"
+        return
+    for one in item.series:
+        if one.field is None:
+            told = [f"{one.measures['examples']:,.0f} examples"]
+            told += [
+                f"{name} {one.measures[name]:.4g}"
+                for name in ("calibration", "auc", "rmse")
+                if one.measures.get(name) is not None
+            ]
+            yield f"{_times(item)} {one.target}: {', '.join(told)}"
+    if item.late:
+        yield f"{_times(item)}: {item.late:,} records came too late for earlier windows"
+
+
+def _times(window: Window) -> str:
+    start, end = moment(window.start), moment(window.end)
+    until = f"{end:%H:%M}" if end - start < dt.timedelta(days=1) else f"{end:%Y-%m-%d %H:%M}"
+    return f"{start:%Y-%m-%d %H:%M} to {until}"

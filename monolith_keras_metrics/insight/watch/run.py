@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import pathlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 from absl import logging
@@ -16,7 +15,7 @@ from monolith_keras_metrics.insight import dataset
 from monolith_keras_metrics.insight.alerts.alarms import Alarms
 from monolith_keras_metrics.insight.alerts.rule_file import RuleFile
 from monolith_keras_metrics.insight.check import seconds_of
-from monolith_keras_metrics.insight.items import Alert, Item, Window, moment
+from monolith_keras_metrics.insight.items import Item, Window, moment
 from monolith_keras_metrics.insight.publish import publisher_of
 from monolith_keras_metrics.insight.publish.publisher import Publisher
 from monolith_keras_metrics.insight.rows import Time
@@ -358,27 +357,3 @@ class _Loop:
         if self._newest:
             identities = [one.publisher.identity for one in self._deliveries]
             self._store.forget_items(self._newest - _KEEP_SECONDS, identities)
-
-
-def lines_of(item: Item) -> Iterator[str]:
-    """Yield an item as lines to read."""
-    if isinstance(item, Alert):
-        yield f"{moment(item.at):%Y-%m-%d %H:%M} {item.state.upper()} {item.name}: {item.text}"
-        return
-    for one in item.series:
-        if one.field is None:
-            told = [f"{one.measures['examples']:,.0f} examples"]
-            told += [
-                f"{name} {one.measures[name]:.4g}"
-                for name in ("calibration", "auc", "rmse")
-                if one.measures.get(name) is not None
-            ]
-            yield f"{_times(item)} {one.target}: {', '.join(told)}"
-    if item.late:
-        yield f"{_times(item)}: {item.late:,} records came too late for earlier windows"
-
-
-def _times(window: Window) -> str:
-    start, end = moment(window.start), moment(window.end)
-    until = f"{end:%H:%M}" if end - start < dt.timedelta(days=1) else f"{end:%Y-%m-%d %H:%M}"
-    return f"{start:%Y-%m-%d %H:%M} to {until}"
