@@ -90,6 +90,11 @@ class Outlet:
         """The size of crashed processes' journals, in bytes."""
         return self._leftovers.log.room.journal_bytes
 
+    def progress(self) -> tuple[int, int]:
+        """Return what changes whenever crashed processes' records get further: two counts."""
+        advances = sum(delivery.retries.advances for delivery in self.deliveries)
+        return self.recovered.stats().spooled, advances
+
     def stop(self) -> None:
         """Adopt no more journals, and release those that are not delivered. Does not wait."""
         if self.adoption is not None:

@@ -75,10 +75,10 @@ def recover(
     )
     for thread in outlet.threads:
         thread.start()
-    deadline, seen = time.monotonic() + timeout, -1
+    deadline, seen = time.monotonic() + timeout, (-1, 0)
     while time.monotonic() < deadline and not all(one.join(0.05) for one in outlet.threads):
-        if (waits := outlet.recovered.stats().spooled) != seen:
-            deadline, seen = time.monotonic() + timeout, waits
+        if (progress := outlet.progress()) != seen:
+            deadline, seen = time.monotonic() + timeout, progress
     outlet.hurry.set()
     outlet.stop()
     for thread in outlet.threads:

@@ -3,7 +3,8 @@
 A failing sink is retried with growing pauses. The failure is logged once, and so is the recovery.
 An error that may pass (no space, no permission, no connection; see `sinks.errors.may_pass`) is
 retried for as long as records can wait in the journal. Any other error may be caused by the records
-themselves: they are given up after `retry_seconds`, so that they do not block all others.
+themselves: they are given up after `retry_seconds`, so that they do not block all others. A sink
+that has got further (`UnfinishedError`) is not failing: it is called again at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TypeVar
 import polars as pl
 from absl import logging
 
-from monolith_keras_metrics.sinks import RejectedError, Sink
+from monolith_keras_metrics.sinks import RejectedError, Sink, UnfinishedError
 from monolith_keras_metrics.sinks.errors import may_pass
 from monolith_keras_metrics.threads import WarnOnce
 
@@ -51,6 +52,7 @@ class Retries:
         busy: Lock that is held while the sink is called.
         error: The sink's last error; None after a success.
         first_error: The sink's first error.
+        advances: Number of calls that have got further without a success.
     """
 
     sink: Sink
@@ -60,6 +62,7 @@ class Retries:
     busy: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
     error: BaseException | None = dataclasses.field(default=None, init=False)
     first_error: BaseException | None = dataclasses.field(default=None, init=False)
+    advances: int = dataclasses.field(default=0, init=False)
     _busy_since: float | None = dataclasses.field(default=None, init=False)
     _failing_since: float | None = dataclasses.field(default=None, init=False)
     # Its subjects are types of errors.
@@ -106,6 +109,10 @@ class Retries:
             if self.hurry.is_set():
                 raise LeftError
             now = self.clock()
+            if isinstance(self.error, UnfinishedError):
+                self.advances += 1
+                self._failing_since, refused_since, pause = now, None, _FIRST_PAUSE_SECONDS
+                continue
             if self.error is not None and may_pass(self.error):
                 refused_since = None
             elif refused_since is None:

@@ -23,7 +23,7 @@ from monolith_keras_metrics.records.batch import Origin
 from monolith_keras_metrics.sinks.destination import Destination, ObjectDestination
 from monolith_keras_metrics.sinks.folder import FolderDestination
 from monolith_keras_metrics.sinks.kafka.destination import TopicDestination
-from monolith_keras_metrics.sinks.sink import RejectedError, Sink
+from monolith_keras_metrics.sinks.sink import RejectedError, Sink, UnfinishedError
 
 __all__ = [
     "Destination",
@@ -31,6 +31,7 @@ __all__ = [
     "Sink",
     "SinkLike",
     "Sinks",
+    "UnfinishedError",
     "open_all",
     "parse",
     "parse_all",

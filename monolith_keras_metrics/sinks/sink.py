@@ -46,6 +46,13 @@ class Sink(Protocol):
         """Flush, and release files and connections. A second call does nothing."""
 
 
+class UnfinishedError(ConnectionError):
+    """A sink has got further, but has not accepted the frame yet. It is called again at once.
+
+    For work that takes longer than a call should, such as reading what a topic holds already.
+    """
+
+
 class RejectedError(Exception):
     """A sink has accepted a frame except for some records, which it will never accept.
 

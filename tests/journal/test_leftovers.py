@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 
 import polars as pl
@@ -27,6 +28,8 @@ from monolith_keras_metrics.journal.files import JournalFile
 from monolith_keras_metrics.journal.segment import KeptFile
 from monolith_keras_metrics.pipeline import adoption, recovery
 from monolith_keras_metrics.records import run_folder
+from monolith_keras_metrics.sinks import UnfinishedError
+from monolith_keras_metrics.testing import CollectingSink
 
 OTHER = run_folder.stem_of(7, 1_780_000_000_000_000)
 
@@ -243,6 +246,25 @@ def test_what_was_not_delivered_is_never_deleted(tmp_path: pathlib.Path) -> None
     assert aside.read_bytes() == data
     aside.rename(path)
     assert recovery.recover(path.parent, [f"parquet:{tmp_path}"], redirect=True)[:3] == (13, 0, 0)
+
+
+@pytest.mark.slow
+def test_a_sink_that_gets_further_is_waited_for(tmp_path: pathlib.Path) -> None:
+    """Without pauses, and for longer than the time after which recovery ends without progress."""
+
+    class Reading(CollectingSink):
+        calls = 0
+
+        def write(self, frame: pl.DataFrame) -> None:
+            self.calls += 1
+            if self.calls < 30:
+                time.sleep(0.1)
+                raise UnfinishedError(f"{self.calls} of 30")
+            super().write(frame)
+
+    path, sink = left_by_a_killed_process(tmp_path, FRAMES), Reading()
+    assert recovery.recover(path.parent, [sink], timeout=1.5, redirect=True) == (13, 0, 0, ())
+    assert sink.records().height == 13
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes files of another user")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -96,19 +95,6 @@ def test_the_largest_where_there_is_nothing_to_list(tmp_path: pathlib.Path) -> N
     assert largest_attempt(tmp_path / "missing") == 0
     assert largest_attempt(tmp_path / "file") == 0
     assert largest_seen(parse_all([tmp_path / "missing", TOPIC]), None) == 0
-
-
-@pytest.mark.slow
-def test_twenty_thousand_names_take_no_time(tmp_path: pathlib.Path) -> None:
-    for number in range(20_000):
-        part = f"worker-{number % 64:05d}.attempt-{NOW + number:016d}.part-000000000000.parquet"
-        (tmp_path / part).touch()
-    seconds = []
-    for _ in range(5):
-        before = time.perf_counter()
-        assert largest_attempt(tmp_path) == NOW + 19_999
-        seconds.append(time.perf_counter() - before)
-    assert min(seconds) < 0.1
 
 
 def attempt_of_a_process(sink: Any, clock: float, spool: Any = "auto") -> int:

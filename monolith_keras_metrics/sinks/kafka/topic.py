@@ -13,6 +13,7 @@ import polars as pl
 
 from monolith_keras_metrics.sinks.kafka import errors as kafka_errors
 from monolith_keras_metrics.sinks.kafka.clients import ANSWER_SECONDS, KafkaClients
+from monolith_keras_metrics.sinks.sink import UnfinishedError
 
 _MARGIN_SECONDS = 600  # largest difference between the clocks of trainers, senders and brokers
 _AT_ONCE = 1000  # messages
@@ -76,18 +77,20 @@ class TopicSearch:
         """Return the first position that is not delivered. Reads for at most `ANSWER_SECONDS`.
 
         Raises:
-            ConnectionError: If there is more to read. Call again, unless the search is closed.
+            UnfinishedError: If messages were read, and there are more. Call again.
+            ConnectionError: If none arrived. Call again, unless the search is closed.
             PermissionError, FileNotFoundError: If the brokers refuse the credentials or the topic.
                 The search is closed.
         """
         clock, address = self._clients.clock, self._clients.address
-        deadline = clock() + ANSWER_SECONDS
+        deadline, before = clock() + ANSWER_SECONDS, self.messages
         while self._ends:
             now = clock()
             if now >= deadline:
                 if now - self._heard_at > _SILENCE_SECONDS:
                     self.close()
-                raise ConnectionError(
+                kind = UnfinishedError if self.messages > before else ConnectionError
+                raise kind(
                     f"{address!r}: the brokers never settled an earlier transaction of this "
                     f"journal. Reading the topic to find what is delivered: {self.messages} "
                     "messages so far"

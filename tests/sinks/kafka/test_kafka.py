@@ -258,7 +258,7 @@ def test_a_broker_that_is_down_at_the_start_and_at_the_end(
     client.write(batch())
     before = time.monotonic()
     client.close()
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 30
     assert client.stats().spooled == client.stats().waiting == 100
     assert any("does not answer. Records wait" in line for line in warnings_logged)
     assert any("100 examples were not delivered within 1.5 s" in line for line in warnings_logged)

@@ -170,15 +170,12 @@ def test_delivering_what_a_crash_left_reads_nothing_of_the_topic(
     for _ in range(20):
         others.produce_batch("t", [{"value": b"x" * 500}] * 10_000)
         others.flush()
-    before = time.monotonic()
     sink = KafkaSink(broker.sasl_bootstrap, "t", LOGIN, journal="j")
     deliver_all(sink, 10)
-    took = time.monotonic() - before
     sink.close()
     assert tcp_proxy.PRODUCE in proxy.kinds
     assert not proxy.kinds & {tcp_proxy.FETCH, tcp_proxy.LIST_OFFSETS}
     assert proxy.answered < 100_000  # of 100 MB in the topic
-    assert took < 10
     found = [m.value() for m in broker.consume("t") if (m.value() or b"").startswith(b"{")]
     assert sorted(json.loads(value or b"")["position"] for value in found) == numbered(10)
 
@@ -265,7 +262,7 @@ def test_a_right_that_is_missing_is_an_error_at_the_start(
     before = time.monotonic()
     with pytest.raises(PermissionError, match=message.format(topic=topic)) as error:
         KafkaSink(broker.sasl_bootstrap, topic, LOGIN)
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < LONGEST_CALL_SECONDS
     assert Broker.password not in str(error.value)
 
 
@@ -306,7 +303,7 @@ def test_a_broker_that_hangs_does_not_hold_up_a_call(own_broker: Broker) -> None
         assert time.monotonic() - before < LONGEST_CALL_SECONDS
     before = time.monotonic()
     sink.close()
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < LONGEST_CALL_SECONDS
     own_broker.go_on()
     deliver_all(sink, 4)
     sink.close()
@@ -453,10 +450,8 @@ def test_journals_have_accounts_of_their_own(broker: Broker, topic: str) -> None
     sink = KafkaSink(broker.bootstrap, topic)
     assert sink.run_name == topic
     for journal, attempt in (("a", 1), ("b", 2), ("a", 1)):
-        before = time.monotonic()
         sink.resume(journal)
         sink.resume(journal)
-        assert time.monotonic() - before < 0.1
         deliver_all(sink, 2, attempt)
     sink.close()
     assert positions(broker, topic, attempt=1) == positions(broker, topic, attempt=2) == numbered(2)
