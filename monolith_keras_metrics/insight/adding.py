@@ -6,7 +6,7 @@ Groups, parts and cells are numbers, so a sum by any of them is an array whose p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,12 @@ import polars as pl
 
 from monolith_keras_metrics.insight.cells import Codes, bits_too_many, coarser, codes_of, values_of
 from monolith_keras_metrics.insight.curves import Array
+from monolith_keras_metrics.insight.grouping import NUMBER, grouped, grouped_by_number
 from monolith_keras_metrics.insight.keys import Column, Numbers, bits_of, compact, in_order
 from monolith_keras_metrics.insight.measures import COUNTS, SUMS
 from monolith_keras_metrics.insight.tables import COARSE, TABLES, Form, Tables, parts_of
 
 _ROWS_AT_ONCE = 1 << 16  # whose intermediate results stay in the processor's cache
-_ROW = "\nrow"  # no user's column has this name
 
 
 def of_frame(rows: pl.DataFrame, keys: Sequence[str], form: Form) -> Tables:
@@ -30,7 +30,10 @@ def of_frame(rows: pl.DataFrame, keys: Sequence[str], form: Form) -> Tables:
         keys: The columns of the rows by which they are grouped.
         form: The form of the tables.
     """
-    groups, group = grouped(rows.select("target", *keys))
+    if NUMBER in rows.columns:
+        groups, group = grouped_by_number(rows.select("target", *keys, NUMBER))
+    else:
+        groups, group = grouped(rows.select("target", *keys))
     part = parts_of(rows.get_column("user"), form.parts)
     is_valid = rows.get_column("valid").to_numpy()
     tables = {"sums": _sums(rows, is_valid, group, part)}
@@ -41,53 +44,50 @@ def of_frame(rows: pl.DataFrame, keys: Sequence[str], form: Form) -> Tables:
     return Tables(form, targets, groups, tables)
 
 
-def grouped(frame: pl.DataFrame) -> tuple[pl.DataFrame, Numbers]:
-    """Return the distinct rows of a frame, in order, and for each row the number of its own."""
-    target, keys = frame.get_column("target"), frame.columns
-    if frame.height and (target == target[0]).all():
-        keys.remove("target")
-    if not keys:
-        return frame.head(1), np.zeros(frame.height, np.int64)
-    first_of_group = frame.with_row_index(_ROW).select(pl.col(_ROW).first().over(keys)).to_series()
-    firsts, numbers = compact(first_of_group.to_numpy(), frame.height)
-    return frame[firsts], numbers
-
-
-def regrouped(table: pl.DataFrame, numbers: Numbers) -> pl.DataFrame:
-    """Return a table of other groups, which have these numbers."""
-    return table.with_columns(
-        pl.Series("group", numbers, pl.UInt32).gather(table.get_column("group"))
-    )
-
-
-def added(table_of: Callable[[str], pl.DataFrame], form: Form) -> dict[str, pl.DataFrame]:
+def added(
+    states: Sequence[Tables], numbers: Sequence[Numbers], form: Form
+) -> dict[str, pl.DataFrame]:
     """Return tables in which rows of equal keys are added up.
 
     Args:
-        table_of: Returns the table of a name, with rows of several states.
+        states: The states whose rows are added up.
+        numbers: The new number of each group of each state.
         form: The form of the tables.
     """
     found: dict[str, pl.DataFrame] = {}
     for name in form.tables:
-        table = table_of(name)
+        tables = [state.tables[name] for state in states]
+        group = np.concatenate(
+            [
+                own[table.get_column("group").to_numpy()]
+                for own, table in zip(numbers, tables, strict=True)
+            ]
+        )
         if name == "users":
-            numbers = table.get_column("group").to_numpy().astype(np.int64)
-            found[name] = _users(numbers, table.get_column("user"), in_runs=True)
+            user = pl.concat([table.select("user") for table in tables], how="vertical_relaxed")
+            found[name] = _users(group, user.to_series(), in_runs=True)
         elif name == "user_cells":
-            found[name] = _of_users(table)
+            cells = pl.concat(tables, how="vertical_relaxed")
+            found[name] = _of_users(cells.with_columns(pl.Series("group", group, pl.UInt32)))
         else:
-            columns = {key: table.get_column(key).to_numpy() for key in TABLES[name].keys}
+            columns, values = (
+                {one: _together(tables, one) for one in names}
+                for names in (TABLES[name].keys, TABLES[name].sums)
+            )
+            columns["group"] = group
             for cell in TABLES[name].own:
                 if name.startswith("part_") or not form.exact:
                     columns[cell] = codes_of(columns[cell])
                 if name == "cells" and form.most_cells:
-                    groups = columns["group"].astype(np.int64)
-                    columns[cell] = _bounded(columns[cell], groups, form.most_cells)
+                    columns[cell] = _bounded(columns[cell], group, form.most_cells)
                 if name == "part_cells" and form.coarse:
-                    columns[cell] = _coarser(columns[cell], columns["group"], found["cells"])
-            values = {sum_: table.get_column(sum_).to_numpy() for sum_ in TABLES[name].sums}
+                    columns[cell] = _coarser(columns[cell], group, found["cells"])
             found[name] = _added_in_order(columns, values, in_runs=True)
     return found
+
+
+def _together(tables: Sequence[pl.DataFrame], column: str) -> Column:
+    return np.concatenate([table.get_column(column).to_numpy() for table in tables])
 
 
 def _of_users(cells: pl.DataFrame) -> pl.DataFrame:

@@ -10,7 +10,7 @@ import polars as pl
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.portions import in_threads, portions_of
 from monolith_keras_metrics.insight.rows import WINDOW, By, Plan, Time, Visits, plan_of
-from monolith_keras_metrics.insight.state import State, named_measures
+from monolith_keras_metrics.insight.state import ROWS_AT_ONCE, State, named_measures
 from monolith_keras_metrics.insight.tables import PARTS, Form, needed
 from monolith_keras_metrics.insight.visits import Facts
 
@@ -72,11 +72,17 @@ def of_records(records: pl.LazyFrame, ask: Ask) -> State:
     return of_plan(plan, ask.form(plan, records.collect_schema().names()))
 
 
-def of_plan(plan: Plan, form: Form) -> State:
-    """Return the state of a plan's records, which are read in portions."""
+def of_plan(plan: Plan, form: Form, rows_at_once: int = ROWS_AT_ONCE) -> State:
+    """Return the state of a plan's records, which are read in portions.
+
+    Args:
+        plan: The plan.
+        form: The form of the state.
+        rows_at_once: As for `State.of_rows`.
+    """
 
     def of_portion(records: pl.DataFrame) -> State:
-        return State.of_rows(plan.rows(records), plan.keys, form)
+        return State.of_rows(plan.rows(records, True), plan.keys, form, rows_at_once)
 
     # Portions of records that are compared are large, so there is only one at a time.
     added = map if plan.key is not None else in_threads

@@ -19,7 +19,8 @@ _GROUPS_AT_ONCE = 1 << 12
 _NUMBERS = 20  # about as many arrays as that are made of a group's sums
 _SHOWN = ["examples", "unlabelled", "invalid", "revisits"]
 _CELLS = {"cells": "cell", "delays": "delay"}
-_NUMBER = "\nnumber"  # no user's column has this name
+_ODD = ["other_labels", "outside"]
+_NUMBER, _TARGET = "\nnumber", "\ntarget"  # no user's column has these names
 
 Merging = Callable[[Cells], Numbers]
 
@@ -42,31 +43,32 @@ class Groups:
     def __init__(self, state: Tables, leave_out: bool, merging: Merging | None = None) -> None:
         tables = state.tables
         sums = tables["sums"]
-        keys = state.keys
-        targets = state.targets
-        order = pl.col("target").replace_strict(targets, range(len(targets)), return_dtype=pl.Int64)
-        counts = sums.group_by("group").agg(pl.col(_SHOWN).sum().cast(pl.Int64))
-        frame = state.groups.with_row_index(_NUMBER).join(
-            counts, left_on=_NUMBER, right_on="group", maintain_order="left"
-        )
+        # NumPy, since small states are finished very often, and each call of Polars has its cost.
+        group, number = sums.get_column("group").to_numpy(), state.groups.height
+        counts = {
+            name: np.bincount(group, sums.get_column(name).to_numpy(), number).astype(np.int64)
+            for name in (*_SHOWN, *_ODD)
+        }
         if "users" in tables:
-            users = tables["users"].group_by("group").agg(users=pl.len().cast(pl.Int64))
-            frame = frame.join(
-                users, left_on=_NUMBER, right_on="group", how="left", maintain_order="left"
-            ).with_columns(pl.col("users").fill_null(0))
-        frame = frame.sort(order, *keys, nulls_last=True)
-        positions = np.empty(state.groups.height, np.int64)
-        positions[frame.get_column(_NUMBER).to_numpy()] = np.arange(frame.height)
+            users = tables["users"].get_column("group").to_numpy()
+            counts["users"] = np.bincount(users, minlength=number)
+        odd = [counts.pop(name) for name in _ODD]
+        places = {target: at for at, target in enumerate(state.targets)}
+        target = np.array([places[one] for one in state.groups.get_column("target")], np.int64)
+        frame = state.groups.hstack(
+            [
+                *(pl.Series(name, own, pl.Int64) for name, own in counts.items()),
+                pl.Series(_TARGET, target),
+                pl.Series(_NUMBER, np.arange(number)),
+            ]
+        ).sort(_TARGET, *state.keys, nulls_last=True)
+        order = frame.get_column(_NUMBER).to_numpy()
+        positions = np.empty(number, np.int64)
+        positions[order] = np.arange(number)
         # What a single group of a target may not show.
-        of_groups = sums.group_by("group").agg(pl.col("other_labels", "outside").sum())
-        flags = frame.join(
-            of_groups, left_on=_NUMBER, right_on="group", maintain_order="left"
-        ).select(
-            binary=(pl.col("other_labels").sum() == 0).over("target"),
-            probabilities=(pl.col("outside").sum() == 0).over("target"),
-        )
-        self._kinds = [flags.get_column(name).to_numpy()[:, None] for name in flags.columns]
-        self.frame = frame.drop(_NUMBER)
+        of_targets = [np.bincount(target, own, len(places))[target][order] for own in odd]
+        self._kinds = [(found == 0)[:, None] for found in of_targets]
+        self.frame = frame.drop(_TARGET, _NUMBER)
         self._merging = merging
         self._parts = state.form.parts if leave_out else 0
         if "user_cells" in tables:

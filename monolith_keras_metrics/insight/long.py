@@ -112,8 +112,9 @@ def by_target(form: Form, records: pl.DataFrame) -> Iterator[pl.DataFrame]:
     kept = records.drop(form.columns_of_values)
     names = form.names  # which looks at all targets
     for target, own in form.values.items():
-        columns = _of_target(form, target, names, records.get_column)
-        yield kept.with_columns(*columns).filter(_has_any(own))
+        rows = kept.with_columns(*_of_target(form, target, names, records.get_column))
+        values = [records.get_column(own[name]) for name in VALUES if name in own]
+        yield rows.filter(_has_any(own)) if all(one.null_count() for one in values) else rows
 
 
 def _of_target(

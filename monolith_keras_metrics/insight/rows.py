@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import polars as pl
 
 from monolith_keras_metrics.insight import long
+from monolith_keras_metrics.insight.grouping import numbered
 from monolith_keras_metrics.insight.visits import FIRST, Facts, First, first_visits
 from monolith_keras_metrics.records.schema import VALUES
 
@@ -44,7 +45,8 @@ class Plan(NamedTuple):
         rows: Returns the rows of some records of `source`, of one target each: `target`, the keys;
             `valid`, `unlabelled`, `invalid` and `revisits`, one of which is True; and of valid
             rows, null in others, `user`, `y`, `p`, `w`, and `delay` (seconds; null if the records
-            have no times).
+            have no times). A second argument True adds the column `grouping.NUMBER`, if the keys
+            are the same for all targets.
     """
 
     groups: tuple[str, ...]
@@ -55,7 +57,7 @@ class Plan(NamedTuple):
     targets: tuple[str, ...]
     by_row: bool
     key: pl.Expr | None
-    rows: Callable[[pl.DataFrame], Iterator[pl.DataFrame]]
+    rows: Callable[..., Iterator[pl.DataFrame]]
 
 
 def plan_of(
@@ -107,6 +109,15 @@ def plan_of(
         *(pl.col(name).alias(f"on.{i}") for i, name in enumerate(on)),
         *_inputs(weighted, delay),
     ]
+    roots = {name for one in groups for name in one.meta.root_names()}
+    # What does not depend on a target is the same in the rows of each of them.
+    are_shared = (
+        form is not None
+        and bool(groups)
+        and roots <= {*plain}
+        and {*plain}.isdisjoint(keys)
+        and all(map(_is_by_row, groups))
+    )
     needed = {
         "uid",
         *on,
@@ -120,16 +131,22 @@ def plan_of(
         form = form if "from_logits" in needed else form.without("from_logits")
         source = form.flat(needed | form.columns_of_values)
 
-    def rows(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    def rows(frame: pl.DataFrame, with_numbers: bool = False) -> Iterator[pl.DataFrame]:
+        chosen: list[Any] = columns
         for step in first.steps:
             frame = frame.with_columns(step.alias(FIRST))
+        if are_shared:
+            own = frame.select(group.alias(key) for key, group in zip(keys, groups, strict=True))
+            numbers = [numbered(own)] if with_numbers else []
+            frame = frame.hstack([*own, *numbers])
+            chosen = ["target", *keys, *columns[1 + len(keys) :], *(one.name for one in numbers)]
         if form is not None:
             frames = long.by_target(form, frame)
         else:
             if "sample_rate" not in schema:
                 frame = frame.with_columns(sample_rate=pl.lit(1.0))
             frames = iter(frame.partition_by("target", maintain_order=True) or [frame])
-        return (_without_excluded(one.select(columns)) for one in frames)
+        return (_without_excluded(one.select(chosen)) for one in frames)
 
     return Plan(
         tuple(names),

@@ -17,18 +17,24 @@ after the other. Without intervals, all users are in one part.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from monolith_keras_metrics.insight import adding, stored
 from monolith_keras_metrics.insight.finish import finish
+from monolith_keras_metrics.insight.grouping import grouped
 from monolith_keras_metrics.insight.measures import MEASURES, Measure
 from monolith_keras_metrics.insight.suppression import suppressed
 from monolith_keras_metrics.insight.tables import Form, Tables
 
-_ROWS_AT_ONCE = 1_000_000  # of the targets that are added up together; bounds memory
+# What keeps states for long: a state is encoded, by `to_bytes`, as late as possible.
+Kept: TypeAlias = "bytes | State"
+Memory: TypeAlias = "MutableMapping[str, Kept]"
+
+ROWS_AT_ONCE = 1_000_000  # of the targets that are added up together
 _TABLE_ROWS = 4_000_000  # that may wait to be merged
 
 
@@ -50,15 +56,23 @@ class State(Tables):
     """
 
     @classmethod
-    def of_rows(cls, frames: Iterable[pl.DataFrame], keys: Sequence[str], form: Form) -> State:
+    def of_rows(
+        cls,
+        frames: Iterable[pl.DataFrame],
+        keys: Sequence[str],
+        form: Form,
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> State:
         """Add up rows.
 
         Args:
             frames: Rows of any targets, as `rows_of` gives them.
             keys: The columns of the rows by which they are grouped.
             form: The form of the state.
+            rows_at_once: About how many rows are added up together. It bounds memory.
         """
-        return cls.merge(cls._of_frame(frame, keys, form) for frame in _together(frames))
+        together = _together(frames, rows_at_once)
+        return cls.merge(cls._of_frame(frame, keys, form) for frame in together)
 
     @classmethod
     def _of_frame(cls, rows: pl.DataFrame, keys: Sequence[str], form: Form) -> State:
@@ -176,34 +190,57 @@ class State(Tables):
         """
         return cls._of(stored.read_contents(contents))
 
-    def where(self, chosen: pl.Expr) -> State:
-        """Return the state of the groups for which an expression over `groups` is True."""
-        kept = self.groups.with_row_index("\ngroup").filter(chosen)
-        old = kept.get_column("\ngroup").to_numpy()
-        new = np.full(self.groups.height, -1, np.int64)
-        new[old] = np.arange(len(old))
-        tables = {}
-        for name, table in self.tables.items():
-            group = pl.Series(new[table.get_column("group").to_numpy()])
-            dtype = table.schema["group"]
-            tables[name] = (
-                table.with_columns(group=group).filter(pl.col("group") >= 0).cast({"group": dtype})
-            )
-        return State(self.form, self.targets, kept.drop("\ngroup"), tables)
+    @classmethod
+    def of_kept(cls, kept: Kept) -> State:
+        """Return a state that is kept, decoded.
+
+        Raises:
+            ValueError: As `from_bytes`.
+        """
+        return kept if isinstance(kept, State) else cls.from_bytes(kept)
+
+    def split(self, name: str) -> dict[Any, State]:
+        """Return the states of each value of a column of groups, without that column."""
+        form, groups = self._without(name)
+        values = self.groups.get_column(self.keys[self.form.groups.index(name)])
+        distinct = values.unique(maintain_order=True)
+        if distinct.len() == 1:
+            return {distinct[0]: State(form, self.targets, groups, self.tables)}
+        chosen = [
+            (values.is_null() if one is None else (values == one).fill_null(False)).to_numpy()
+            for one in distinct
+        ]
+        number = np.empty(self.groups.height, np.int64)  # of each group among those of its value
+        value = np.empty(self.groups.height, np.int64)
+        for at, mine in enumerate(chosen):
+            number[mine], value[mine] = np.arange(mine.sum()), at
+        tables: list[dict[str, pl.DataFrame]] = [{} for _ in chosen]
+        for name_, table in self.tables.items():
+            group = table.get_column("group").to_numpy()
+            order = np.argsort(value[group], kind="stable")  # rows keep their order
+            renumbered = pl.Series("group", number[group], table.schema["group"])
+            ordered = table.with_columns(renumbered)[order]
+            ends = np.searchsorted(value[group][order], np.arange(len(chosen) + 1))
+            for own, start, end in zip(tables, ends[:-1], ends[1:], strict=True):
+                own[name_] = ordered.slice(start, end - start)
+        return {
+            one: State(form, self.targets, groups.filter(pl.Series(mine)), own)
+            for one, mine, own in zip(distinct, chosen, tables, strict=True)
+        }
 
     def summed_over(self, name: str) -> State:
         """Return the state without a column of groups, over whose values everything is added up."""
+        form, groups = self._without(name)
+        groups, numbers = grouped(groups)
+        return State(form, self.targets, groups, adding.added([self], [numbers], form))
+
+    def _without(self, name: str) -> tuple[Form, pl.DataFrame]:
+        """Return the form and the groups without a column of groups; rows are not distinct."""
         at = self.form.groups.index(name)
-        groups, numbers = adding.grouped(self.groups.drop(self.keys[at]))
         form = self.form._replace(groups=self.form.groups[:at] + self.form.groups[at + 1 :])
-        tables = adding.added(lambda table: adding.regrouped(self.tables[table], numbers), form)
-        groups = groups.rename(dict(zip(groups.columns[1:], _keys(len(form.groups)), strict=True)))
-        return State(form, self.targets, groups, tables)
-
-
-def _keys(number: int) -> list[str]:
-    """Return the columns of `groups` besides the target, as `plan_of` names them."""
-    return [f"by.{at}" for at in range(number)]
+        groups = self.groups.drop(self.keys[at])
+        names = [f"by.{number}" for number in range(len(form.groups))]  # as `plan_of` names them
+        return form, groups.rename(dict(zip(groups.columns[1:], names, strict=True)))
 
 
 def check_interval(interval: float | None, is_needed: bool = False) -> None:
@@ -223,7 +260,7 @@ def named_measures(names: str | Sequence[str]) -> list[Measure]:
     return [MEASURES[name] for name in dict.fromkeys(listed)]
 
 
-def _together(frames: Iterable[pl.DataFrame]) -> Iterable[pl.DataFrame]:
+def _together(frames: Iterable[pl.DataFrame], at_once: int) -> Iterable[pl.DataFrame]:
     """Yield the rows in larger frames: a target of few rows costs as much as one of many."""
     waiting: list[pl.DataFrame] = []
     rows = 0
@@ -231,7 +268,7 @@ def _together(frames: Iterable[pl.DataFrame]) -> Iterable[pl.DataFrame]:
     for frame in frames:
         waiting.append(frame)
         rows += frame.height
-        if rows >= _ROWS_AT_ONCE:
+        if rows >= at_once:
             yield pl.concat(waiting)
             waiting, rows, yielded = [], 0, True
     if waiting or not yielded:
@@ -249,17 +286,18 @@ def _merged(states: Sequence[Tables]) -> Tables:
         return states[0]
     (form,) = forms
     targets = dict.fromkeys(target for state in states for target in state.targets)
-    groups, numbers = adding.grouped(
-        pl.concat([state.groups for state in states], how="vertical_relaxed")
-    )
-    ends = np.cumsum([state.groups.height for state in states])
-    of_each = np.split(numbers, ends[:-1])
-
-    def together(name: str) -> pl.DataFrame:
-        renumbered = (
-            adding.regrouped(state.tables[name], own)
-            for state, own in zip(states, of_each, strict=True)
+    groups = states[0].groups
+    if all(_are_equal(groups, state.groups) for state in states[1:]):
+        of_each = [np.arange(groups.height)] * len(states)
+    else:
+        groups, numbers = grouped(
+            pl.concat([state.groups for state in states], how="vertical_relaxed")
         )
-        return pl.concat(renumbered, how="vertical_relaxed")
+        ends = np.cumsum([state.groups.height for state in states])
+        of_each = np.split(numbers, ends[:-1])
+    return Tables(form, [*targets], groups, adding.added(states, of_each, form))
 
-    return Tables(form, [*targets], groups, adding.added(together, form))
+
+def _are_equal(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    """Return True if groups are the same, in the same order: those of two windows mostly are."""
+    return one.schema == other.schema and one.equals(other)

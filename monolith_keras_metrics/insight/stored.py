@@ -71,15 +71,12 @@ def contents_of(state: Tables, notes: dict[str, Any] | None = None) -> io.BytesI
         "rows": {name: frame.height for name, frame in frames.items()},
         "notes": notes or {},
     }
-    rows = [
-        pl.DataFrame({_TABLE: [""], _ABOUT: [json.dumps(about)]}),
-        *(
-            frame.rename(lambda column, name=name: f"{name}.{column}").select(  # type: ignore[misc]
-                pl.lit(name).alias(_TABLE), pl.all()
-            )
-            for name, frame in frames.items()
-        ),
-    ]
+    rows = [pl.DataFrame({_TABLE: [""], _ABOUT: [json.dumps(about)]})]
+    for name, frame in frames.items():
+        columns = [column.alias(f"{name}.{column.name}") for column in frame.get_columns()]
+        rows.append(
+            pl.DataFrame([pl.Series(_TABLE, [name]).new_from_index(0, frame.height), *columns])
+        )
     # Of a full disk, Polars does not always tell.
     contents = io.BytesIO()
     pl.concat(rows, how="diagonal").write_parquet(contents)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from monolith_keras_metrics.insight.adding import grouped
+from monolith_keras_metrics.insight.grouping import grouped
 from monolith_keras_metrics.insight.keys import Numbers
 
 Mask = npt.NDArray[np.bool_]

@@ -86,7 +86,8 @@ def verdicts(
     asked = max(number, 1) / false_alarms
     frames = [
         groups.with_columns(
-            pl.lit(question.rule.text).alias("rule"), *answer(question, layers, asked, moves)
+            pl.lit(question.rule.text).alias("rule"),
+            *answer(question, layers, asked, moves).columns(),
         )
         for question in questions
     ]
@@ -99,10 +100,43 @@ def verdicts(
     )
 
 
+class Answer(NamedTuple):
+    """What is known about a rule, of each group.
+
+    Attributes:
+        value: The value; NaN if it is not defined.
+        low: The lower end of its interval; NaN if there is none.
+        high: The upper end.
+        evidence: The evidence that the rule is broken; NaN if there is too little to tell.
+        asked: The evidence from which it is broken; NaN if the value has no error.
+        verdict: Of `VERDICTS`.
+        reason: Why it is undecided.
+    """
+
+    value: Array
+    low: Array
+    high: Array
+    evidence: Array
+    asked: Array
+    verdict: list[str]
+    reason: list[str | None]
+
+    def columns(self) -> list[pl.Series]:
+        """Return them as columns of the result, with null for NaN."""
+        return [
+            *(
+                pl.Series(name, one, pl.Float64, nan_to_null=True)
+                for name, one in zip(self._fields[:5], self[:5], strict=True)
+            ),
+            pl.Series("verdict", self.verdict, pl.String),
+            pl.Series("reason", self.reason, pl.String),
+        ]
+
+
 def answer(
     question: Question, layers: Layers, asked: float, moves: int | None, with_ends: bool = True
-) -> list[pl.Series]:
-    """Return the columns of the result that are about the rule.
+) -> Answer:
+    """Return what is known about a rule.
 
     Args:
         question: The question.
@@ -133,19 +167,13 @@ def answer(
         kept = np.array([question.rule.is_kept_by(one) for one in value], np.bool_)
         broken, holds = known & ~kept, known & kept
         lacking = ["" if one else "it is not defined for these records" for one in known]
-    verdict = np.where(broken, VERDICTS[0], np.where(holds, VERDICTS[2], VERDICTS[1]))
+    verdict = np.where(broken, VERDICTS[0], np.where(holds, VERDICTS[2], VERDICTS[1])).tolist()
     reasons = [
         (reason or "no evidence either way yet") if one == "undecided" else None
         for one, reason in zip(verdict, lacking, strict=True)
     ]
-    columns = {"value": value, "low": low, "high": high, "evidence": against}
-    return [
-        *(pl.Series(name, one, pl.Float64, nan_to_null=True) for name, one in columns.items()),
-        pl.Series("asked", np.full(value.shape, asked if question.bounds else np.nan),
-                  pl.Float64, nan_to_null=True),
-        pl.Series("verdict", verdict.tolist(), pl.String),
-        pl.Series("reason", reasons, pl.String),
-    ]  # fmt: skip
+    of_all = np.full(value.shape, asked if question.bounds else np.nan)
+    return Answer(value, low, high, against, of_all, verdict, reasons)
 
 
 def weighed(bounds: Sequence[Bound], examples: Array, moves: int | None) -> tuple[Array, Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ from monolith_keras_metrics.insight.alerts.alarms import Alarms
 from monolith_keras_metrics.insight.alerts.rule_file import RuleFile
 from monolith_keras_metrics.insight.asks import of_records
 from monolith_keras_metrics.insight.items import Alert
+from monolith_keras_metrics.insight.state import Memory
 
 HOUR = 3_600
 START = 1_795_392_000  # 2026-11-23 00:00 UTC
@@ -74,7 +75,7 @@ def watch(
     rules: RuleFile,
     records: pl.DataFrame,
     hours: Iterable[int],
-    memory: MutableMapping[str, bytes] | None = None,
+    memory: Memory | None = None,
 ) -> list[tuple[int, Alert]]:
     """Return the alerts of each hour."""
     alarms = Alarms(rules, HOUR, {} if memory is None else memory)

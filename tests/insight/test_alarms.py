@@ -25,6 +25,7 @@ from monolith_keras_metrics.insight.asks import of_records
 from monolith_keras_metrics.insight.check import RULED, check
 from monolith_keras_metrics.insight.items import Alert, from_json, to_json
 from monolith_keras_metrics.insight.rules import rules_of
+from monolith_keras_metrics.insight.state import Kept, Memory
 
 _RULE = "0.9 <= calibration <= 1.1"
 
@@ -266,7 +267,7 @@ class TestResolve:
 
     def test_another_rule_leaves_an_alert_as_it_is(self) -> None:
         """What is kept begins anew, since the question about the records is another one."""
-        memory: dict[str, bytes] = {}
+        memory: Memory = {}
         records = watched.records(range(9), lambda *_: 1.4)
         assert alerts(watched.watch(rules(), records, range(8), memory))[0][1] == "firing"
         more = RuleFile((*rules().rules, *rules("auc >= 0.1").rules))
@@ -287,7 +288,7 @@ class TestResolve:
         assert [one.at for one in Alarms(more, HOUR, memory).firing] < [start]
 
     def test_a_rule_that_is_gone_is_resolved_and_what_it_kept_is_deleted(self) -> None:
-        memory: dict[str, bytes] = {}
+        memory: Memory = {}
         records = watched.records(range(9), lambda *_: 1.4)
         assert watched.watch(rules(by=("country",)), records, range(8), memory)
         assert len(Alarms(rules(), HOUR, memory).firing) == 4
@@ -373,7 +374,7 @@ class TestCounts:
 class TestNoData:
     def test_it_fires_once_and_is_resolved(self) -> None:
         file = rules()._replace(no_data=NoData(1_800, "mail"))
-        memory: dict[str, bytes] = {}
+        memory: Memory = {}
         alarms = Alarms(file, HOUR, memory)
         assert alarms.look(START, START - 1_799) == []
         (alert,) = alarms.look(START + 60, START - 1_799)
@@ -402,7 +403,7 @@ class TestNoData:
         assert [one.name for one in alarms.look(START + 700, START)] == ["no data"]
 
     def test_it_is_no_alert_unless_the_file_says_so(self) -> None:
-        memory: dict[str, bytes] = {}
+        memory: Memory = {}
         assert Alarms(rules(), HOUR, memory).look(START, None) == []
         file = rules()._replace(no_data=NoData(600, "page"))
         Alarms(file, HOUR, memory).look(START, START - 600)
@@ -411,7 +412,7 @@ class TestNoData:
         assert (gone.name, gone.state) == ("no data", "resolved")
 
 
-class Recorded(MutableMapping[str, bytes]):
+class Recorded(MutableMapping[str, Kept]):
     """A memory whose changes are kept only when they are committed."""
 
     def __init__(self) -> None:
@@ -427,9 +428,8 @@ class Recorded(MutableMapping[str, bytes]):
     def __getitem__(self, key: str) -> bytes:
         return self.now[key]
 
-    def __setitem__(self, key: str, value: bytes) -> None:
-        assert isinstance(value, bytes)
-        self.now[key] = value
+    def __setitem__(self, key: str, value: Kept) -> None:
+        self.now[key] = value if isinstance(value, bytes) else value.to_bytes()
 
     def __delitem__(self, key: str) -> None:
         del self.now[key]
@@ -467,7 +467,7 @@ class TestMemory:
     @pytest.mark.slow
     def test_it_is_bounded(self) -> None:
         """A run of 14 days has no more states than one of 8."""
-        memory: dict[str, bytes] = {}
+        memory = Recorded()
         window = 3 * HOUR
         alarms = Alarms(rules(last=(24 * HOUR, 7 * 24 * HOUR)), window, memory)
         (ask,) = alarms.asks
@@ -475,25 +475,25 @@ class TestMemory:
         sizes = []
         for start in range(START, START + 14 * 24 * HOUR, window):
             alarms.close(start, start + window, [state], lambda _: None)
-            sizes.append((len(memory), sum(map(len, memory.values()))))
+            sizes.append((len(memory), sum(map(len, memory.now.values()))))
         assert sizes[-1][0] == 8 + 28 + 1  # windows, blocks of 6 hours, and the book
         assert sizes[-1][0] == sizes[8 * 8][0]
         assert max(sizes)[0] <= sizes[-1][0] + 1  # a block that has just begun
         assert sizes[-1][1] < 1.1 * sizes[8 * 8][1]
 
     def test_blocks_of_another_version_are_left_out(self, caplog: pytest.LogCaptureFixture) -> None:
-        memory: dict[str, bytes] = {}
+        memory = Recorded()
         records = watched.records(range(4), lambda *_: 1.0)
         watched.watch(rules(), records, range(3), memory)
         for key in memory:
             if key != "alerts/book":
-                memory[key] = memory[key][:50]
+                memory[key] = memory.now[key][:50]
         with caplog.at_level(logging.WARNING, "absl"):
             assert watched.watch(rules(), records, range(3, 4), memory) == []
         assert "is left out" in caplog.text
 
     def test_the_book_of_another_version_is_begun_anew(self) -> None:
-        memory: dict[str, bytes] = {"alerts/book": json.dumps({"version": 99}).encode()}
+        memory: Memory = {"alerts/book": json.dumps({"version": 99}).encode()}
         records = watched.records(range(8), lambda *_: 1.4)
         assert watched.watch(rules(), records, range(8), memory) != []
 

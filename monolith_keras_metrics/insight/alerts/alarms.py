@@ -18,7 +18,7 @@ together with how far the run was read, and a kill at any moment changes nothing
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 
 from absl import logging
 
@@ -41,7 +41,7 @@ from monolith_keras_metrics.insight.alerts.transitions import (
 )
 from monolith_keras_metrics.insight.asks import Ask
 from monolith_keras_metrics.insight.items import Alert
-from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.state import Memory, State
 
 NO_DATA = "no data"
 # Alerts of one window whose slices are searched, those with most evidence. A search takes seconds.
@@ -56,7 +56,7 @@ class Alarms:
     Args:
         rules: The rules.
         window_seconds: The length of a window, in seconds.
-        memory: What is remembered between two calls, and between two starts: names and bytes. It
+        memory: What is remembered between two calls, and between two starts: names and values. It
             has at most about 80 states for each question, and one small text. Commit it together
             with how far the run was read.
 
@@ -82,9 +82,7 @@ class Alarms:
 0.9 <= calibration <= 1.1. It began about 1970-01-01 00:00 UTC.']
     """
 
-    def __init__(
-        self, rules: RuleFile, window_seconds: int, memory: MutableMapping[str, bytes]
-    ) -> None:
+    def __init__(self, rules: RuleFile, window_seconds: int, memory: Memory) -> None:
         self.rules = rules
         self._memory = memory
         self._parts = parts_of(rules.rules, window_seconds, memory)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection
 from typing import Any
 
 from monolith_keras_metrics.insight.alerts.judging import Row
 from monolith_keras_metrics.insight.items import Alert, from_json, to_json
+from monolith_keras_metrics.insight.state import Memory
 
 _KEY = "alerts/book"
 _VERSION = 1
@@ -64,9 +65,11 @@ class Book:
     silence: Alert | None = None
 
     @classmethod
-    def read(cls, memory: MutableMapping[str, bytes]) -> Book:
+    def read(cls, memory: Memory) -> Book:
         """Return what is remembered; nothing if another version of this package kept it."""
-        kept: dict[str, Any] = json.loads(memory.get(_KEY, b"{}"))
+        text = memory.get(_KEY, b"{}")
+        assert isinstance(text, bytes)
+        kept: dict[str, Any] = json.loads(text)
         if kept.get("version") != _VERSION:
             return cls()
         return cls(
@@ -81,7 +84,7 @@ class Book:
             _alert(kept["silence"]),
         )
 
-    def write(self, memory: MutableMapping[str, bytes]) -> None:
+    def write(self, memory: Memory) -> None:
         """Remember it."""
         kept = {
             "version": _VERSION,

@@ -5,23 +5,22 @@ kept does not grow with the number of windows, and a look at a span adds up a fe
 then ends with the window that was closed last, and begins with a block: it may be up to a block
 shorter than it is said to be.
 
-Blocks are kept as bytes, by whoever follows the run, and loaded one after the other. Those of a few
-kilobytes stay decoded for the next look.
+Blocks are kept by whoever follows the run, as states that become bytes when they are committed.
+The newest stay decoded for the next look.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from absl import logging
 
-from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.state import Memory, State
 
 _MOST = 28  # blocks of a span
-_SMALL, _DECODED = 1 << 15, 128  # bytes of a state that stays decoded, and how many do
+_DECODED_ROWS = 100_000  # of the tables of states that stay decoded: about 20 MB
 
 
 class Span(NamedTuple):
@@ -58,14 +57,21 @@ class Blocks:
         memory: Where they are kept.
     """
 
-    def __init__(
-        self, name: str, spans: Iterable[Span], memory: MutableMapping[str, bytes]
-    ) -> None:
+    def __init__(self, name: str, spans: Iterable[Span], memory: Memory) -> None:
         self._name = name
         self._memory = memory
+        self._decoded: dict[str, State] = {}  # the one that was used last is last
+        self._decoded_rows = 0
         self._keep: dict[int, int] = {}
         for span in spans:
             self._keep[span.size] = max(span.seconds, self._keep.get(span.size, 0))
+        self._starts: dict[int, set[int]] = {size: set() for size in self._keep}
+        for key in [key for key in memory if key.startswith(f"alerts/{name}/")]:
+            size, start = map(int, key.split("/")[2:])
+            if size in self._starts:
+                self._starts[size].add(start)
+            else:  # of a span that is not asked about any more, and would have a gap
+                del memory[key]
 
     @property
     def longest(self) -> int:
@@ -81,22 +87,22 @@ class Blocks:
             state: Its state.
         """
         for size, keep in self._keep.items():
-            there = self.starts(size)
+            there = self._starts[size]
             block = start // size * size
             before = self._load(size, block) if block in there else None
             added = state if before is None else State.merge([before, state])
-            self._memory[self._key(size, block)] = added.to_bytes()
-            for old in there:
-                if old < end - keep:
-                    del self._memory[self._key(size, old)]
+            key = self._key(size, block)
+            self._memory[key] = added
+            self._stays(key, added)
+            there.add(block)
+            for old in [old for old in there if old < end - keep]:
+                there.remove(old)
+                del self._memory[self._key(size, old)]
+                self._forget(self._key(size, old))
 
     def starts(self, size: int) -> list[int]:
         """Return when the blocks of a length begin, the newest first."""
-        prefix = self._key(size)
-        return sorted(
-            (int(key.removeprefix(prefix)) for key in self._memory if key.startswith(prefix)),
-            reverse=True,
-        )
+        return sorted(self._starts[size], reverse=True)
 
     def since(self, size: int, cuts: Iterable[int]) -> Iterator[tuple[int, State | None]]:
         """Yield for each cut the state of all blocks that begin then or later; None for none.
@@ -117,25 +123,38 @@ class Blocks:
 
     def _load(self, size: int, start: int) -> State | None:
         """Return a block; None if another version of this package kept it."""
-        contents = self._memory[self._key(size, start)]
-        try:
-            return (_decoded if len(contents) <= _SMALL else State.from_bytes)(contents)
-        except ValueError as error:
-            logging.warning("watch: a block of records is left out: %s", error)
-            return None
+        key = self._key(size, start)
+        state = self._forget(key)
+        if state is None:
+            try:
+                state = State.of_kept(self._memory[key])
+            except ValueError as error:
+                logging.warning("watch: a block of records is left out: %s", error)
+                return None
+        self._stays(key, state)
+        return state
 
-    def _key(self, size: int, start: int | None = None) -> str:
-        return f"alerts/{self._name}/{size}/{'' if start is None else start}"
+    def _stays(self, key: str, state: State) -> None:
+        """Have a state stay decoded, instead of those that were not used for long."""
+        self._forget(key)
+        self._decoded[key] = state
+        self._decoded_rows += state.height
+        while self._decoded_rows > _DECODED_ROWS:
+            self._forget(next(iter(self._decoded)))
+
+    def _forget(self, key: str) -> State | None:
+        """Return a state that stayed decoded, and does not any more; None if it did not."""
+        state = self._decoded.pop(key, None)
+        self._decoded_rows -= 0 if state is None else state.height
+        return state
+
+    def _key(self, size: int, start: int) -> str:
+        return f"alerts/{self._name}/{size}/{start}"
 
 
-def forget_others(memory: MutableMapping[str, bytes], names: Sequence[str]) -> None:
+def forget_others(memory: Memory, names: Sequence[str]) -> None:
     """Delete all blocks but those of some names."""
     for key in [*memory]:
         parts = key.split("/")
         if parts[0] == "alerts" and len(parts) == 4 and parts[1] not in names:
             del memory[key]
-
-
-@functools.lru_cache(maxsize=_DECODED)
-def _decoded(contents: bytes) -> State:
-    return State.from_bytes(contents)

@@ -118,19 +118,21 @@ class Look:
         layers = self._layers.at(positions, self._layers.groups[positions])
         about = about_count if rule.name in COUNTED else about_measure
         question = about(rule, layers)
-        columns = [one.to_list() for one in answer(question, layers, asked, moved, with_ends)]
+        told = answer(question, layers, asked, moved, with_ends)
+        examples = layers.groups.get_column("examples").to_list()
         well = [False] * len(rows) if fired is None else _are_well(question, np.array(fired))
         found = {}
-        for number, of_row in enumerate(zip(*columns, strict=True)):
-            value, low, high, evidence, _, verdict, _ = of_row
-            found[rows[number]] = Finding(
-                layers.groups.item(number, "examples"),
-                _number(value),
-                _number(low),
-                _number(high),
-                None if evidence is None else min(evidence, _LARGEST),
+        for number, row in enumerate(rows):
+            evidence, verdict = float(told.evidence[number]), told.verdict[number]
+            lacks = math.isnan(evidence)
+            found[row] = Finding(
+                examples[number],
+                _number(told.value[number]),
+                _number(told.low[number]),
+                _number(told.high[number]),
+                None if lacks else min(evidence, _LARGEST),
                 verdict,
-                evidence is None and bool(question.bounds),
+                lacks and bool(question.bounds),
                 bool(well[number]) if question.bounds else verdict == "holds",
             )
         return found
@@ -162,5 +164,5 @@ def _are_well(question: Question, fired: Array) -> npt.NDArray[np.bool_]:
     return well
 
 
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

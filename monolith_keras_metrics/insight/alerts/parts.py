@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from monolith_keras_metrics.insight import stored
@@ -16,6 +16,7 @@ from monolith_keras_metrics.insight.alerts.judging import Finding, Look, Row
 from monolith_keras_metrics.insight.alerts.rule_file import AlertRule, measures_of_rules
 from monolith_keras_metrics.insight.asks import Ask
 from monolith_keras_metrics.insight.check import COUNTED
+from monolith_keras_metrics.insight.state import Memory
 
 _LEAST_WINDOWS = 3  # of the span that resolves an alert
 _REMEMBERED = 7 * 86_400  # seconds for which a target or group without records has a count of 0
@@ -93,9 +94,7 @@ class Part:
         remembered: Seconds without records after which a target or group is forgotten.
     """
 
-    def __init__(
-        self, rules: Sequence[AlertRule], window: int, memory: MutableMapping[str, bytes]
-    ) -> None:
+    def __init__(self, rules: Sequence[AlertRule], window: int, memory: Memory) -> None:
         self.rules = [Watched.of_rule(rule, window) for rule in rules]
         by = rules[0].by
         measures = measures_of_rules(rules)
@@ -174,9 +173,7 @@ class Part:
         return Findings(of_spans, recoveries)
 
 
-def parts_of(
-    rules: Sequence[AlertRule], window: int, memory: MutableMapping[str, bytes]
-) -> list[Part]:
+def parts_of(rules: Sequence[AlertRule], window: int, memory: Memory) -> list[Part]:
     """Return the questions of rules."""
     by: dict[tuple[str, ...], list[AlertRule]] = {}
     for rule in rules:

@@ -9,6 +9,7 @@ import polars as pl
 
 from monolith_keras_metrics.insight import adding
 from monolith_keras_metrics.insight.finish import jackknife
+from monolith_keras_metrics.insight.grouping import grouped
 from monolith_keras_metrics.insight.layers import Layers, layers_of
 from monolith_keras_metrics.insight.measures import Measure
 from monolith_keras_metrics.insight.rows import WINDOW
@@ -98,7 +99,7 @@ def _window_of(state: State) -> str:
 
 def _regrouped(state: State, groups: pl.DataFrame) -> State:
     """Return the state with other groups: those with equal rows become one."""
-    distinct, numbers = adding.grouped(groups)
-    tables = adding.added(lambda name: adding.regrouped(state.tables[name], numbers), state.form)
+    distinct, numbers = grouped(groups)
+    tables = adding.added([state], [numbers], state.form)
     form = state.form._replace(groups=tuple(distinct.columns[1:]))
     return State(form, state.targets, distinct, tables)

@@ -1,13 +1,17 @@
-"""Bytes by name, as they are kept in the store of a watched run."""
+"""Bytes and states by name, as they are kept in the store of a watched run."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, MutableMapping
 
+from monolith_keras_metrics.insight.state import Kept, Memory, State
 
-class Blobs(MutableMapping[str, bytes]):
-    """Bytes by name. Changes are kept in memory until the store commits.
+
+class Blobs(MutableMapping[str, Kept]):
+    """Bytes and states by name. Changes are kept in memory until the store commits.
+
+    A state is encoded when it is written, since most are replaced before.
 
     Args:
         execute: Executes a statement with values, and returns its cursor.
@@ -15,14 +19,14 @@ class Blobs(MutableMapping[str, bytes]):
 
     def __init__(self, execute: Callable[..., sqlite3.Cursor]) -> None:
         self._execute = execute
-        self._changed: dict[str, bytes | None] = {}
+        self._changed: dict[str, Kept | None] = {}
 
     @property
     def has_changes(self) -> bool:
         """Return True if there is something to write."""
         return bool(self._changed)
 
-    def __getitem__(self, name: str) -> bytes:
+    def __getitem__(self, name: str) -> Kept:
         if name in self._changed:
             blob = self._changed[name]
         else:
@@ -32,7 +36,7 @@ class Blobs(MutableMapping[str, bytes]):
             raise KeyError(name)
         return blob
 
-    def __setitem__(self, name: str, blob: bytes) -> None:
+    def __setitem__(self, name: str, blob: Kept) -> None:
         self._changed[name] = blob
 
     def __delitem__(self, name: str) -> None:
@@ -55,7 +59,11 @@ class Blobs(MutableMapping[str, bytes]):
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write the changes within a transaction."""
-        put = ((name, blob) for name, blob in self._changed.items() if blob is not None)
+        put = (
+            (name, blob.to_bytes() if isinstance(blob, State) else blob)
+            for name, blob in self._changed.items()
+            if blob is not None
+        )
         connection.executemany("INSERT OR REPLACE INTO blobs VALUES (?, ?)", put)
         gone = ((name,) for name, blob in self._changed.items() if blob is None)
         connection.executemany("DELETE FROM blobs WHERE name = ?", gone)
@@ -65,7 +73,7 @@ class Blobs(MutableMapping[str, bytes]):
         self._changed = {}
 
 
-class Prefixed(MutableMapping[str, bytes]):
+class Prefixed(MutableMapping[str, Kept]):
     """The blobs whose names begin with a prefix.
 
     Args:
@@ -73,14 +81,14 @@ class Prefixed(MutableMapping[str, bytes]):
         prefix: The prefix.
     """
 
-    def __init__(self, blobs: MutableMapping[str, bytes], prefix: str) -> None:
+    def __init__(self, blobs: Memory, prefix: str) -> None:
         self._blobs = blobs
         self._prefix = prefix
 
-    def __getitem__(self, name: str) -> bytes:
+    def __getitem__(self, name: str) -> Kept:
         return self._blobs[self._prefix + name]
 
-    def __setitem__(self, name: str, blob: bytes) -> None:
+    def __setitem__(self, name: str, blob: Kept) -> None:
         self._blobs[self._prefix + name] = blob
 
     def __delitem__(self, name: str) -> None:

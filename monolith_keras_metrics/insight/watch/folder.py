@@ -24,7 +24,7 @@ from monolith_keras_metrics.insight.watch.store import Store
 from monolith_keras_metrics.records import run_folder
 from monolith_keras_metrics.records.schema import fields_of
 
-_AT_ONCE = 250_000  # labels of a portion
+_AT_ONCE = 1_000_000  # labels of a portion
 _LABELS_AT_ONCE = 2_000_000  # labels that are read before what came of them is committed
 _TRIES = 5  # of a file that cannot be read
 _RECENT_FILES = 1_000  # that are searched for the culprits of an alert

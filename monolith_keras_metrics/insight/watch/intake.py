@@ -100,7 +100,8 @@ class Intake:
         self._first_heard = heard if self._first_heard is None else self._first_heard
         records = self._of_the_model(records)
         origin = [name for name in _ORIGIN if name in records.columns]
-        by = records.partition_by(origin, maintain_order=True) if origin else [records]
+        is_one = all(records.get_column(name).n_unique() <= 1 for name in origin)
+        by = [records] if is_one else records.partition_by(origin, maintain_order=True)
         kept = [self._of_worker(part, own, heard) for own in by if own.height]
         taken = pl.concat(kept) if kept else records.clear()
         return self._columns(taken)

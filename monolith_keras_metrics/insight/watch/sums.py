@@ -12,7 +12,7 @@ than those of `summary` where they have to be.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 from absl import logging
@@ -20,7 +20,7 @@ from absl import logging
 from monolith_keras_metrics.insight.asks import Ask, of_plan
 from monolith_keras_metrics.insight.items import Series
 from monolith_keras_metrics.insight.rows import WINDOW
-from monolith_keras_metrics.insight.state import State
+from monolith_keras_metrics.insight.state import Memory, State
 from monolith_keras_metrics.insight.visits import INDEPENDENT
 
 OTHER = "other"
@@ -33,7 +33,9 @@ MEASURES = (
 _COUNTS = ("examples", "unlabelled", "invalid")
 _MOST_CELLS = 128  # of predictions, of each series
 _SLICE = "slice"
-_WAITING_ROWS = 200_000  # of tables that wait to be merged
+_OPEN = "open/"
+_ROWS_AT_ONCE = 100_000  # of one target or several
+_WAITING_ROWS = 400_000  # of tables that wait to be merged
 
 
 class Sums:
@@ -67,10 +69,12 @@ class Sums:
         plain = Ask((), window, time, self._measures, False, True, "first", False, False)  # type: ignore[arg-type]
         self._asks: list[Ask] = [plain] * max(1, len(fields))
         self._asks += [rule._replace(window=window, time=time) for rule in rules]  # type: ignore[arg-type]
-        names = [f"open/field/{field}" for field in fields] or ["open/all"]
-        self._names = [*names, *(f"open/rules/{name_of(rule)}" for rule in rules)]
+        names = [f"{_OPEN}field/{field}" for field in fields] or [f"{_OPEN}all"]
+        self._names = [*names, *(f"{_OPEN}rules/{name_of(rule)}" for rule in rules)]
         self._rules = len(rules)
-        self._waiting: list[list[State]] = [[] for _ in self._asks]
+        # Of each window, by its start: states that wait to be merged. The first is the largest.
+        self._open: list[dict[int, list[State]]] = [{} for _ in self._asks]
+        self._changed: set[tuple[int, int]] = set()  # of these, since they were last saved
 
     def add(self, records: pl.DataFrame) -> None:
         """Add records, as `reading.prepared` returns them."""
@@ -81,10 +85,15 @@ class Sums:
             form = ask.form(plan, records.columns)
             if is_field:
                 form = form._replace(most_cells=_MOST_CELLS)
-            waiting = self._waiting[at]
-            waiting.append(of_plan(plan, form))
-            if sum(state.height for state in waiting[1:]) > max(_WAITING_ROWS, waiting[0].height):
-                waiting[:] = [State.merge(waiting)]
+            windows = self._open[at]
+            for start, state in of_plan(plan, form, _ROWS_AT_ONCE).split(WINDOW).items():
+                windows.setdefault(int(start.timestamp()), []).append(state)
+                self._changed.add((at, int(start.timestamp())))
+            heights = [[state.height for state in own] for own in windows.values()]
+            merged = sum(own[0] for own in heights)
+            if sum(map(sum, heights)) - merged > max(_WAITING_ROWS, merged):
+                for own in windows.values():
+                    own[:] = [State.merge(own)]
 
     def _by(self, field: str, records: pl.DataFrame) -> pl.Expr:
         """Return an expression for the values of a field that are told apart."""
@@ -105,28 +114,13 @@ class Sums:
 
     def starts(self) -> list[int]:
         """Return when the open windows begin, Unix seconds, in order."""
-        self._merge()
-        windows = [own[0].groups.get_column(own[0].keys[-1]) for own in self._waiting if own]
-        if not windows:
-            return []
-        found: list[int] = pl.concat(windows).unique().drop_nulls().dt.epoch("s").sort().to_list()
-        return found
+        return sorted({start for windows in self._open for start in windows})
 
     def take(self, start: int) -> tuple[list[State | None], list[State | None]]:
         """Take a window out, and return its states: of its series, and those that rules ask."""
-        self._merge()
-        window = pl.from_epoch(pl.lit(start)).dt.replace_time_zone("UTC")
-        taken: list[State | None] = []
-        for waiting in self._waiting:
-            if not waiting:
-                taken.append(None)
-                continue
-            column = pl.col(waiting[0].keys[-1])
-            own = waiting[0].where(column == window)
-            waiting[:] = [waiting[0].where((column != window).fill_null(True))]
-            taken.append(own.summed_over(WINDOW) if own.groups.height else None)
-            if not waiting[0].groups.height:
-                waiting.clear()
+        found = [windows.pop(start, None) for windows in self._open]
+        self._changed |= {(at, start) for at, own in enumerate(found) if own is not None}
+        taken = [None if own is None else State.merge(own) for own in found]
         number = len(taken) - self._rules
         return taken[:number], taken[number:]
 
@@ -143,25 +137,23 @@ class Sums:
                 found += _series(state.finish(self._measures), self.fields[at])
         return tuple(found)
 
-    def save(self, blobs: MutableMapping[str, bytes]) -> None:
-        """Write all sums to blobs."""
-        self._merge()
-        for name, waiting in zip(self._names, self._waiting, strict=True):
-            if waiting:
-                blobs[name] = waiting[0].to_bytes()
+    def save(self, blobs: Memory) -> None:
+        """Write the sums that have changed since they were last written."""
+        for at, start in sorted(self._changed):
+            name = f"{self._names[at]}/{start}"
+            if own := self._open[at].get(start):
+                own[:] = [State.merge(own)]
+                blobs[name] = own[0]
             else:
                 blobs.pop(name, None)
+        self._changed.clear()
 
-    def load(self, blobs: MutableMapping[str, bytes]) -> None:
+    def load(self, blobs: Memory) -> None:
         """Read the sums that `save` wrote."""
-        for name, waiting in zip(self._names, self._waiting, strict=True):
-            if (blob := blobs.get(name)) is not None:
-                waiting[:] = [State.from_bytes(blob)]
-
-    def _merge(self) -> None:
-        for waiting in self._waiting:
-            if len(waiting) > 1:
-                waiting[:] = [State.merge(waiting)]
+        for key in [key for key in blobs if key.startswith(_OPEN)]:
+            name, _, start = key.rpartition("/")
+            if name in self._names:
+                self._open[self._names.index(name)][int(start)] = [State.of_kept(blobs[key])]
 
 
 def name_of(ask: Ask) -> str:

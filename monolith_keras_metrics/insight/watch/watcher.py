@@ -128,7 +128,7 @@ class Watcher:
         self._added_names = [f"late/{name_of(ask)}" for ask in rules]
         for name, own in zip(self._added_names, self._added, strict=True):
             if blob := store.blobs.get(name):
-                own.append(State.from_bytes(blob))
+                own.append(State.of_kept(blob))
         self.has_read = self.has_more = False
         begins = store.value("begins") or {}
         open_until = max(self._sums.starts(), default=-settings.seconds) + settings.seconds
@@ -265,7 +265,7 @@ class Watcher:
         blobs = self._store.blobs
         for at, state in enumerate(series):
             if state is not None:
-                blobs[f"closed/{start}/{at}"] = state.to_bytes()
+                blobs[f"closed/{start}/{at}"] = state
         kept = [*(self._store.value("kept") or []), start]
         for old in kept[:-_AMENDABLE]:
             for at in range(len(series)):
@@ -284,11 +284,12 @@ class Watcher:
         merged: list[State | None] = []
         for at, state in enumerate(series):
             name = f"closed/{start}/{at}"
-            both = [State.from_bytes(blobs[name])] if name in blobs else []
+            both = [State.of_kept(blobs[name])] if name in blobs else []
             both += [state] if state is not None else []
-            merged.append(State.merge(both) if both else None)
-            if both:
-                blobs[name] = merged[-1].to_bytes()  # type: ignore[union-attr]
+            whole = State.merge(both) if both else None
+            merged.append(whole)
+            if whole is not None:
+                blobs[name] = whole
         end = start + self._settings.seconds
         self._store.amend(Window(0, self._intake.model, start, end, self._sums.series(merged)))
 
@@ -299,7 +300,7 @@ class Watcher:
             self._source.save(store)
             for name, added in zip(self._added_names, self._added, strict=True):
                 if added:
-                    store.blobs[name] = State.merge(added).to_bytes()
+                    store.blobs[name] = State.merge(added)
                 else:
                     store.blobs.pop(name, None)
             store.set("intake", self._intake.memory())
