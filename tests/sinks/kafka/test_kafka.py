@@ -472,7 +472,7 @@ def test_processes_that_are_killed_leave_each_message_once(
     if KILLS % 4 == 1:
         own_broker.start()
     (place,) = (state / "monolith_keras_metrics").iterdir()
-    assert command.main(["recover", str(place), "--sink", uri]) == 0
+    assert command.main(["recover", str(place), "--sink", uri, "--timeout", "300"]) == 0
     by_attempt = {attempt: array.array("q") for attempt in ended}
 
     def note(message: Any) -> None:
