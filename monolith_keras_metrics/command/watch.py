@@ -14,6 +14,7 @@ from typing import Any
 
 from monolith_keras_metrics import insight
 from monolith_keras_metrics.insight.items import Alert, Item, Window, moment
+from monolith_keras_metrics.insight.watch.watcher import ClosingError
 
 _DESCRIPTION = """\
 Follow a run beside its training: measure each window of time once it is complete, publish it once,
@@ -136,7 +137,7 @@ def _watch(arguments: argparse.Namespace) -> int:
                 told=tell,
                 stop=stop,
             )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, ClosingError) as error:
         print(f"deep-insight watch: {error}", file=sys.stderr)
         return 2
     for line in _summary(counts, arguments):

@@ -98,6 +98,7 @@ class Alert:
         asked: The evidence from which it is.
         culprits: The smallest slices that explain it, worst first.
         text: All of this in a sentence or two.
+        model: The name of the model; "" if it is not known.
     """
 
     number: int
@@ -117,6 +118,7 @@ class Alert:
     asked: float | None
     culprits: tuple[Culprit, ...]
     text: str
+    model: str = ""
 
 
 Item: TypeAlias = "Window | Alert"

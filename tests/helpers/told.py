@@ -38,5 +38,6 @@ def alert(number: int, state: Any = "firing", **changes: Any) -> Alert:
         "asked": 100.0,
         "culprits": (Culprit("country=US and <device>=tv", 0.75, 1_000, 1.5),),
         "text": "click: calibration 1.25 over 6h & above 1.05, mostly <device>=tv",
+        "model": "ctr",
     }
     return Alert(number=number, state=state, **(fields | changes))

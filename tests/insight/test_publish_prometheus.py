@@ -21,7 +21,9 @@ from monolith_keras_metrics.insight.publish.to_prometheus import Prometheus
 
 ALL = tags_of(model="ctr", target="click")
 US = tags_of(model="ctr", target="click", field="country", value="US")
-ALERT = tags_of(name="too sure", severity="page", target="click", field="country", value="US")
+ALERT = tags_of(
+    model="ctr", name="too sure", severity="page", target="click", field="country", value="US"
+)
 
 
 def parsed(text: str) -> dict[str, dict[Tags, float]]:
@@ -106,7 +108,7 @@ def test_an_alert_fires_and_is_resolved(publisher: Any) -> None:
     assert found == {"alert_firing": {ALERT: 1}, "alerts_total": {ALERT: 1}}
     publisher.publish(alert(2, "resolved"), False)
     publisher.publish(alert(3, name="no data", target="", group={}), False)
-    no_data = tags_of(name="no data", severity="page")
+    no_data = tags_of(model="ctr", name="no data", severity="page")
     found = scrape(publisher)
     assert found["alert_firing"] == {ALERT: 0, no_data: 1}
     assert found["alerts_total"] == {ALERT: 1, no_data: 1}

@@ -29,7 +29,7 @@ def test_alerts_are_posted_and_windows_only_if_asked(hook: Hook) -> None:
     ((key, path, user, body),) = hook.received
     assert (key, path, user) == ("7c1f-2", PATH, None)
     assert body.pop("text") == (
-        "[page] too sure firing: click: calibration 1.25 over 6h &amp; above 1.05, "
+        "[page] ctr: too sure firing: click: calibration 1.25 over 6h &amp; above 1.05, "
         "mostly &lt;device&gt;=tv"
     )
     assert body.pop("key") == key

@@ -19,13 +19,14 @@ from polars.testing import assert_frame_equal
 from waiting import wait_until
 from watching import HOUR, NOW, START, Kept, records, table, watcher, windows, write
 
-from monolith_keras_metrics import insight
+from monolith_keras_metrics import command, insight
 from monolith_keras_metrics.insight.asks import Ask
 from monolith_keras_metrics.insight.items import Alert, Window
 from monolith_keras_metrics.insight.watch import intake
 from monolith_keras_metrics.insight.watch.delivery import Delivery
 from monolith_keras_metrics.insight.watch.folder import Folder
 from monolith_keras_metrics.insight.watch.store import FILE, Store
+from monolith_keras_metrics.insight.watch.sums import Sums
 from monolith_keras_metrics.insight.watch.watcher import Watcher
 
 
@@ -416,6 +417,23 @@ def test_a_full_disk_loses_nothing(tmp_path: pathlib.Path, small_disk: pathlib.P
     assert [one.number for one in found] == [1, 2, 3, 4, 5, 6]
     store.close()
     assert len([*Store.windows_in(state)]) == 6
+
+
+def test_a_state_that_cannot_be_read_ends_it_and_a_new_start_goes_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    six_hours(tmp_path)
+
+    def fail(*_: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patching:
+        patching.setattr(Sums, "take", fail)
+        assert command.main(["watch", str(tmp_path), "--final"]) == 2
+    assert "a window could not be closed: [Errno 5]" in capsys.readouterr().err
+    kept = Kept()
+    insight.watch(tmp_path, kept, once=True, final=True)
+    assert [one.number for one in windows(kept.items)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_files_that_cannot_be_read_are_skipped(

@@ -75,7 +75,12 @@ class Prometheus(Publisher):
             return
         field, value = group_of(item)
         tags = _tags(
-            name=item.name, severity=item.severity, target=item.target, field=field, value=value
+            model=item.model,
+            name=item.name,
+            severity=item.severity,
+            target=item.target,
+            field=field,
+            value=value,
         )
         client.emit_store("deep_insight.alert_firing", float(item.state == "firing"), tags)
         client.emit_counter("deep_insight.alerts", count * (item.state == "firing"), tags)

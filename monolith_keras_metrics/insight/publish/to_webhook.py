@@ -123,7 +123,8 @@ def _body(item: Item, key: str) -> dict[str, Any]:
 
 
 def _alert_text(alert: Alert) -> str:
-    return f"[{alert.severity}] {alert.name} {alert.state}: {alert.text}"
+    model = f"{alert.model}: " if alert.model else ""
+    return f"[{alert.severity}] {model}{alert.name} {alert.state}: {alert.text}"
 
 
 def _window_text(window: Window) -> str:

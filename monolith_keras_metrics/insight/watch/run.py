@@ -108,6 +108,8 @@ def watch(
         FileNotFoundError: If the run does not exist.
         ImportError: If the extra of a publisher is not installed.
         OSError: If `once`, and the run or the state cannot be read or written.
+        RuntimeError: If the state cannot be read while a window is closed. Start it again: it goes
+            on from what was committed.
 
     Example:
     >>> import os, tempfile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,10 @@ _CLOSE_SECONDS = 1.0  # after which closed windows are committed
 _AMENDABLE = 48  # closed windows whose sums are kept, to add late records
 _RECENT = 300_000  # records that are searched for the culprits of an alert
 _LATE_SHARE = 0.2  # of all records; with more, windows are of little use
+
+
+class ClosingError(RuntimeError):
+    """What is known could not be read while a window was closed. A new start goes on from there."""
 
 
 class Settings(NamedTuple):
@@ -156,6 +161,7 @@ class Watcher:
 
         Raises:
             OSError: If the source is away, or the store cannot be written. It may be called again.
+            ClosingError: If the store cannot be read while a window is closed.
         """
         if self._new:  # an earlier commit failed
             return self._commit()
@@ -168,7 +174,9 @@ class Watcher:
         try:
             self.has_more = self._close(final and not self.has_read and not self._source.behind())
         except OSError as error:  # sums were taken out: only a new start has them again
-            raise RuntimeError(f"a window could not be closed: {error}") from error
+            raise ClosingError(
+                f"a window could not be closed: {error}. Start it again: nothing is lost"
+            ) from error
         is_read = not (self.has_read or self.has_more or self._source.behind())
         if self._judge is not None and is_read and not final:
             newest = self._source.newest()
@@ -258,7 +266,8 @@ class Watcher:
     def _raise(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
             number = self._store.next_number + len(self._new)
-            self._new.append(alert.__class__(**{**vars(alert), "number": number}))
+            model = self._intake.model
+            self._new.append(dataclasses.replace(alert, number=number, model=model))
 
     def _keep(self, start: int, series: Sequence[State | None]) -> None:
         """Keep the sums of a closed window, for late records, instead of those of the oldest."""
