@@ -18,7 +18,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import hypothesis
 import pytest
 from absl import logging as absl_logging
-from kafka_broker import Broker, NoJarsError, find_jars, format_storage
+from kafka_broker import Broker, NoJarsError, archive_classes, find_jars, format_storage
 
 from monolith_keras_metrics import cli, exit_hook, task_context
 
@@ -96,6 +96,7 @@ def new_broker(kafka_jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Ne
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not storage.exists():
             format_storage(kafka_jars, storage)
+            archive_classes(kafka_jars, storage, storage.with_name("kafka-archiving"))
     return functools.partial(Broker, kafka_jars, storage)
 
 
