@@ -631,6 +631,19 @@ def test_a_new_rule_does_not_judge_the_window_that_is_open(tmp_path: pathlib.Pat
     store.close()
 
 
+def test_sums_of_a_rule_that_is_gone_are_deleted(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, records(START, 5400, 1), 0)
+    following, store = watcher(tmp_path, judge=Asking(CALIBRATION))
+    following.step()
+    following.step()
+    assert any(name.startswith("open/rules/") for name in store.blobs)
+    store.close()
+    following, store = watcher(tmp_path)
+    assert {name.split("/")[1] for name in store.blobs if name.startswith("open/")} == {"all"}
+    assert len(windows(_all(following))) == 1  # the other one was closed before
+    store.close()
+
+
 def test_a_window_is_not_closed_before_it_is_over(tmp_path: pathlib.Path) -> None:
     """All workers pause, for an evaluation, and go on within the same hour."""
     now = [START + 1800.0]

@@ -1,8 +1,8 @@
 """The sums of the windows that are open: records go in, and closed windows come out.
 
-Each field by whose values windows are published has a `State`, in which these and the window are
-groups. What is published of all records together is added up from those of the first field. Rules
-need states of their own, with parts of the users: see `alerts`.
+A window has a `State` for each field by whose values it is published, in which these are groups.
+What is published of all records together is added up from those of the first field. Rules need
+states of their own, with parts of the users: see `alerts`.
 
 Memory is bounded by the number of series: of each field, `most` values are told apart, others are
 `OTHER`. And if there are fields, a series has at most 128 cells of predictions, which are wider
@@ -77,7 +77,7 @@ class Sums:
         self._changed: set[tuple[int, int]] = set()  # of these, since they were last saved
 
     def add(self, records: pl.DataFrame) -> None:
-        """Add records, as `reading.prepared` returns them."""
+        """Add records, as `Intake.take` returns them."""
         for at, asked in enumerate(self._asks):
             is_field = at < len(self.fields)
             ask = asked._replace(by=self._by(self.fields[at], records)) if is_field else asked
@@ -154,6 +154,8 @@ class Sums:
             name, _, start = key.rpartition("/")
             if name in self._names:
                 self._open[self._names.index(name)][int(start)] = [State.of_kept(blobs[key])]
+            else:  # of a rule that is not in the file any more
+                del blobs[key]
 
 
 def name_of(ask: Ask) -> str:
