@@ -481,6 +481,20 @@ class TestMemory:
         assert max(sizes)[0] <= sizes[-1][0] + 1  # a block that has just begun
         assert sizes[-1][1] < 1.1 * sizes[8 * 8][1]
 
+    def test_blocks_of_a_length_that_is_not_asked_about_are_deleted(self) -> None:
+        """They would have a gap if they were asked about again."""
+        memory: Memory = {}
+        records = watched.records(range(4), lambda *_: 1.0)
+
+        def lengths() -> set[str]:
+            return {key.split("/")[2] for key in memory if key != "alerts/book"}
+
+        watched.watch(rules(last=(6 * HOUR,)), records, range(3), memory)
+        assert lengths() == {str(HOUR)}
+        watched.watch(rules(last=(7 * 24 * HOUR,)), records, range(3, 4), memory)
+        assert str(HOUR) not in lengths()
+        assert lengths()
+
     def test_blocks_of_another_version_are_left_out(self, caplog: pytest.LogCaptureFixture) -> None:
         memory = Recorded()
         records = watched.records(range(4), lambda *_: 1.0)

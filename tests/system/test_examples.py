@@ -287,6 +287,7 @@ def test_a_planted_incident_is_found(tmp_path: pathlib.Path) -> None:
     alerts = [item for item in items if isinstance(item, Alert)]
     begin = dt.datetime(2013, 6, 10, tzinfo=dt.timezone.utc).timestamp()
     hours = 3600
+    assert {alert.model for alert in alerts} == {"flights"}
     fired = [alert for alert in alerts if alert.state == "firing"]
     assert {alert.name for alert in fired} == {"calibration", "calibration by airport"}
     for alert in fired:
